@@ -1,0 +1,1 @@
+//! The mdev bus: parents, types, instances and the drivers bound to them.

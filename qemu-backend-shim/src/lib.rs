@@ -1,0 +1,1 @@
+//! vhost-vfio: joins unmodified QEMU over vhost-user to an instance's vhost and VFIO files.

@@ -1,0 +1,1 @@
+//! umdev, the operator's command line: a reader and writer of the device tree.

@@ -1,0 +1,1 @@
+//! Whole-system tests with real clients, the VM lab and the benchmarks.

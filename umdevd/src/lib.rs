@@ -1,0 +1,1 @@
+//! The umdev daemon, as a library and as the stock program.

@@ -1,0 +1,1 @@
+//! A parent whose instances return every frame they are sent.

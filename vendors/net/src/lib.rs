@@ -1,0 +1,1 @@
+//! What the virtio-net parents share: configuration space, header, queue pair worker.

@@ -1,0 +1,1 @@
+//! A parent whose instances are virtio-net devices on a TAP interface.

@@ -1,0 +1,1 @@
+//! The software ring engine the vendor parents share.

@@ -1,0 +1,1 @@
+//! The mdev driver that gives an instance its vhost ioctl file.
