@@ -1,1 +1,195 @@
-//! Which pages a device wrote.
+//! Which pages a device wrote, for those who copy memory while it runs (live migration).
+//!
+//! Sources (queues) report what they wrote; any number of consumers each see all of it and clear their own copy.
+
+mod bits;
+mod word;
+
+/// What `word` is built on.
+mod sync {
+    pub use std::sync::atomic::{AtomicU64, Ordering, fence};
+}
+
+use crate::HasErrno;
+use arc_swap::ArcSwap;
+use bits::Bitmap;
+use nix::errno::Errno;
+use parking_lot::Mutex;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, compiler_fence};
+use thiserror::Error;
+
+/// Most pages one consumer can cover: 8 TiB of pages of 4 KiB.
+pub const MAX_PAGES: u64 = 1 << 31;
+
+/// Is told of every write at once (vhost's log).
+pub trait DirtySink: Send + Sync {
+    /// The `len` bytes at `iova` were written; the range is not empty and does not wrap. Called on a queue's thread.
+    fn mark(&self, iova: u64, len: u64);
+}
+
+/// Why there is no such record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum DirtyError {
+    /// The page size is no power of two.
+    #[error("{0} is no page size")]
+    PageSize(u64),
+    /// The range is empty, or not a whole number of pages.
+    #[error("{first:#x}..={last:#x} is no range of pages of {page_size} bytes")]
+    Range {
+        /// First address.
+        first: u64,
+        /// Last address.
+        last: u64,
+        /// Size of a page.
+        page_size: u64,
+    },
+    /// More than [`MAX_PAGES`].
+    #[error("{0} pages are too many to record")]
+    TooLarge(u64),
+    /// What is asked for is not in the recorded range.
+    #[error("{first:#x}..={last:#x} is not recorded")]
+    NotRecorded {
+        /// First address.
+        first: u64,
+        /// Last address.
+        last: u64,
+    },
+}
+
+impl HasErrno for DirtyError {
+    fn errno(&self) -> Errno {
+        match self {
+            Self::TooLarge(_) => Errno::E2BIG,
+            _ => Errno::EINVAL,
+        }
+    }
+}
+
+/// Where the writes of a device are reported.
+pub struct DirtyRecord {
+    /// Whether anybody listens.
+    active: AtomicBool,
+    sinks: ArcSwap<Vec<Listener>>,
+    changes: Mutex<()>,
+    next: AtomicU64,
+}
+
+#[derive(Clone)]
+struct Listener {
+    id: u64,
+    sink: Arc<dyn DirtySink>,
+}
+
+impl DirtyRecord {
+    /// A record nobody listens to.
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self {
+            active: AtomicBool::new(false),
+            sinks: ArcSwap::from_pointee(Vec::new()),
+            changes: Mutex::new(()),
+            next: AtomicU64::new(0),
+        })
+    }
+
+    /// Whether anybody listens: one relaxed load. Ask **after** writing: then a consumer made in between either sees the
+    /// mark, or was made after the write was there to be copied.
+    #[inline]
+    pub fn is_active(&self) -> bool {
+        compiler_fence(Ordering::SeqCst);
+        self.active.load(Ordering::Relaxed)
+    }
+
+    /// The `len` bytes at `iova` were written. Call it after the write, and before the driver is told of it.
+    ///
+    /// What lies beyond the end of the 64-bit space is ignored.
+    #[inline]
+    pub fn mark(&self, iova: u64, len: u64) {
+        if self.is_active() {
+            self.mark_all([(iova, len)]);
+        }
+    }
+
+    /// All these ranges (address, length) were written: cheaper than one by one.
+    pub fn mark_all(&self, ranges: impl IntoIterator<Item = (u64, u64)>) {
+        if !self.is_active() {
+            return;
+        }
+        word::written();
+        let sinks = self.sinks.load();
+        for (iova, len) in ranges {
+            let len = len.min((u64::MAX - iova).saturating_add(1));
+            if len == 0 {
+                continue;
+            }
+            for listener in sinks.iter() {
+                listener.sink.mark(iova, len);
+            }
+        }
+    }
+
+    /// A consumer of the pages in `first..=last`, clean at first.
+    pub fn consumer(self: &Arc<Self>, first: u64, last: u64, page_size: u64) -> Result<DirtyConsumer, DirtyError> {
+        let bitmap = Arc::new(Bitmap::new(first, last, page_size)?);
+        let guard = self.add_sink(Arc::clone(&bitmap) as Arc<dyn DirtySink>);
+        Ok(DirtyConsumer { bitmap, _guard: guard })
+    }
+
+    /// From now on, `sink` is told.
+    pub fn add_sink(self: &Arc<Self>, sink: Arc<dyn DirtySink>) -> SinkGuard {
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        self.change(|listeners| listeners.push(Listener { id, sink }));
+        // Sources have no fence on their way when nobody listens: this is theirs. When it returns, every write whose
+        // source did not see `active` is visible to whoever copies memory next.
+        let fenced = rustix::thread::membarrier(rustix::thread::MembarrierCommand::Global);
+        if let Err(error) = fenced {
+            tracing::debug!(%error, "no membarrier");
+        }
+        SinkGuard { record: Arc::clone(self), id }
+    }
+
+    fn change(&self, edit: impl FnOnce(&mut Vec<Listener>)) {
+        let _one_at_a_time = self.changes.lock();
+        let mut listeners = self.sinks.load().to_vec();
+        edit(&mut listeners);
+        let active = !listeners.is_empty();
+        self.sinks.store(Arc::new(listeners));
+        self.active.store(active, Ordering::Release);
+    }
+}
+
+impl fmt::Debug for DirtyRecord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DirtyRecord").field("listeners", &self.sinks.load().len()).finish_non_exhaustive()
+    }
+}
+
+/// Ends the reports to a sink when dropped. A mark that has begun may still arrive.
+#[must_use = "dropping the guard ends the reports"]
+pub struct SinkGuard {
+    record: Arc<DirtyRecord>,
+    id: u64,
+}
+
+impl Drop for SinkGuard {
+    fn drop(&mut self) {
+        self.record.change(|listeners| listeners.retain(|listener| listener.id != self.id));
+    }
+}
+
+/// One consumer's record of written pages.
+pub struct DirtyConsumer {
+    bitmap: Arc<Bitmap>,
+    _guard: SinkGuard,
+}
+
+impl DirtyConsumer {
+    /// Which pages of `first..=last` were written since they were last taken, and clears that: one bit a page, the page
+    /// at `first` in the lowest bit of the first word.
+    ///
+    /// The range is a whole number of pages within the recorded range.
+    pub fn take(&self, first: u64, last: u64) -> Result<Vec<u64>, DirtyError> {
+        self.bitmap.take(first, last)
+    }
+}

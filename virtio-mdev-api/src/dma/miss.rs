@@ -1,0 +1,73 @@
+//! Addresses somebody was asked to map.
+
+use super::Permissions;
+use parking_lot::Mutex;
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::Arc;
+
+/// Whoever fills an address space on demand (a virtual IOMMU, VDUSE).
+pub trait MissHandler: Send + Sync {
+    /// A device needs `access` to `iova`, where nothing is mapped. Called on a queue's thread: note it down, never block.
+    /// Not called again for the same page until something is mapped there.
+    fn miss(&self, iova: u64, access: Permissions);
+}
+
+const PAGE: u64 = 4096;
+/// A handler that answers nothing costs this much memory; beyond it, it may be asked again.
+const MAX_TOLD: usize = 4096;
+
+pub(super) struct Misses {
+    handler: Arc<dyn MissHandler>,
+    told: Mutex<Told>,
+}
+
+#[derive(Default)]
+struct Told {
+    pages: BTreeSet<(u64, Permissions)>,
+    /// The newest version in which something was mapped.
+    mapped_in: u64,
+}
+
+impl Misses {
+    pub fn new(handler: Arc<dyn MissHandler>) -> Self {
+        Self { handler, told: Mutex::default() }
+    }
+
+    /// A reader of version `generation` found nothing at `iova`.
+    #[cold]
+    pub fn report(&self, iova: u64, access: Permissions, generation: u64) {
+        {
+            let mut told = self.told.lock();
+            // Something was mapped since; the reader looks again before anybody is asked. Noting its page down now
+            // could keep a later, real miss from being told.
+            if generation < told.mapped_in {
+                return;
+            }
+            if told.pages.len() >= MAX_TOLD {
+                told.pages.clear();
+            }
+            if !told.pages.insert((iova / PAGE, access)) {
+                return;
+            }
+        }
+        self.handler.miss(iova, access);
+    }
+
+    /// `first..=last` was mapped in version `generation`, which is published.
+    pub fn answered(&self, first: u64, last: u64, generation: u64) {
+        let mut told = self.told.lock();
+        told.mapped_in = generation;
+        let (first, last) = ((first / PAGE, Permissions::empty()), (last / PAGE, Permissions::all()));
+        let done: Vec<_> = told.pages.range(first..=last).copied().collect();
+        for page in done {
+            told.pages.remove(&page);
+        }
+    }
+}
+
+impl fmt::Debug for Misses {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Misses").finish_non_exhaustive()
+    }
+}

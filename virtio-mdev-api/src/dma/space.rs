@@ -1,0 +1,398 @@
+//! The table, its changes, and when they are over.
+
+use super::miss::{MissHandler, Misses};
+use super::quiesce::{self, Slot};
+use super::reader::ReaderSlot;
+use super::subscribe::Subscription;
+use super::tree::Tree;
+use super::{
+    Backing, Limits, MapError, Reader, Region, RegionInfo, Snapshot, StallHandler, Subscriber, SubscriptionGuard,
+};
+use arc_swap::{ArcSwap, Guard};
+use parking_lot::Mutex;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// How long an unmap waits for readers unless [`AddressSpace::set_patience`] says otherwise.
+pub const DEFAULT_PATIENCE: Duration = Duration::from_secs(1);
+
+/// What an unmap removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Unmapped {
+    /// Bytes in all removed regions; 2^64 - 1 also stands for the whole space.
+    pub bytes: u64,
+    /// How many regions were removed.
+    pub regions: usize,
+}
+
+/// The memory a device is given: regions by I/O virtual address.
+///
+/// Changes are made one at a time, under a lock readers never take. When an unmap returns, no device can touch that
+/// memory: the regions were unpublished, every reader left them (or had them revoked under it), and every subscriber
+/// let go.
+pub struct AddressSpace {
+    published: ArcSwap<Snapshot>,
+    generation: AtomicU64,
+    readers: Mutex<Vec<Arc<ReaderSlot>>>,
+    limits: Mutex<Limits>,
+    misses: Option<Arc<Misses>>,
+    update: Mutex<Update>,
+}
+
+/// What only changes need.
+struct Update {
+    base: Limits,
+    subscriptions: Vec<Subscription>,
+    next_subscription: u64,
+    /// Old versions that somebody still holds. Kept so that their memory is released here, never on a queue's thread.
+    retired: Vec<Arc<Snapshot>>,
+    patience: Duration,
+}
+
+impl AddressSpace {
+    /// An empty space in which what is not mapped is a fault.
+    pub fn new(limits: Limits) -> Arc<Self> {
+        Self::build(limits, None)
+    }
+
+    /// An empty space in which what is not mapped is asked for.
+    pub fn with_miss_handler(limits: Limits, handler: Arc<dyn MissHandler>) -> Arc<Self> {
+        Self::build(limits, Some(Arc::new(Misses::new(handler))))
+    }
+
+    fn build(limits: Limits, misses: Option<Arc<Misses>>) -> Arc<Self> {
+        let generation = quiesce::FIRST_GENERATION;
+        let first = Snapshot { generation, bank: 0, tree: Tree::default(), misses: misses.clone() };
+        Arc::new(Self {
+            published: ArcSwap::from_pointee(first),
+            generation: AtomicU64::new(generation),
+            readers: Mutex::default(),
+            limits: Mutex::new(limits),
+            misses,
+            update: Mutex::new(Update {
+                base: limits,
+                subscriptions: Vec::new(),
+                next_subscription: 0,
+                retired: Vec::new(),
+                patience: DEFAULT_PATIENCE,
+            }),
+        })
+    }
+
+    /// How long an unmap waits for readers before it revokes the memory under them.
+    pub fn set_patience(&self, patience: Duration) {
+        self.update.lock().patience = patience;
+    }
+
+    /// What can be mapped: the limits of the space and of all subscribers.
+    pub fn limits(&self) -> Limits {
+        *self.limits.lock()
+    }
+
+    /// The number of the version readers find now. It grows with every change.
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// Maps one region.
+    pub fn map(&self, region: Region) -> Result<(), MapError> {
+        self.map_all(vec![region])
+    }
+
+    /// Maps all regions at once, or none.
+    pub fn map_all(&self, regions: Vec<Region>) -> Result<(), MapError> {
+        if regions.is_empty() {
+            return Ok(());
+        }
+        let mut update = self.update.lock();
+        let current = self.published.load_full();
+        let mut tree = current.tree.clone();
+        let limits = self.limits();
+        for region in &regions {
+            check(region, &limits, &tree)?;
+            tree.insert(region.clone());
+        }
+        vote(&update.subscriptions, &regions)?;
+        let generation = self.publish(&mut update, &current, tree, current.bank);
+        drop(current);
+        if let Some(misses) = &self.misses {
+            for region in &regions {
+                misses.answered(region.iova, region.last(), generation);
+            }
+        }
+        update.tell_published(generation);
+        Ok(())
+    }
+
+    /// Removes every region that has a byte in `first..=last`, whole: what INVALIDATE does in vhost.
+    pub fn unmap(&self, first: u64, last: u64) -> Unmapped {
+        let mut update = self.update.lock();
+        let doomed: Vec<Region> = self.published.load().tree.touching(first, last).cloned().collect();
+        let (unmapped, stalled) = self.remove(&mut update, doomed);
+        drop(update);
+        tell_stalled(&stalled);
+        unmapped
+    }
+
+    /// Removes the regions in `first..=last`, or fails when the range cuts through one: what UNMAP_DMA does in VFIO's
+    /// type 1 v2.
+    pub fn unmap_whole(&self, first: u64, last: u64) -> Result<Unmapped, MapError> {
+        let mut update = self.update.lock();
+        let doomed: Vec<Region> = self.published.load().tree.touching(first, last).cloned().collect();
+        let cut = doomed.iter().find(|region| region.iova < first || region.last() > last);
+        if let Some(region) = cut {
+            return Err(MapError::Bisected { first, last, iova: region.iova });
+        }
+        let (unmapped, stalled) = self.remove(&mut update, doomed);
+        drop(update);
+        tell_stalled(&stalled);
+        Ok(unmapped)
+    }
+
+    /// Removes everything.
+    pub fn unmap_all(&self) -> Unmapped {
+        self.unmap(0, u64::MAX)
+    }
+
+    /// What is mapped, in the order of addresses.
+    pub fn regions(&self) -> Vec<RegionInfo> {
+        self.regions_in(0, u64::MAX)
+    }
+
+    /// What has any byte in `first..=last`, in the order of addresses.
+    pub fn regions_in(&self, first: u64, last: u64) -> Vec<RegionInfo> {
+        self.published.load().tree.touching(first, last).map(Region::info).collect()
+    }
+
+    /// The region that contains `iova`.
+    pub fn covering(&self, iova: u64) -> Option<RegionInfo> {
+        self.published.load().tree.find(iova).map(Region::info)
+    }
+
+    /// Lets `subscriber` take part from now on: it gets everything that is mapped, then every change.
+    ///
+    /// When something mapped is outside its limits or it refuses a region, what it already took is undone and it does
+    /// not take part.
+    pub fn subscribe(self: &Arc<Self>, subscriber: Arc<dyn Subscriber>) -> Result<SubscriptionGuard, MapError> {
+        let mut update = self.update.lock();
+        let own = subscriber.limits();
+        let joint = self.limits().intersect(own);
+        let current = self.published.load_full();
+        if current.len() > joint.max_entries {
+            return Err(MapError::Full { max: joint.max_entries });
+        }
+        for region in current.regions() {
+            joint.check_alignment(region)?;
+            joint.check_range(region)?;
+        }
+        for (done, region) in current.regions().enumerate() {
+            if let Err(errno) = subscriber.map(region) {
+                for region in current.regions().take(done) {
+                    subscriber.unmap(region.iova, region.len);
+                }
+                return Err(MapError::Refused { by: subscriber.name(), iova: region.iova, errno });
+            }
+        }
+        let id = update.next_subscription;
+        update.next_subscription += 1;
+        update.subscriptions.push(Subscription { id, limits: own, subscriber });
+        *self.limits.lock() = joint;
+        Ok(SubscriptionGuard { space: Arc::clone(self), id })
+    }
+
+    pub(super) fn unsubscribe(&self, id: u64) {
+        let mut update = self.update.lock();
+        let Some(at) = update.subscriptions.iter().position(|subscription| subscription.id == id) else { return };
+        let leaving = update.subscriptions.remove(at);
+        *self.limits.lock() =
+            update.subscriptions.iter().fold(update.base, |limits, other| limits.intersect(other.limits));
+        let current = self.published.load_full();
+        for region in current.regions() {
+            leaving.subscriber.unmap(region.iova, region.len);
+        }
+    }
+
+    /// Access for one queue thread. `name` says who it is when it stalls, and `on_stall` is told.
+    pub fn reader(self: &Arc<Self>, name: impl Into<String>, on_stall: Arc<dyn StallHandler>) -> Reader {
+        let slot = Arc::new(ReaderSlot {
+            name: name.into(),
+            slot: Slot::new(),
+            on_stall,
+            stalled: AtomicBool::new(false),
+            gone: AtomicBool::new(false),
+        });
+        self.readers.lock().push(Arc::clone(&slot));
+        Reader { space: Arc::clone(self), slot }
+    }
+
+    #[inline]
+    pub(super) fn published(&self) -> Guard<Arc<Snapshot>> {
+        self.published.load()
+    }
+
+    /// Readers that ended count until their last lease does.
+    pub(super) fn forget_gone_readers(&self) {
+        self.readers.lock().retain(|reader| !reader.gone.load(Ordering::Acquire) || !reader.slot.has_no_leases());
+    }
+
+    fn publish(&self, update: &mut Update, current: &Snapshot, tree: Tree, bank: usize) -> u64 {
+        let generation = current.generation + 1;
+        let next = Snapshot { generation, bank, tree, misses: self.misses.clone() };
+        let old = self.published.swap(Arc::new(next));
+        self.generation.store(generation, Ordering::Release);
+        update.retired.push(old);
+        update.release_retired();
+        generation
+    }
+
+    /// Unpublish, quiesce, subscribers, release.
+    fn remove(&self, update: &mut Update, doomed: Vec<Region>) -> (Unmapped, Vec<Arc<ReaderSlot>>) {
+        if doomed.is_empty() {
+            return (Unmapped::default(), Vec::new());
+        }
+        let current = self.published.load_full();
+        let mut tree = current.tree.clone();
+        for region in &doomed {
+            tree.remove(region.iova);
+        }
+        let old_bank = current.bank;
+        let generation = self.publish(update, &current, tree, 1 - old_bank);
+        drop(current);
+        let Quiesced { newly_stalled, all_left } = self.quiesce(generation, old_bank, update.patience);
+        if !all_left {
+            doomed.iter().for_each(Region::revoke);
+        }
+        for Subscription { subscriber, .. } in &update.subscriptions {
+            for region in &doomed {
+                subscriber.unmap(region.iova, region.len);
+            }
+            if !newly_stalled.is_empty() {
+                subscriber.stalled();
+            }
+        }
+        update.release_retired();
+        update.tell_published(generation);
+        let bytes = doomed.iter().fold(0u64, |sum, region| sum.saturating_add(region.len));
+        (Unmapped { bytes, regions: doomed.len() }, newly_stalled)
+    }
+
+    /// Waits until no reader uses a version older than `generation`.
+    fn quiesce(&self, generation: u64, old_bank: usize, patience: Duration) -> Quiesced {
+        quiesce::published();
+        self.forget_gone_readers();
+        let mut waiting: Vec<Arc<ReaderSlot>> = self.readers.lock().clone();
+        let begun = Instant::now();
+        let mut rounds = 0u32;
+        loop {
+            waiting.retain(|reader| {
+                let behind = reader.slot.is_behind(generation, old_bank);
+                if !behind {
+                    reader.stalled.store(false, Ordering::Relaxed);
+                }
+                behind
+            });
+            let all_stalled = waiting.iter().all(|reader| reader.stalled.load(Ordering::Relaxed));
+            if all_stalled || begun.elapsed() >= patience {
+                break;
+            }
+            // A burst takes microseconds; one that does not is not worth a busy processor.
+            match rounds {
+                0..64 => std::hint::spin_loop(),
+                64..128 => std::thread::yield_now(),
+                _ => std::thread::sleep(Duration::from_micros(100)),
+            }
+            rounds = rounds.saturating_add(1);
+        }
+        let all_left = waiting.is_empty();
+        waiting.retain(|reader| !reader.stalled.swap(true, Ordering::Relaxed));
+        Quiesced { newly_stalled: waiting, all_left }
+    }
+}
+
+struct Quiesced {
+    newly_stalled: Vec<Arc<ReaderSlot>>,
+    all_left: bool,
+}
+
+impl Update {
+    /// Lets go of old versions nobody else holds. Nobody can begin to hold one: they are not published.
+    fn release_retired(&mut self) {
+        self.retired.retain(|snapshot| Arc::strong_count(snapshot) > 1);
+    }
+
+    fn tell_published(&self, generation: u64) {
+        for Subscription { subscriber, .. } in &self.subscriptions {
+            subscriber.published(generation);
+        }
+    }
+}
+
+/// Whether `region` can be added to `tree`.
+fn check(region: &Region, limits: &Limits, tree: &Tree) -> Result<(), MapError> {
+    let &Region { iova, len, permissions, .. } = region;
+    if len == 0 {
+        return Err(MapError::Empty { iova });
+    }
+    if iova.checked_add(len - 1).is_none() {
+        return Err(MapError::Wraps { iova, len });
+    }
+    if permissions.is_empty() {
+        return Err(MapError::NoPermission { iova });
+    }
+    limits.check_alignment(region)?;
+    let fits = match &region.backing {
+        Backing::Shared { memory, offset } => usize::try_from(len)
+            .ok()
+            .and_then(|len| offset.checked_add(len))
+            .is_some_and(|end| end <= memory.slice().len()),
+        Backing::Remote { addr, .. } => addr.checked_add(len - 1).is_some(),
+    };
+    if !fits {
+        return Err(MapError::BeyondBacking { iova, len });
+    }
+    if let Some(other) = tree.touching(iova, region.last()).next() {
+        return Err(MapError::Overlap { iova, other: other.iova });
+    }
+    if tree.len() >= limits.max_entries {
+        return Err(MapError::Full { max: limits.max_entries });
+    }
+    limits.check_range(region)
+}
+
+/// Asks every subscriber about every region; undoes all of it, latest first, when one refuses.
+fn vote(subscriptions: &[Subscription], regions: &[Region]) -> Result<(), MapError> {
+    for (done, region) in regions.iter().enumerate() {
+        for (agreed, Subscription { subscriber, .. }) in subscriptions.iter().enumerate() {
+            let Err(errno) = subscriber.map(region) else { continue };
+            for other in subscriptions[..agreed].iter().rev() {
+                other.subscriber.unmap(region.iova, region.len);
+            }
+            for earlier in regions[..done].iter().rev() {
+                for other in subscriptions.iter().rev() {
+                    other.subscriber.unmap(earlier.iova, earlier.len);
+                }
+            }
+            return Err(MapError::Refused { by: subscriber.name(), iova: region.iova, errno });
+        }
+    }
+    Ok(())
+}
+
+fn tell_stalled(readers: &[Arc<ReaderSlot>]) {
+    for reader in readers {
+        tracing::warn!(reader = reader.name, "did not leave unmapped memory in time; the memory was revoked");
+        reader.on_stall.stalled(&reader.name);
+    }
+}
+
+impl fmt::Debug for AddressSpace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let snapshot = self.published.load();
+        f.debug_struct("AddressSpace")
+            .field("generation", &snapshot.generation)
+            .field("regions", &snapshot.len())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,50 @@
+//! Those who must know what is mapped: hardware, devices with an IOMMU of their own, records.
+
+use super::{AddressSpace, Limits, Region};
+use nix::errno::Errno;
+use std::sync::Arc;
+
+/// Takes part in the changes of an [`AddressSpace`].
+///
+/// Changes are made one at a time: a subscriber that changes, subscribes to or leaves the same space from within one of
+/// these calls deadlocks. No reader waits for them.
+pub trait Subscriber: Send + Sync {
+    /// Who this is, for the words of a refusal.
+    fn name(&self) -> String;
+
+    /// What it can take. Asked once, when it subscribes.
+    fn limits(&self) -> Limits;
+
+    /// A region is about to be published. A refusal stops that: subscribers that already agreed get
+    /// [`unmap`](Self::unmap), and the client gets the errno.
+    fn map(&self, region: &Region) -> Result<(), Errno>;
+
+    /// A region is gone: no reader uses it any more. When this returns, the subscriber uses it no more either.
+    fn unmap(&self, iova: u64, len: u64);
+
+    /// Version `generation` is what readers find from now on.
+    fn published(&self, _generation: u64) {}
+
+    /// A reader did not leave an unmapped region in time; the region was revoked in place.
+    fn stalled(&self) {}
+}
+
+/// A subscription; dropping it ends it, after an [`unmap`](Subscriber::unmap) of everything still mapped.
+#[must_use = "dropping the guard ends the subscription"]
+pub struct SubscriptionGuard {
+    pub(super) space: Arc<AddressSpace>,
+    pub(super) id: u64,
+}
+
+impl Drop for SubscriptionGuard {
+    fn drop(&mut self) {
+        self.space.unsubscribe(self.id);
+    }
+}
+
+/// A subscriber as the space keeps it.
+pub(super) struct Subscription {
+    pub id: u64,
+    pub limits: Limits,
+    pub subscriber: Arc<dyn Subscriber>,
+}
