@@ -5,8 +5,21 @@
 //! repeats it: [`Session`] enforces the rules, [`dma::AddressSpace`] is the memory, [`Guarded`] runs vendor code under
 //! a deadline.
 
+mod device;
 pub mod dirty;
 pub mod dma;
 mod error;
+pub mod features;
+mod link;
+pub mod notify;
+mod parent;
+mod queue;
+mod status;
+pub mod watchdog;
 
+pub use device::{Capabilities, CreateRequest, Device, DeviceInfo, QueueInfo, VirtioMdev};
 pub use error::{HasErrno, Refusal};
+pub use link::DeviceLink;
+pub use parent::{AttributeSpec, DmaModel, Parent, TypeInfo};
+pub use queue::{QueueConfig, QueueStart, QueueState};
+pub use status::{Status, StatusError, Transition};

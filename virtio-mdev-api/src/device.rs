@@ -1,0 +1,133 @@
+//! What a vendor's device is: the virtio-mdev operations.
+
+use crate::dma::{Limits, Region};
+use crate::link::DeviceLink;
+use crate::notify::EventFd;
+use crate::parent::AttributeSpec;
+use crate::queue::{QueueStart, QueueState};
+use crate::{Refusal, Status};
+use nix::errno::Errno;
+
+bitflags::bitflags! {
+    /// What a device can do beyond the mandatory operations. Asked for before use.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+    pub struct Capabilities: u32 {
+        /// The device has an IOMMU of its own: it wants [`VirtioMdev::dma_map`] and [`VirtioMdev::dma_unmap`]
+        /// (the `vhost` DMA model) and does not take the mappings of a VFIO container.
+        const OWN_IOMMU = 1;
+    }
+}
+
+/// A queue as the device was built with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct QueueInfo {
+    /// Largest ring size.
+    pub max_size: u16,
+    /// The virtqueue group: queues of one group share an address space.
+    pub group: u32,
+}
+
+/// What never changes while a device lives.
+#[derive(Debug, Clone)]
+pub struct DeviceInfo {
+    /// Virtio device id (virtio 1.3 §5): 1 is a network card.
+    pub device_id: u32,
+    /// Vendor id.
+    pub vendor_id: u32,
+    /// The queues, by index.
+    pub queues: Vec<QueueInfo>,
+    /// Features offered.
+    pub features: u64,
+    /// Bytes of configuration space.
+    pub config_size: u32,
+    /// Alignment of ring areas, bytes.
+    pub queue_align: u32,
+    /// Address spaces the device can tell apart.
+    pub address_spaces: u32,
+    /// The IOVAs the device can reach.
+    pub limits: Limits,
+    /// Optional abilities.
+    pub capabilities: Capabilities,
+}
+
+/// A device as its vendor makes it: the operations of virtio-mdev, and `vdpa_config_ops` after them.
+///
+/// Calls never overlap: they are made one at a time, on a thread that is the device's own for the length of a call,
+/// under no lock of the bus, and each has a deadline. A call that outlives it, or panics, leaves the instance broken.
+/// Rules of status and features are checked before a call is made; a device sees legal sequences only:
+///
+/// ```text
+///  create ─▶ set_features ─▶ start_queue* ◀─▶ stop_queue* ─▶ reset ─▶ …  ─▶ drop
+/// ```
+pub trait VirtioMdev: Send {
+    /// What the device is. Asked once, after creation.
+    fn info(&self) -> DeviceInfo;
+
+    /// The features the driver accepted: a subset of those offered that holds all required ones.
+    fn set_features(&mut self, features: u64) -> Result<(), Refusal>;
+
+    /// Fills `out` from configuration space at `offset`. The range is within [`DeviceInfo::config_size`].
+    fn read_config(&mut self, offset: u32, out: &mut [u8]);
+
+    /// Writes configuration space. The range is within [`DeviceInfo::config_size`].
+    fn write_config(&mut self, offset: u32, data: &[u8]) -> Result<(), Refusal>;
+
+    /// Starts queue `index` at the given state. It is not running.
+    fn start_queue(&mut self, index: u16, queue: QueueStart) -> Result<(), Refusal>;
+
+    /// Stops queue `index` and says where it stood; when it returns, the device touches neither its ring nor its
+    /// buffers. `None` when it was not running.
+    fn stop_queue(&mut self, index: u16) -> Option<QueueState>;
+
+    /// Replaces the kick of a running queue. A kick already given may have been rung: look at the ring once.
+    fn set_kick(&mut self, index: u16, kick: Option<EventFd>);
+
+    /// The status byte changed. Queues are started and stopped by calls of their own.
+    fn status_changed(&mut self, _status: Status) {}
+
+    /// Back to the state after creation. All queues are stopped already.
+    fn reset(&mut self);
+
+    /// With [`Capabilities::OWN_IOMMU`]: `region` becomes visible to the device in address space `asid`.
+    fn dma_map(&mut self, _asid: u32, _region: &Region) -> Result<(), Refusal> {
+        Err(Refusal::new(Errno::EOPNOTSUPP, "the device has no IOMMU of its own"))
+    }
+
+    /// With [`Capabilities::OWN_IOMMU`]: the range is gone; when this returns the device does not touch it.
+    fn dma_unmap(&mut self, _asid: u32, _iova: u64, _len: u64) {}
+
+    /// The vendor's own attributes of the instance.
+    fn attributes(&self) -> Vec<AttributeSpec> {
+        Vec::new()
+    }
+
+    /// The text of attribute `name`.
+    fn show_attribute(&mut self, name: &str) -> Result<String, Refusal> {
+        Err(Refusal::new(Errno::ENOENT, format!("no attribute {name}")))
+    }
+
+    /// Takes a new value for attribute `name`, without the final newline.
+    fn store_attribute(&mut self, name: &str, _value: &str) -> Result<(), Refusal> {
+        Err(Refusal::new(Errno::EACCES, format!("attribute {name} is read-only")))
+    }
+}
+
+/// What a parent creates.
+#[non_exhaustive]
+pub enum Device {
+    /// A virtio device.
+    Virtio(Box<dyn VirtioMdev>),
+}
+
+/// Everything a parent gets to create an instance.
+#[derive(Debug, Clone)]
+pub struct CreateRequest {
+    /// The instance.
+    pub uuid: uuid::Uuid,
+    /// Which of the parent's types, by [`TypeInfo::name`](crate::TypeInfo::name).
+    pub type_name: String,
+    /// `key=value` parameters, as written. A parent refuses keys it does not know with EINVAL.
+    pub parameters: std::collections::BTreeMap<String, String>,
+    /// The device's line to whoever drives it.
+    pub link: DeviceLink,
+}

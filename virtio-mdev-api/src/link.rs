@@ -1,0 +1,124 @@
+//! A device's line to whoever drives it: faults and configuration changes go up here, from any thread, at any time.
+
+use crate::notify::CallSlot;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+/// Faults of one device closer together than this share one log line.
+const LOG_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The upward line of one device. Cheap to clone, and nothing on it blocks.
+#[derive(Debug, Clone)]
+pub struct DeviceLink(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    name: String,
+    needs_reset: AtomicBool,
+    generation: AtomicU32,
+    config_call: CallSlot,
+    last_fault: Mutex<Fault>,
+}
+
+#[derive(Debug, Default)]
+struct Fault {
+    reason: Option<String>,
+    logged: Option<Instant>,
+    suppressed: u32,
+}
+
+impl DeviceLink {
+    /// The line of the device called `name` in logs (its UUID).
+    pub fn new(name: impl Into<String>) -> Self {
+        Self(Arc::new(Inner {
+            name: name.into(),
+            needs_reset: AtomicBool::new(false),
+            generation: AtomicU32::new(0),
+            config_call: CallSlot::default(),
+            last_fault: Mutex::default(),
+        }))
+    }
+
+    /// The name given at creation.
+    pub fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    /// The device met an error it cannot recover from: it shows DEVICE_NEEDS_RESET and sends a configuration
+    /// interrupt (virtio 1.3 §2.1.1). One rate-limited log line names instance, queue and reason.
+    pub fn fault(&self, queue: Option<u16>, reason: &str) {
+        self.record_fault(queue, reason);
+        if !self.0.needs_reset.swap(true, Ordering::AcqRel) {
+            self.config_changed();
+        }
+    }
+
+    fn record_fault(&self, queue: Option<u16>, reason: &str) {
+        let mut fault = self.0.last_fault.lock();
+        fault.reason = Some(match queue {
+            Some(queue) => format!("queue {queue}: {reason}"),
+            None => reason.to_owned(),
+        });
+        if fault.logged.is_some_and(|at| at.elapsed() < LOG_INTERVAL) {
+            fault.suppressed = fault.suppressed.saturating_add(1);
+            return;
+        }
+        fault.logged = Some(Instant::now());
+        let suppressed = std::mem::take(&mut fault.suppressed);
+        tracing::warn!(instance = %self.0.name, queue, reason, suppressed, "device needs reset");
+    }
+
+    /// Configuration space changed: readers see a new generation, the driver gets its interrupt.
+    pub fn config_changed(&self) {
+        self.0.generation.fetch_add(1, Ordering::AcqRel);
+        if let Err(error) = self.0.config_call.signal() {
+            tracing::warn!(instance = %self.0.name, %error, "configuration interrupt lost");
+        }
+    }
+
+    /// Whether the device asked for a reset.
+    pub fn needs_reset(&self) -> bool {
+        self.0.needs_reset.load(Ordering::Acquire)
+    }
+
+    /// The reason of the last fault, for the instance's attributes.
+    pub fn last_fault(&self) -> Option<String> {
+        self.0.last_fault.lock().reason.clone()
+    }
+
+    /// The configuration generation (virtio 1.3 §2.5.2).
+    pub fn generation(&self) -> u32 {
+        self.0.generation.load(Ordering::Acquire)
+    }
+
+    /// Whom configuration interrupts go to.
+    pub(crate) fn config_call(&self) -> &CallSlot {
+        &self.0.config_call
+    }
+
+    /// A reset clears the fault.
+    pub(crate) fn clear_fault(&self) {
+        self.0.needs_reset.store(false, Ordering::Release);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::notify::EventFd;
+
+    #[test]
+    fn a_fault_interrupts_the_driver_once() {
+        let link = DeviceLink::new("test");
+        let call = EventFd::new().unwrap();
+        link.config_call().set(Some(call.clone()));
+        link.fault(Some(1), "descriptor loop");
+        link.fault(Some(1), "descriptor loop");
+        assert!(link.needs_reset());
+        assert_eq!(call.drain(), Ok(Some(1)));
+        assert_eq!(link.last_fault().unwrap(), "queue 1: descriptor loop");
+    }
+}
