@@ -1,0 +1,391 @@
+//! The device a front end sees: what it has set up so far, and the one decision that follows from it, when the instance runs.
+//!
+//! vhost-user starts and stops rings one by one, in any order; a vhost-vdpa instance starts and stops as a whole and takes ring addresses only while
+//! it is stopped. So everything the front end says is kept here, and
+//!
+//! * the instance *starts* as soon as features are negotiated, every ring is set up and started (it has a kick), and at least one is enabled;
+//! * it *stops* (suspend, read all bases, reset) when any ring stops, or when memory goes away. Rings that did not ask for it continue at their base
+//!   when the device starts again.
+//!
+//! Notifiers and ring enables pass through to a running instance at once.
+
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use tracing::{debug, info, warn};
+
+use crate::error::Error;
+use crate::features;
+use crate::instance::{Instance, backend_feature};
+use crate::mapping::{FileId, Mapping};
+use crate::memory::{Region, RegionTable};
+use crate::ring::{self, Addresses, Kick, Ring};
+
+/// One receive and one transmit ring: a single queue pair.
+pub const RINGS: u32 = 2;
+
+/// Bits of the virtio device status field (virtio 1.2, 2.1).
+mod status {
+    pub const ACKNOWLEDGE: u8 = 1;
+    pub const DRIVER: u8 = 2;
+    pub const DRIVER_OK: u8 = 4;
+    pub const FEATURES_OK: u8 = 8;
+    pub const NEEDS_RESET: u8 = 64;
+}
+
+/// A region as SET_MEM_TABLE and ADD_MEM_REG bring it: with the file it lies in and the offset in that file.
+pub type SentRegion = (Region, File, u64);
+
+/// See the module.
+#[derive(Debug)]
+pub struct Device<I> {
+    instance: I,
+    memory: RegionTable<Mapping>,
+    rings: [Ring; RINGS as usize],
+    /// As the front end acknowledged them, VHOST_USER_F_PROTOCOL_FEATURES included.
+    features: Option<u64>,
+    running: bool,
+    /// Taken down by a change of memory of which more may follow.
+    settling: bool,
+    needs_reset_seen: bool,
+}
+
+impl<I: Instance> Device<I> {
+    /// A device on `instance`, which is expected to be reset.
+    pub fn new(instance: I) -> Self {
+        Self {
+            instance,
+            memory: RegionTable::default(),
+            rings: Default::default(),
+            features: None,
+            running: false,
+            settling: false,
+            needs_reset_seen: false,
+        }
+    }
+
+    /// Fails when the instance is gone; tells once when it has stopped by itself.
+    pub fn check(&mut self) -> Result<(), Error> {
+        self.instance.present()?;
+        let needs_reset = self.instance.status()? & status::NEEDS_RESET != 0;
+        if needs_reset && !self.needs_reset_seen {
+            warn!(
+                "the instance has set DEVICE_NEEDS_RESET: no packet passes until the guest's driver or the front end starts anew"
+            );
+        }
+        self.needs_reset_seen = needs_reset;
+        Ok(())
+    }
+
+    /// The features to offer to the front end.
+    pub fn offered(&self) -> Result<u64, Error> {
+        Ok(features::for_front_end(self.instance.features()?))
+    }
+
+    /// SET_FEATURES.
+    pub fn set_features(&mut self, wanted: u64) -> Result<(), Error> {
+        let unknown = wanted & !self.offered()?;
+        if unknown != 0 {
+            return Err(Error::Features(unknown));
+        }
+        if self.running && self.features != Some(wanted) {
+            return Err(Error::FeaturesWhileRunning);
+        }
+        self.features = Some(wanted);
+        self.start_if_ready()
+    }
+
+    /// SET_VRING_NUM.
+    pub fn set_size(&mut self, index: u32, size: u32) -> Result<(), Error> {
+        if !(1..=ring::MAX_SIZE).contains(&size) {
+            return Err(Error::RingSize { ring: index, size });
+        }
+        self.stopped_ring(index, "SET_VRING_NUM")?.size = Some(size);
+        Ok(())
+    }
+
+    /// SET_VRING_BASE.
+    pub fn set_base(&mut self, index: u32, base: u32) -> Result<(), Error> {
+        self.stopped_ring(index, "SET_VRING_BASE")?.base = base;
+        Ok(())
+    }
+
+    /// SET_VRING_ADDR. The addresses are translated when the device starts: until then memory may still come.
+    pub fn set_addresses(&mut self, index: u32, addresses: Addresses, flags: u32) -> Result<(), Error> {
+        if flags != 0 {
+            return Err(Error::RingFlags { ring: index, flags });
+        }
+        self.stopped_ring(index, "SET_VRING_ADDR")?.addresses = Some(addresses);
+        Ok(())
+    }
+
+    /// SET_VRING_KICK: starts the ring, or gives a running one another eventfd.
+    pub fn set_kick(&mut self, index: u32, kick: Kick) -> Result<(), Error> {
+        if matches!(kick, Kick::Polled) {
+            warn!(
+                ring = index,
+                "the front end asks for polling; the instance looks at this ring only when it is kicked"
+            );
+        }
+        self.ring(index)?.kick = Some(kick);
+        if self.running {
+            return self.instance.set_vring_kick(index, kick_fd(&self.rings[slot(index)]));
+        }
+        self.start_if_ready()
+    }
+
+    /// SET_VRING_CALL; `None` is the NOFD flag.
+    pub fn set_call(&mut self, index: u32, call: Option<File>) -> Result<(), Error> {
+        self.ring(index)?.call = call;
+        let fd = self.rings[slot(index)].call.as_ref().map(AsFd::as_fd);
+        if self.running { self.instance.set_vring_call(index, fd) } else { Ok(()) }
+    }
+
+    /// SET_VRING_ERR; `None` is the NOFD flag.
+    pub fn set_err(&mut self, index: u32, err: Option<File>) -> Result<(), Error> {
+        self.ring(index)?.err = err;
+        let fd = self.rings[slot(index)].err.as_ref().map(AsFd::as_fd);
+        if self.running { self.instance.set_vring_err(index, fd) } else { Ok(()) }
+    }
+
+    /// SET_VRING_ENABLE, at any time.
+    pub fn set_enabled(&mut self, index: u32, enabled: bool) -> Result<(), Error> {
+        self.ring(index)?.enabled = enabled;
+        if self.running {
+            return self.instance.set_vring_enable(index, enabled);
+        }
+        self.start_if_ready()
+    }
+
+    /// GET_VRING_BASE: stops the ring and tells where it stopped.
+    pub fn stop_ring(&mut self, index: u32) -> Result<u32, Error> {
+        self.ring(index)?.kick = None;
+        self.stop()?;
+        Ok(self.ring(index)?.base)
+    }
+
+    /// RESET_DEVICE: everything but the memory and the notifiers that are sent only once.
+    pub fn reset(&mut self) -> Result<(), Error> {
+        self.rings.iter_mut().for_each(Ring::reset);
+        self.settling = false;
+        self.running = false;
+        self.instance.set_status(0)
+    }
+
+    /// SET_MEM_TABLE. Regions that stay as they are keep their mapping, and the device stops only when one goes away.
+    pub fn set_memory(&mut self, sent: Vec<SentRegion>) -> Result<(), Error> {
+        let mut kept = RegionTable::default();
+        let mut new = Vec::new();
+        for (region, file, offset) in sent {
+            let id = FileId::of(&file, offset)?;
+            kept.insert(region, id)?;
+            if !self.memory.iter().any(|(old, mapping)| *old == region && mapping.file() == id) {
+                new.push((region, Mapping::new(&region, file, offset)?));
+            }
+        }
+        let keeps =
+            |region: &Region, mapping: &Mapping| kept.iter().any(|(r, id)| r == region && mapping.file() == *id);
+        let old: Vec<_> = self.memory.iter().filter(|(r, mapping)| !keeps(r, mapping)).map(|(r, _)| *r).collect();
+        if !old.is_empty() {
+            self.stop()?;
+        }
+        for region in &old {
+            self.unmap(region)?;
+        }
+        for (region, mapping) in new {
+            self.map(region, mapping)?;
+        }
+        self.settle()
+    }
+
+    /// ADD_MEM_REG.
+    pub fn add_memory(&mut self, (region, file, offset): SentRegion) -> Result<(), Error> {
+        self.memory.check(&region)?;
+        self.map(region, Mapping::new(&region, file, offset)?)?;
+        self.settling |= !self.running && self.is_ready();
+        Ok(())
+    }
+
+    /// REM_MEM_REG. Front ends move memory by removing and adding it again with the rings running, so the device stays down until that has
+    /// [settled](Self::settle).
+    pub fn remove_memory(&mut self, region: &Region) -> Result<(), Error> {
+        self.settling |= self.running;
+        self.stop()?;
+        self.unmap(region)
+    }
+
+    /// Whether a change of memory is under way.
+    pub fn is_settling(&self) -> bool {
+        self.settling
+    }
+
+    /// The front end has said all it had to say about memory: the device starts again if its rings are mapped.
+    pub fn settle(&mut self) -> Result<(), Error> {
+        self.settling = false;
+        if self.running || !self.is_ready() {
+            return Ok(());
+        }
+        match self.ring_iovas() {
+            Ok(_) => self.start_if_ready(),
+            Err(e) => {
+                warn!("the device stays stopped after a change of memory: {e}");
+                Ok(())
+            }
+        }
+    }
+
+    /// The front end has gone: the instance is as if it had never been.
+    pub fn teardown(&mut self) {
+        let reset = self.instance.set_status(0);
+        let unbound = (0..RINGS).try_for_each(|index| {
+            self.instance.set_vring_kick(index, None)?;
+            self.instance.set_vring_call(index, None)?;
+            self.instance.set_vring_err(index, None)
+        });
+        let unmapped =
+            self.memory.iter().map(|(r, _)| self.instance.unmap(r.gpa(), r.size())).fold(Ok(()), Result::and);
+        for e in [reset, unbound, unmapped].into_iter().filter_map(Result::err) {
+            warn!("clearing the instance after its front end: {e}");
+        }
+        self.memory = RegionTable::default();
+        self.rings = Default::default();
+        self.features = None;
+        self.running = false;
+        self.settling = false;
+    }
+
+    fn ring(&mut self, index: u32) -> Result<&mut Ring, Error> {
+        self.rings.get_mut(slot(index)).ok_or(Error::NoRing(index))
+    }
+
+    fn stopped_ring(&mut self, index: u32, request: &'static str) -> Result<&mut Ring, Error> {
+        let running = self.running;
+        let ring = self.ring(index)?;
+        if running { Err(Error::RingRuns { ring: index, request }) } else { Ok(ring) }
+    }
+
+    fn map(&mut self, region: Region, mapping: Mapping) -> Result<(), Error> {
+        self.instance.map(region.gpa(), region.size(), mapping.vaddr())?;
+        debug!(%region, "mapped");
+        Ok(self.memory.insert(region, mapping)?)
+    }
+
+    fn unmap(&mut self, region: &Region) -> Result<(), Error> {
+        let mapping = self.memory.remove(region)?;
+        let result = self.instance.unmap(region.gpa(), region.size());
+        debug!(%region, "unmapped");
+        // only now: the device uses this process's mapping until the call returns
+        drop(mapping);
+        result
+    }
+
+    /// Without the protocol feature rings have no enable message and are always on.
+    fn is_enabled(&self, ring: &Ring) -> bool {
+        ring.enabled || self.features.is_some_and(|f| f & features::PROTOCOL_FEATURES == 0)
+    }
+
+    fn is_ready(&self) -> bool {
+        self.features.is_some()
+            && self.rings.iter().all(Ring::is_ready)
+            && self.rings.iter().any(|r| self.is_enabled(r))
+    }
+
+    fn is_packed(&self) -> bool {
+        self.features.unwrap_or(0) & features::RING_PACKED != 0
+    }
+
+    /// The areas of all rings as the device addresses them.
+    fn ring_iovas(&self) -> Result<Vec<Addresses>, Error> {
+        (0..RINGS).zip(&self.rings).map(|(index, ring)| self.iovas(index, ring)).collect()
+    }
+
+    fn iovas(&self, index: u32, ring: &Ring) -> Result<Addresses, Error> {
+        let [desc_len, avail_len, used_len] = ring::extents(ring.size.unwrap_or(0), self.is_packed());
+        let iova = |part, uaddr, len| {
+            self.memory.translate(uaddr, len).ok_or(Error::RingAddress { ring: index, part, uaddr, len })
+        };
+        let at = ring.addresses.ok_or(Error::NoRing(index))?;
+        Ok(Addresses {
+            desc: iova("descriptor area", at.desc, desc_len)?,
+            avail: iova("avail area", at.avail, avail_len)?,
+            used: iova("used area", at.used, used_len)?,
+        })
+    }
+
+    fn start_if_ready(&mut self) -> Result<(), Error> {
+        if self.running || !self.is_ready() {
+            return Ok(());
+        }
+        self.settling = false;
+        let started = self.start();
+        match &started {
+            Ok(()) => self.running = true,
+            // half a start is no start
+            Err(_) => self.instance.set_status(0)?,
+        }
+        started
+    }
+
+    fn start(&self) -> Result<(), Error> {
+        use status::{ACKNOWLEDGE, DRIVER, DRIVER_OK, FEATURES_OK};
+        let iovas = self.ring_iovas()?;
+        let instance = &self.instance;
+        let features = features::for_instance(self.features.unwrap_or(0), instance.features()?);
+        instance.set_status(ACKNOWLEDGE | DRIVER)?;
+        instance.set_features(features)?;
+        instance.set_status(ACKNOWLEDGE | DRIVER | FEATURES_OK)?;
+        if instance.status()? & FEATURES_OK == 0 {
+            return Err(Error::FeaturesRefused(features));
+        }
+        for ((index, ring), iova) in (0..RINGS).zip(&self.rings).zip(iovas) {
+            instance.set_vring_num(index, ring.size.unwrap_or(0))?;
+            instance.set_vring_base(index, ring::base_for_instance(ring.base, self.is_packed()))?;
+            instance.set_vring_addr(index, iova)?;
+            instance.set_vring_kick(index, kick_fd(ring))?;
+            instance.set_vring_call(index, ring.call.as_ref().map(AsFd::as_fd))?;
+            instance.set_vring_err(index, ring.err.as_ref().map(AsFd::as_fd))?;
+        }
+        for (index, ring) in (0..RINGS).zip(&self.rings) {
+            instance.set_vring_enable(index, self.is_enabled(ring))?;
+        }
+        instance.set_status(ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK)?;
+        info!(features = format_args!("{features:#x}"), bases = ?self.rings.each_ref().map(|r| r.base), "started");
+        Ok(())
+    }
+
+    /// Stops the device and keeps where every ring stopped. A base that cannot be read is an error: a wrong one would make the front end hand out
+    /// descriptors twice.
+    fn stop(&mut self) -> Result<(), Error> {
+        if !self.running {
+            return Ok(());
+        }
+        self.running = false;
+        let bases = self.suspended_bases();
+        let reset = self.instance.set_status(0);
+        for (ring, base) in self.rings.iter_mut().zip(bases?) {
+            ring.base = base;
+        }
+        info!(bases = ?self.rings.each_ref().map(|r| r.base), "stopped");
+        reset
+    }
+
+    fn suspended_bases(&self) -> Result<[u32; RINGS as usize], Error> {
+        if self.instance.backend_features() & backend_feature::SUSPEND != 0 {
+            self.instance.suspend()?;
+        } else {
+            (0..RINGS).try_for_each(|index| self.instance.set_vring_enable(index, false))?;
+        }
+        Ok([self.instance.vring_base(0)?, self.instance.vring_base(1)?])
+    }
+}
+
+fn slot(index: u32) -> usize {
+    usize::try_from(index).unwrap_or(usize::MAX)
+}
+
+fn kick_fd(ring: &Ring) -> Option<BorrowedFd<'_>> {
+    match &ring.kick {
+        Some(Kick::Fd(file)) => Some(file.as_fd()),
+        Some(Kick::Polled) | None => None,
+    }
+}
