@@ -1,8 +1,9 @@
 //! A device's line to whoever drives it: faults and configuration changes go up here, from any thread, at any time.
 
 use crate::notify::CallSlot;
-use std::sync::Arc;
+use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -21,6 +22,17 @@ struct Inner {
     generation: AtomicU32,
     config_call: CallSlot,
     last_fault: Mutex<Fault>,
+    observer: Observer,
+}
+
+/// Who is told when the condition of the device may have changed.
+#[derive(Default)]
+struct Observer(OnceLock<Box<dyn Fn() + Send + Sync>>);
+
+impl fmt::Debug for Observer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Observer")
+    }
 }
 
 #[derive(Debug, Default)]
@@ -39,6 +51,7 @@ impl DeviceLink {
             generation: AtomicU32::new(0),
             config_call: CallSlot::default(),
             last_fault: Mutex::default(),
+            observer: Observer::default(),
         }))
     }
 
@@ -53,6 +66,20 @@ impl DeviceLink {
         self.record_fault(queue, reason);
         if !self.0.needs_reset.swap(true, Ordering::AcqRel) {
             self.config_changed();
+            self.changed();
+        }
+    }
+
+    /// Calls `observer`, from any thread, whenever the condition of the device may have changed; it must not block.
+    /// The first observer stays.
+    pub fn observe(&self, observer: impl Fn() + Send + Sync + 'static) {
+        let _ = self.0.observer.0.set(Box::new(observer));
+    }
+
+    /// The condition of the device may have changed.
+    pub(crate) fn changed(&self) {
+        if let Some(observer) = self.0.observer.0.get() {
+            observer();
         }
     }
 

@@ -1,0 +1,497 @@
+//! The session between a device and whoever drives it: the one place where the rules of status, features and queues
+//! are enforced, for every front end and above every vendor.
+//!
+//! A queue runs when three things are true: DRIVER_OK is set, the queue is enabled, and the session is not suspended.
+//! Whichever becomes true last starts it; whichever ends first stops it. So DRIVER_OK, ring enable, suspend, resume and
+//! restore are one path, and no order of a client's calls is assumed.
+
+mod error;
+mod iommu;
+mod saved;
+#[cfg(test)]
+mod tests;
+
+pub use error::SessionError;
+pub use saved::{SavedQueue, SavedSession};
+
+use crate::dirty::DirtyRecord;
+use crate::dma::{AddressSpace, SubscriptionGuard};
+use crate::executor::Guarded;
+use crate::features::{self, VIRTIO_F_RING_PACKED};
+use crate::notify::{CallSlot, EventFd};
+use crate::{
+    AttributeSpec, Capabilities, DeviceInfo, DeviceLink, QueueConfig, QueueStart, QueueState, Refusal, Status,
+    Transition, VirtioMdev,
+};
+use parking_lot::{Mutex, MutexGuard};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long a call waits for another on the same session. Longer than any vendor call may take.
+const LOCK_PATIENCE: Duration = Duration::from_secs(20);
+
+/// What a person is told about an instance in one word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Condition {
+    /// DRIVER_OK is not set.
+    Idle,
+    /// DRIVER_OK is set.
+    Running,
+    /// The device asked for a reset.
+    NeedsReset,
+    /// Vendor code hung or panicked: only removing the instance helps.
+    Broken,
+}
+
+/// The session of one device.
+pub struct Session {
+    info: DeviceInfo,
+    link: DeviceLink,
+    device: Guarded<dyn VirtioMdev>,
+    dirty: Arc<DirtyRecord>,
+    state: Mutex<State>,
+}
+
+struct State {
+    status: Status,
+    features: u64,
+    suspended: bool,
+    queues: Vec<Queue>,
+    space: Option<Arc<AddressSpace>>,
+    iommu: Option<SubscriptionGuard>,
+}
+
+struct Queue {
+    config: QueueConfig,
+    state: QueueState,
+    enabled: bool,
+    running: bool,
+    kick: Option<EventFd>,
+    call: Arc<CallSlot>,
+    err: Arc<CallSlot>,
+}
+
+impl Queue {
+    fn new(size: u16, packed: bool) -> Self {
+        Self {
+            config: QueueConfig { size, ..QueueConfig::default() },
+            state: QueueState::initial(packed),
+            enabled: false,
+            running: false,
+            kick: None,
+            call: Arc::default(),
+            err: Arc::default(),
+        }
+    }
+}
+
+impl Session {
+    /// The session of `device`, in the state after a reset. `info` is what the device said of itself.
+    pub fn new(device: Box<dyn VirtioMdev>, info: DeviceInfo, link: DeviceLink, deadline: Duration) -> Self {
+        let queues = info.queues.iter().map(|queue| Queue::new(queue.max_size, false)).collect();
+        Self {
+            link,
+            device: Guarded::new(device, deadline),
+            dirty: DirtyRecord::new(),
+            state: Mutex::new(State {
+                status: Status::empty(),
+                features: 0,
+                suspended: false,
+                queues,
+                space: None,
+                iommu: None,
+            }),
+            info,
+        }
+    }
+
+    /// What the device is.
+    pub fn info(&self) -> &DeviceInfo {
+        &self.info
+    }
+
+    /// The device's upward line.
+    pub fn link(&self) -> &DeviceLink {
+        &self.link
+    }
+
+    /// Where the device reports the pages it wrote.
+    pub fn dirty(&self) -> &Arc<DirtyRecord> {
+        &self.dirty
+    }
+
+    /// The device in one word. Never waits.
+    pub fn condition(&self) -> Condition {
+        if self.device.broken().is_some() {
+            return Condition::Broken;
+        }
+        if self.link.needs_reset() {
+            return Condition::NeedsReset;
+        }
+        match self.state.try_lock() {
+            Some(state) if !state.status.contains(Status::DRIVER_OK) => Condition::Idle,
+            _ => Condition::Running,
+        }
+    }
+
+    /// Why the device is broken, if it is.
+    pub fn broken(&self) -> Option<String> {
+        self.device.broken().map(ToString::to_string)
+    }
+
+    /// The status byte, DEVICE_NEEDS_RESET included.
+    pub fn status(&self) -> Result<Status, SessionError> {
+        Ok(self.visible(&*self.lock()?))
+    }
+
+    /// Writes the status byte: [`Status::write`] says what is legal.
+    pub fn set_status(&self, written: u8) -> Result<(), SessionError> {
+        let mut state = self.lock()?;
+        match self.visible(&state).write(written)? {
+            Transition::Reset => self.reset_locked(&mut state)?,
+            Transition::Update(new) => self.update(&mut state, new)?,
+            Transition::Start(new) => {
+                self.update(&mut state, new - Status::DRIVER_OK)?;
+                self.start(&mut state, new)?;
+            }
+        }
+        drop(state);
+        self.link.changed();
+        Ok(())
+    }
+
+    fn visible(&self, state: &State) -> Status {
+        if self.link.needs_reset() { state.status | Status::NEEDS_RESET } else { state.status }
+    }
+
+    /// Takes a status that starts nothing.
+    fn update(&self, state: &mut State, new: Status) -> Result<(), SessionError> {
+        let new = new - Status::NEEDS_RESET;
+        if (new - state.status).contains(Status::FEATURES_OK) {
+            features::check(self.info.features, state.features)?;
+        }
+        if new != state.status {
+            self.device.call("status_changed", move |device| device.status_changed(new))?;
+            state.status = new;
+        }
+        Ok(())
+    }
+
+    fn start(&self, state: &mut State, new: Status) -> Result<(), SessionError> {
+        let before = state.status;
+        state.status = new - Status::NEEDS_RESET;
+        let started = self.settle(state);
+        if started.is_err() {
+            state.status = before;
+            self.settle(state)?;
+        }
+        started?;
+        let status = state.status;
+        self.device.call("status_changed", move |device| device.status_changed(status))?;
+        Ok(())
+    }
+
+    /// Back to the state after creation; the address space stays attached.
+    pub fn reset(&self) -> Result<(), SessionError> {
+        self.reset_locked(&mut *self.lock()?)?;
+        self.link.changed();
+        Ok(())
+    }
+
+    fn reset_locked(&self, state: &mut State) -> Result<(), SessionError> {
+        state.status = Status::empty();
+        state.suspended = false;
+        self.settle(state)?;
+        self.device.call("reset", |device| device.reset())?;
+        state.features = 0;
+        for (queue, info) in state.queues.iter_mut().zip(&self.info.queues) {
+            *queue = Queue::new(info.max_size, false);
+        }
+        self.link.clear_fault();
+        Ok(())
+    }
+
+    /// Starts every queue that should run and stops every queue that should not.
+    fn settle(&self, state: &mut State) -> Result<(), SessionError> {
+        let live = state.status.contains(Status::DRIVER_OK) && !state.suspended;
+        for index in 0..self.info.queues.len() {
+            let queue = &state.queues[index];
+            match (queue.running, live && queue.enabled) {
+                (true, false) => self.stop_queue(state, index)?,
+                (false, true) if !self.link.needs_reset() => self.start_queue(state, index)?,
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn start_queue(&self, state: &mut State, index: usize) -> Result<(), SessionError> {
+        let space = state.space.as_ref().ok_or(SessionError::NoMemory)?;
+        let queue = &state.queues[index];
+        check_areas(&queue.config, state.features)?;
+        let start = QueueStart {
+            config: queue.config,
+            state: queue.state,
+            features: state.features,
+            space: Arc::clone(space),
+            kick: queue.kick.clone(),
+            call: Arc::clone(&queue.call),
+            err: Arc::clone(&queue.err),
+            dirty: Arc::clone(&self.dirty),
+        };
+        let number = number(index);
+        self.device.call("start_queue", move |device| device.start_queue(number, start))??;
+        state.queues[index].running = true;
+        Ok(())
+    }
+
+    fn stop_queue(&self, state: &mut State, index: usize) -> Result<(), SessionError> {
+        let number = number(index);
+        let stopped = self.device.call("stop_queue", move |device| device.stop_queue(number))?;
+        let queue = &mut state.queues[index];
+        queue.running = false;
+        if let Some(stood) = stopped {
+            queue.state = stood;
+        }
+        Ok(())
+    }
+
+    /// The features the driver accepted.
+    pub fn features(&self) -> Result<u64, SessionError> {
+        Ok(self.lock()?.features)
+    }
+
+    /// Accepts features: a subset of those offered, before FEATURES_OK.
+    pub fn set_features(&self, accepted: u64) -> Result<(), SessionError> {
+        let mut state = self.lock()?;
+        if state.status.contains(Status::FEATURES_OK) {
+            return Err(SessionError::FeaturesFixed);
+        }
+        features::check(self.info.features, accepted)?;
+        self.device.call("set_features", move |device| device.set_features(accepted))??;
+        let packed = accepted & VIRTIO_F_RING_PACKED != 0;
+        if packed != (state.features & VIRTIO_F_RING_PACKED != 0) {
+            state.queues.iter_mut().for_each(|queue| queue.state = QueueState::initial(packed));
+        }
+        state.features = accepted;
+        Ok(())
+    }
+
+    /// Reads configuration space; the range must lie within it.
+    pub fn read_config(&self, offset: u32, len: u32) -> Result<Vec<u8>, SessionError> {
+        self.check_config(offset, len)?;
+        let len = usize::try_from(len).map_err(|_| SessionError::ConfigRange { offset, len })?;
+        let read = self.device.call("read_config", move |device| {
+            let mut bytes = vec![0; len];
+            device.read_config(offset, &mut bytes);
+            bytes
+        })?;
+        Ok(read)
+    }
+
+    /// Writes configuration space; the range must lie within it.
+    pub fn write_config(&self, offset: u32, data: Vec<u8>) -> Result<(), SessionError> {
+        self.check_config(offset, u32::try_from(data.len()).unwrap_or(u32::MAX))?;
+        Ok(self.device.call("write_config", move |device| device.write_config(offset, &data))??)
+    }
+
+    fn check_config(&self, offset: u32, len: u32) -> Result<(), SessionError> {
+        let room = self.info.config_size.checked_sub(offset);
+        if len == 0 || room.is_none_or(|room| len > room) {
+            return Err(SessionError::ConfigRange { offset, len });
+        }
+        Ok(())
+    }
+
+    /// Whom configuration interrupts go to.
+    pub fn set_config_call(&self, call: Option<EventFd>) {
+        self.link.config_call().set(call);
+    }
+
+    /// Sets the ring size. Refused with EBUSY while the driver runs.
+    pub fn set_queue_size(&self, index: u32, size: u32) -> Result<(), SessionError> {
+        let mut state = self.lock()?;
+        let index = self.check_index(index)?;
+        if live(&state) {
+            return Err(SessionError::RingLive);
+        }
+        let max = self.info.queues[index].max_size;
+        let size = u16::try_from(size).ok().filter(|&size| size.is_power_of_two() && size <= max);
+        state.queues[index].config.size = size.ok_or(SessionError::QueueSize { max })?;
+        Ok(())
+    }
+
+    /// Sets the ring addresses. Refused with EINVAL while the driver runs.
+    pub fn set_queue_addresses(&self, index: u32, desc: u64, driver: u64, device: u64) -> Result<(), SessionError> {
+        let mut state = self.lock()?;
+        let index = self.check_index(index)?;
+        check_frozen(&state)?;
+        if desc % 16 != 0 || driver % 2 != 0 || device % 4 != 0 {
+            return Err(SessionError::QueueAlignment { desc, driver, device });
+        }
+        let config = &mut state.queues[index].config;
+        *config = QueueConfig { desc, driver, device, ..*config };
+        Ok(())
+    }
+
+    /// Sets where the queue begins, as VHOST_SET_VRING_BASE encodes it. Refused with EINVAL while the driver runs.
+    pub fn set_queue_base(&self, index: u32, base: u32) -> Result<(), SessionError> {
+        let mut state = self.lock()?;
+        let index = self.check_index(index)?;
+        check_frozen(&state)?;
+        let packed = state.features & VIRTIO_F_RING_PACKED != 0;
+        let start = QueueState::from_vring_base(packed, base).ok_or(SessionError::QueueBase { base })?;
+        state.queues[index].state = start;
+        Ok(())
+    }
+
+    /// Where the queue stands, as VHOST_GET_VRING_BASE encodes it; EBUSY while it runs.
+    pub fn queue_base(&self, index: u32) -> Result<u32, SessionError> {
+        let state = self.lock()?;
+        let queue = &state.queues[self.check_index(index)?];
+        if queue.running { Err(SessionError::RingLive) } else { Ok(queue.state.to_vring_base()) }
+    }
+
+    /// Enables or disables a queue, at any time.
+    pub fn set_queue_enabled(&self, index: u32, enabled: bool) -> Result<(), SessionError> {
+        let mut state = self.lock()?;
+        let index = self.check_index(index)?;
+        let before = std::mem::replace(&mut state.queues[index].enabled, enabled);
+        let settled = self.settle(&mut state);
+        if settled.is_err() {
+            state.queues[index].enabled = before;
+        }
+        settled
+    }
+
+    /// Replaces a queue's kick, at any time.
+    pub fn set_kick(&self, index: u32, kick: Option<EventFd>) -> Result<(), SessionError> {
+        let mut state = self.lock()?;
+        let index = self.check_index(index)?;
+        state.queues[index].kick.clone_from(&kick);
+        if state.queues[index].running {
+            let number = number(index);
+            self.device.call("set_kick", move |device| device.set_kick(number, kick))?;
+        }
+        Ok(())
+    }
+
+    /// Replaces whom a queue's interrupts go to, at any time and at once.
+    pub fn set_call(&self, index: u32, call: Option<EventFd>) -> Result<(), SessionError> {
+        self.lock()?.queues[self.check_index(index)?].call.set(call);
+        Ok(())
+    }
+
+    /// Replaces whom a queue's errors are told to.
+    pub fn set_err(&self, index: u32, err: Option<EventFd>) -> Result<(), SessionError> {
+        self.lock()?.queues[self.check_index(index)?].err.set(err);
+        Ok(())
+    }
+
+    /// Stops all queues, their state readable and settable. Without DRIVER_OK there is nothing to stop.
+    pub fn suspend(&self) -> Result<(), SessionError> {
+        self.set_suspended(true)
+    }
+
+    /// Undoes [`suspend`](Self::suspend).
+    pub fn resume(&self) -> Result<(), SessionError> {
+        self.set_suspended(false)
+    }
+
+    fn set_suspended(&self, suspended: bool) -> Result<(), SessionError> {
+        let mut state = self.lock()?;
+        if !state.status.contains(Status::DRIVER_OK) {
+            return Ok(());
+        }
+        state.suspended = suspended;
+        self.settle(&mut state)
+    }
+
+    /// Gives the device its memory, or takes it away. Refused with EBUSY while a queue runs.
+    pub fn set_space(&self, space: Option<Arc<AddressSpace>>) -> Result<(), SessionError> {
+        let mut state = self.lock()?;
+        if state.queues.iter().any(|queue| queue.running) {
+            return Err(SessionError::RingLive);
+        }
+        state.iommu = None;
+        state.space = None;
+        let Some(space) = space else { return Ok(()) };
+        if self.info.capabilities.contains(Capabilities::OWN_IOMMU) {
+            state.iommu = Some(iommu::forward(&space, self.device.clone(), self.link.clone())?);
+        }
+        state.space = Some(space);
+        Ok(())
+    }
+
+    /// The memory went away under the device: its queues stop, and a driver that was running sees
+    /// DEVICE_NEEDS_RESET.
+    pub fn lose_space(&self) -> Result<(), SessionError> {
+        let mut state = self.lock()?;
+        let was_running = state.queues.iter().any(|queue| queue.running);
+        for index in 0..state.queues.len() {
+            if state.queues[index].running {
+                self.stop_queue(&mut state, index)?;
+            }
+        }
+        if was_running {
+            self.link.fault(None, "its memory was taken away");
+        }
+        state.iommu = None;
+        state.space = None;
+        Ok(())
+    }
+
+    /// The vendor's attributes of the instance.
+    pub fn attributes(&self) -> Result<Vec<AttributeSpec>, SessionError> {
+        Ok(self.device.call("attributes", |device| device.attributes())?)
+    }
+
+    /// The text of a vendor attribute.
+    pub fn show_attribute(&self, name: &str) -> Result<String, Refusal> {
+        let name = name.to_owned();
+        self.device.call("show_attribute", move |device| device.show_attribute(&name))?
+    }
+
+    /// A new value for a vendor attribute.
+    pub fn store_attribute(&self, name: &str, value: &str) -> Result<(), Refusal> {
+        let (name, value) = (name.to_owned(), value.to_owned());
+        self.device.call("store_attribute", move |device| device.store_attribute(&name, &value))?
+    }
+
+    fn check_index(&self, index: u32) -> Result<usize, SessionError> {
+        let wanted = usize::try_from(index).ok().filter(|&at| at < self.info.queues.len());
+        wanted.ok_or(SessionError::NoSuchQueue { index })
+    }
+
+    fn lock(&self) -> Result<MutexGuard<'_, State>, SessionError> {
+        if let Some(fault) = self.device.broken() {
+            return Err(SessionError::Vendor(crate::executor::VendorFault::Broken(Box::new(fault.clone()))));
+        }
+        self.state.try_lock_for(LOCK_PATIENCE).ok_or(SessionError::Occupied)
+    }
+}
+
+fn live(state: &State) -> bool {
+    state.status.contains(Status::DRIVER_OK) && !state.suspended
+}
+
+/// Ring addresses and state stand still while the driver runs.
+fn check_frozen(state: &State) -> Result<(), SessionError> {
+    if live(state) { Err(SessionError::DriverRuns) } else { Ok(()) }
+}
+
+/// Queue indices fit 16 bits: a device has at most 65,536 queues (virtio 1.3 §2.6).
+fn number(index: usize) -> u16 {
+    u16::try_from(index).unwrap_or(u16::MAX)
+}
+
+/// No ring area may wrap around the end of the address space.
+fn check_areas(config: &QueueConfig, features: u64) -> Result<(), SessionError> {
+    let size = u64::from(config.size);
+    let (driver, device) = if features & VIRTIO_F_RING_PACKED == 0 { (6 + 2 * size, 6 + 8 * size) } else { (4, 4) };
+    let areas = [(config.desc, 16 * size), (config.driver, driver), (config.device, device)];
+    match areas.iter().find(|(start, len)| start.checked_add(len - 1).is_none()) {
+        Some(&(start, len)) => Err(SessionError::QueueWraps { start, len }),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,353 @@
+use super::*;
+use crate::dma::{Limits, Region};
+use crate::features::REQUIRED;
+use crate::{HasErrno, QueueInfo};
+use nix::errno::Errno;
+use parking_lot::Mutex as PlainMutex;
+
+/// A device that writes down what it is asked to do; its queues advance by 10 each time they run.
+#[derive(Clone, Default)]
+struct Recorder {
+    calls: Arc<PlainMutex<Vec<String>>>,
+    refuse_start: bool,
+    own_iommu: bool,
+    running: [Option<u16>; 2],
+}
+
+impl Recorder {
+    fn note(&self, what: impl Into<String>) {
+        self.calls.lock().push(what.into());
+    }
+}
+
+impl VirtioMdev for Recorder {
+    fn info(&self) -> DeviceInfo {
+        DeviceInfo {
+            device_id: 1,
+            vendor_id: 0,
+            queues: vec![QueueInfo { max_size: 256, group: 0 }; 2],
+            features: REQUIRED | 1,
+            config_size: 12,
+            queue_align: 4096,
+            address_spaces: 1,
+            limits: Limits::default(),
+            capabilities: if self.own_iommu { Capabilities::OWN_IOMMU } else { Capabilities::empty() },
+        }
+    }
+
+    fn set_features(&mut self, features: u64) -> Result<(), Refusal> {
+        self.note(format!("features {features:#x}"));
+        Ok(())
+    }
+
+    fn read_config(&mut self, offset: u32, out: &mut [u8]) {
+        out.fill(u8::try_from(offset).unwrap());
+    }
+
+    fn write_config(&mut self, _offset: u32, _data: &[u8]) -> Result<(), Refusal> {
+        Ok(())
+    }
+
+    fn start_queue(&mut self, index: u16, queue: QueueStart) -> Result<(), Refusal> {
+        if self.refuse_start && index == 1 {
+            return Err(Refusal::new(Errno::ENODEV, "no link"));
+        }
+        let QueueState::Split { avail } = queue.state else { unreachable!("split rings only") };
+        self.note(format!("start {index} at {avail}"));
+        self.running[usize::from(index)] = Some(avail.wrapping_add(10));
+        Ok(())
+    }
+
+    fn stop_queue(&mut self, index: u16) -> Option<QueueState> {
+        self.note(format!("stop {index}"));
+        self.running[usize::from(index)].take().map(|avail| QueueState::Split { avail })
+    }
+
+    fn set_kick(&mut self, index: u16, kick: Option<EventFd>) {
+        self.note(format!("kick {index} {}", kick.is_some()));
+    }
+
+    fn reset(&mut self) {
+        self.note("reset");
+    }
+
+    fn dma_map(&mut self, asid: u32, region: &Region) -> Result<(), Refusal> {
+        self.note(format!("map {asid} {:#x}+{:#x}", region.iova, region.len));
+        Ok(())
+    }
+
+    fn dma_unmap(&mut self, asid: u32, iova: u64, len: u64) {
+        self.note(format!("unmap {asid} {iova:#x}+{len:#x}"));
+    }
+}
+
+/// Memory that cannot be reached.
+#[derive(Debug)]
+struct Nowhere;
+
+impl crate::dma::RemoteMemory for Nowhere {
+    fn read(&self, _addr: u64, _buf: &mut [u8]) -> Result<(), Errno> {
+        Err(Errno::EFAULT)
+    }
+
+    fn write(&self, _addr: u64, _buf: &[u8]) -> Result<(), Errno> {
+        Err(Errno::EFAULT)
+    }
+
+    fn revoke(&self) {}
+}
+
+struct Fixture {
+    session: Session,
+    calls: Arc<PlainMutex<Vec<String>>>,
+}
+
+fn fixture(recorder: Recorder) -> Fixture {
+    let calls = Arc::clone(&recorder.calls);
+    let info = recorder.info();
+    let session = Session::new(Box::new(recorder), info, DeviceLink::new("test"), Duration::from_secs(5));
+    session.set_space(Some(AddressSpace::new(Limits::default()))).unwrap();
+    Fixture { session, calls }
+}
+
+impl Fixture {
+    fn new() -> Self {
+        fixture(Recorder::default())
+    }
+
+    fn negotiated() -> Self {
+        let fixture = Self::new();
+        fixture.session.set_status(3).unwrap();
+        fixture.session.set_features(REQUIRED).unwrap();
+        fixture.session.set_status(0xb).unwrap();
+        fixture
+    }
+
+    fn running() -> Self {
+        let fixture = Self::negotiated();
+        fixture.session.set_queue_enabled(0, true).unwrap();
+        fixture.session.set_queue_enabled(1, true).unwrap();
+        fixture.session.set_status(0xf).unwrap();
+        fixture
+    }
+
+    fn queue_calls(&self) -> Vec<String> {
+        let calls = std::mem::take(&mut *self.calls.lock());
+        calls.into_iter().filter(|call| call.starts_with("st")).collect()
+    }
+}
+
+fn errno<T>(result: Result<T, SessionError>) -> Option<Errno> {
+    result.err().map(|error| error.errno())
+}
+
+#[test]
+fn queues_enabled_before_driver_ok_start_with_it() {
+    let fixture = Fixture::negotiated();
+    fixture.session.set_queue_enabled(0, true).unwrap();
+    assert_eq!(fixture.queue_calls(), [""; 0]);
+    fixture.session.set_status(0xf).unwrap();
+    assert_eq!(fixture.queue_calls(), ["start 0 at 0"]);
+}
+
+#[test]
+fn a_queue_enabled_after_driver_ok_starts_at_once() {
+    let fixture = Fixture::negotiated();
+    fixture.session.set_status(0xf).unwrap();
+    fixture.session.set_queue_enabled(1, true).unwrap();
+    assert_eq!(fixture.queue_calls(), ["start 1 at 0"]);
+}
+
+#[test]
+fn enabling_before_features_is_legal() {
+    let fixture = Fixture::new();
+    fixture.session.set_queue_enabled(0, true).unwrap();
+    fixture.session.set_features(REQUIRED).unwrap();
+    fixture.session.set_status(0xf).unwrap();
+    assert_eq!(fixture.queue_calls(), ["start 0 at 0"]);
+}
+
+#[test]
+fn suspend_makes_ring_state_readable_and_settable_and_resume_continues_there() {
+    let Fixture { session, calls } = Fixture::running();
+    assert_eq!(errno(session.queue_base(0)), Some(Errno::EBUSY));
+    session.suspend().unwrap();
+    assert_eq!(session.queue_base(0), Ok(10));
+    session.set_queue_base(1, 77).unwrap();
+    calls.lock().clear();
+    session.resume().unwrap();
+    assert_eq!(*calls.lock(), ["start 0 at 10", "start 1 at 77"]);
+}
+
+#[test]
+fn suspend_without_driver_ok_does_nothing() {
+    let fixture = Fixture::negotiated();
+    fixture.session.suspend().unwrap();
+    fixture.session.set_queue_enabled(0, true).unwrap();
+    fixture.session.set_status(0xf).unwrap();
+    assert_eq!(fixture.queue_calls(), ["start 0 at 0"]);
+}
+
+#[test]
+fn reset_stops_queues_and_forgets_all_but_the_memory() {
+    let fixture = Fixture::running();
+    fixture.queue_calls();
+    fixture.session.set_status(0).unwrap();
+    assert_eq!(fixture.queue_calls(), ["stop 0", "stop 1"]);
+    assert_eq!(fixture.session.queue_base(0), Ok(0));
+    assert_eq!(fixture.session.status(), Ok(Status::empty()));
+    fixture.session.set_features(REQUIRED).unwrap();
+    fixture.session.set_queue_enabled(0, true).unwrap();
+    fixture.session.set_status(0xf).unwrap();
+    assert_eq!(fixture.queue_calls(), ["start 0 at 0"]);
+}
+
+#[test]
+fn a_queue_that_cannot_start_leaves_the_status_as_it_was() {
+    let Fixture { session, calls } = fixture(Recorder { refuse_start: true, ..Recorder::default() });
+    session.set_features(REQUIRED).unwrap();
+    session.set_queue_enabled(0, true).unwrap();
+    session.set_queue_enabled(1, true).unwrap();
+    session.set_status(0xb).unwrap();
+    assert_eq!(errno(session.set_status(0xf)), Some(Errno::ENODEV));
+    assert_eq!(session.status().unwrap().bits(), 0xb);
+    assert_eq!(calls.lock().last().unwrap(), "stop 0");
+}
+
+#[test]
+fn f23_ring_set_up_stands_still_while_the_driver_runs() {
+    let Fixture { session, .. } = Fixture::running();
+    assert_eq!(errno(session.set_queue_addresses(0, 0, 0, 0)), Some(Errno::EINVAL));
+    assert_eq!(errno(session.set_queue_base(0, 0)), Some(Errno::EINVAL));
+    assert_eq!(errno(session.set_queue_size(0, 64)), Some(Errno::EBUSY));
+    assert_eq!(errno(session.set_kick(0, None)), None);
+    assert_eq!(errno(session.set_call(0, None)), None);
+}
+
+#[test]
+fn f23_an_index_beyond_the_queues_is_enobufs() {
+    let Fixture { session, .. } = Fixture::new();
+    for index in [2, 0xffff, u32::MAX] {
+        assert_eq!(errno(session.set_queue_size(index, 64)), Some(Errno::ENOBUFS));
+        assert_eq!(errno(session.set_queue_enabled(index, true)), Some(Errno::ENOBUFS));
+        assert_eq!(errno(session.queue_base(index)), Some(Errno::ENOBUFS));
+    }
+}
+
+#[test]
+fn f25_features_are_checked_against_the_offer_and_fixed_by_features_ok() {
+    let Fixture { session, .. } = Fixture::new();
+    assert_eq!(errno(session.set_features(REQUIRED | 2)), Some(Errno::EINVAL));
+    assert_eq!(errno(session.set_status(8)), Some(Errno::EINVAL), "nothing was accepted yet");
+    session.set_features(REQUIRED).unwrap();
+    session.set_status(8).unwrap();
+    assert_eq!(errno(session.set_features(REQUIRED)), Some(Errno::EBUSY));
+}
+
+#[test]
+fn f26_config_access_outside_the_space_is_refused() {
+    let Fixture { session, .. } = Fixture::new();
+    assert_eq!(session.read_config(4, 8), Ok(vec![4; 8]));
+    for (offset, len) in [(0, 0), (4, 9), (12, 1), (13, 0), (u32::MAX, 2), (1, u32::MAX)] {
+        assert_eq!(errno(session.read_config(offset, len)), Some(Errno::EINVAL), "{len} at {offset}");
+    }
+    assert_eq!(errno(session.write_config(10, vec![0; 3])), Some(Errno::EINVAL));
+}
+
+#[test]
+fn f17_misaligned_and_wrapping_rings_are_refused() {
+    let Fixture { session, .. } = Fixture::negotiated();
+    for (desc, driver, device) in [(8, 0, 0), (0, 1, 0), (0, 0, 2)] {
+        assert_eq!(errno(session.set_queue_addresses(0, desc, driver, device)), Some(Errno::EINVAL));
+    }
+    session.set_queue_addresses(0, u64::MAX - 15, 0, 0).unwrap();
+    session.set_queue_enabled(0, true).unwrap();
+    assert_eq!(errno(session.set_status(0xf)), Some(Errno::EINVAL));
+}
+
+#[test]
+fn f18_ring_sizes_outside_the_range_are_refused() {
+    let Fixture { session, .. } = Fixture::new();
+    for size in [0, 3, 512, 65_536, u32::MAX] {
+        assert_eq!(errno(session.set_queue_size(0, size)), Some(Errno::EINVAL), "{size}");
+    }
+    session.set_queue_size(0, 256).unwrap();
+}
+
+#[test]
+fn a_fault_shows_in_the_status_until_reset() {
+    let Fixture { session, .. } = Fixture::running();
+    session.link().fault(Some(0), "descriptor loop");
+    assert_eq!(session.status().unwrap().bits(), 0x4f);
+    assert_eq!(session.condition(), Condition::NeedsReset);
+    session.set_status(0).unwrap();
+    assert_eq!(session.condition(), Condition::Idle);
+}
+
+#[test]
+fn losing_the_memory_stops_the_device_and_asks_for_a_reset() {
+    let fixture = Fixture::running();
+    fixture.queue_calls();
+    fixture.session.lose_space().unwrap();
+    assert_eq!(fixture.queue_calls(), ["stop 0", "stop 1"]);
+    assert!(fixture.session.link().needs_reset());
+}
+
+#[test]
+fn memory_is_not_exchanged_under_a_running_queue() {
+    let Fixture { session, .. } = Fixture::running();
+    assert_eq!(errno(session.set_space(None)), Some(Errno::EBUSY));
+}
+
+#[test]
+fn a_new_kick_reaches_a_running_queue_only() {
+    let fixture = Fixture::running();
+    fixture.calls.lock().clear();
+    fixture.session.set_kick(1, Some(EventFd::new().unwrap())).unwrap();
+    assert_eq!(*fixture.calls.lock(), ["kick 1 true"]);
+    fixture.session.set_status(0).unwrap();
+    fixture.calls.lock().clear();
+    fixture.session.set_kick(1, None).unwrap();
+    assert_eq!(*fixture.calls.lock(), [""; 0]);
+}
+
+#[test]
+fn a_device_with_its_own_iommu_gets_maps_and_unmaps() {
+    let Fixture { session, calls } = fixture(Recorder { own_iommu: true, ..Recorder::default() });
+    let space = AddressSpace::new(Limits::default());
+    session.set_space(Some(Arc::clone(&space))).unwrap();
+    let memory = Arc::new(Nowhere);
+    let backing = crate::dma::Backing::Remote { memory, addr: 0 };
+    let permissions = crate::dma::Permissions::READ;
+    space.map(Region { iova: 0x1000, len: 0x2000, permissions, backing }).unwrap();
+    space.unmap_all();
+    assert_eq!(*calls.lock(), ["map 0 0x1000+0x2000", "unmap 0 0x1000+0x2000"]);
+}
+
+#[test]
+fn a_saved_session_continues_in_a_successor() {
+    let before = Fixture::running();
+    let saved = before.session.save().unwrap();
+    let json = serde_json::to_string(&saved).unwrap();
+    let after = Fixture::new();
+    after.session.restore(&serde_json::from_str(&json).unwrap()).unwrap();
+    assert_eq!(after.session.status().unwrap().bits(), 0xf);
+    assert_eq!(after.queue_calls(), ["start 0 at 10", "start 1 at 10"]);
+}
+
+#[test]
+fn f41_saved_state_that_does_not_fit_is_refused() {
+    let good = Fixture::running().session.save().unwrap();
+    let refused = |change: &dyn Fn(&mut SavedSession)| {
+        let mut bad = good.clone();
+        change(&mut bad);
+        let fixture = Fixture::new();
+        let error = errno(fixture.session.restore(&bad));
+        (error, fixture.session.status().unwrap().bits())
+    };
+    assert_eq!(refused(&|bad| bad.status = 0x10), (Some(Errno::EINVAL), 0));
+    assert_eq!(refused(&|bad| bad.features |= 4), (Some(Errno::EINVAL), 0));
+    assert_eq!(refused(&|bad| bad.queues.truncate(1)), (Some(Errno::EINVAL), 0));
+    assert_eq!(refused(&|bad| bad.queues[0].config.size = 512), (Some(Errno::EINVAL), 0));
+    assert_eq!(refused(&|bad| bad.queues[0].state = QueueState::initial(true)), (Some(Errno::EINVAL), 0));
+}
