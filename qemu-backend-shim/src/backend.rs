@@ -35,10 +35,10 @@ impl<I: Instance> Backend<I> {
         &mut self.device
     }
 
-    /// Forgets the connection.
-    pub fn disconnect(&mut self) {
+    /// Forgets the connection; see [`Device::teardown`].
+    pub fn disconnect(&mut self) -> std::result::Result<(), Error> {
         self.primed = false;
-        self.device.teardown();
+        self.device.teardown()
     }
 }
 

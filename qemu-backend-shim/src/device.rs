@@ -234,24 +234,22 @@ impl<I: Instance> Device<I> {
         }
     }
 
-    /// The front end has gone: the instance is as if it had never been.
-    pub fn teardown(&mut self) {
+    /// The front end has gone: forgets it, and clears the instance of it. An instance that cannot be cleared must not be given to another front end,
+    /// since the device may still reach the memory of this one.
+    pub fn teardown(&mut self) -> Result<(), Error> {
         let reset = self.instance.set_status(0);
         let unbound = (0..RINGS).try_for_each(|index| {
             self.instance.set_vring_kick(index, None)?;
             self.instance.set_vring_call(index, None)?;
             self.instance.set_vring_err(index, None)
         });
-        let unmapped =
-            self.memory.iter().map(|(r, _)| self.instance.unmap(r.gpa(), r.size())).fold(Ok(()), Result::and);
-        for e in [reset, unbound, unmapped].into_iter().filter_map(Result::err) {
-            warn!("clearing the instance after its front end: {e}");
-        }
-        self.memory = RegionTable::default();
+        let memory = std::mem::take(&mut self.memory);
+        let unmapped = memory.iter().map(|(r, _)| self.instance.unmap(r.gpa(), r.size())).fold(Ok(()), Result::and);
         self.rings = Default::default();
         self.features = None;
         self.running = false;
         self.settling = false;
+        reset.and(unbound).and(unmapped)
     }
 
     fn ring(&mut self, index: u32) -> Result<&mut Ring, Error> {

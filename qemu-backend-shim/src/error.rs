@@ -79,6 +79,12 @@ pub enum Error {
     /// Other features for a running device.
     #[error("features changed while the rings run")]
     FeaturesWhileRunning,
+    /// A call of the shim's own sockets and threads.
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+    /// A request to the instance takes longer than any should.
+    #[error("the instance does not answer")]
+    NoAnswer,
     /// The instance took the features back: FEATURES_OK did not stay.
     #[error("the instance refuses the features {0:#x}")]
     FeaturesRefused(u64),

@@ -47,11 +47,24 @@ enum Event {
 }
 
 /// Serves front ends of `device` that connect to `listener`, one at a time (the next one waits in the socket's queue), until `stop` can be read.
+///
+/// Errors are those that no later front end could be served after.
 pub fn serve<I: Instance + 'static>(
     device: Device<I>,
     listener: &UnixListener,
     stop: BorrowedFd<'_>,
-) -> io::Result<Outcome> {
+) -> Result<Outcome, Error> {
+    match serve_all(device, listener, stop) {
+        Err(e) if e.is_gone() => Ok(Outcome::InstanceGone(e)),
+        result => result,
+    }
+}
+
+fn serve_all<I: Instance + 'static>(
+    device: Device<I>,
+    listener: &UnixListener,
+    stop: BorrowedFd<'_>,
+) -> Result<Outcome, Error> {
     let backend = Arc::new(Mutex::new(Backend::new(device)));
     let watcher = watch(&backend)?;
     loop {
@@ -65,7 +78,7 @@ pub fn serve<I: Instance + 'static>(
             Event::Stop => return Ok(Outcome::Stopped),
             Event::Gone => {
                 let reason = watcher.join().ok().flatten();
-                return reason.map(Outcome::InstanceGone).ok_or_else(|| io::Error::other("the watcher panicked"));
+                return Err(reason.unwrap_or(Error::Io(io::Error::other("the watcher panicked"))));
             }
         }
     }
@@ -77,7 +90,7 @@ fn serve_one<I: Instance + 'static>(
     backend: &Arc<Mutex<Backend<I>>>,
     stop: BorrowedFd<'_>,
     gone: BorrowedFd<'_>,
-) -> io::Result<Event> {
+) -> Result<Event, Error> {
     info!("front end connected");
     let connection = stream.try_clone()?;
     let shared = Arc::clone(backend);
@@ -87,24 +100,25 @@ fn serve_one<I: Instance + 'static>(
         // the peer may have closed it already
         let _ = connection.shutdown(std::net::Shutdown::Both);
         if !wait(&[task.end()], END_MS.into())?[0] {
-            return Err(io::Error::new(io::ErrorKind::TimedOut, "the instance does not answer"));
+            return Err(Error::NoAnswer);
         }
     }
-    if task.join().is_err() {
+    let cleared = task.join().unwrap_or_else(|_| {
         error!("the connection's thread panicked; the front end is disconnected");
         backend.clear_poison();
-        lock(backend).disconnect();
-    }
+        lock(backend).disconnect()
+    });
+    cleared.inspect_err(|e| error!("the instance cannot be cleared of its front end: {e}"))?;
     Ok(event)
 }
 
-fn connected<I: Instance>(stream: &UnixStream, backend: &Arc<Mutex<Backend<I>>>) {
+fn connected<I: Instance>(stream: &UnixStream, backend: &Arc<Mutex<Backend<I>>>) -> Result<(), Error> {
     match primed_handler(stream, backend).and_then(|mut handler| requests(&mut handler, stream, backend)) {
         Err(ProtocolError::Disconnected) => info!("front end disconnected"),
         Err(e) => warn!("front end disconnected: {e}"),
         Ok(never) => match never {},
     }
-    lock(backend).disconnect();
+    lock(backend).disconnect()
 }
 
 fn requests<I: Instance>(
