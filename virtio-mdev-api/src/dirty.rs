@@ -15,6 +15,7 @@ use arc_swap::ArcSwap;
 use bits::Bitmap;
 use nix::errno::Errno;
 use parking_lot::Mutex;
+use rustix::thread::{MembarrierCommand, membarrier};
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, compiler_fence};
@@ -139,23 +140,27 @@ impl DirtyRecord {
     /// From now on, `sink` is told.
     pub fn add_sink(self: &Arc<Self>, sink: Arc<dyn DirtySink>) -> SinkGuard {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
-        self.change(|listeners| listeners.push(Listener { id, sink }));
-        // Sources have no fence on their way when nobody listens: this is theirs. When it returns, every write whose
-        // source did not see `active` is visible to whoever copies memory next.
-        let fenced = rustix::thread::membarrier(rustix::thread::MembarrierCommand::Global);
-        if let Err(error) = fenced {
+        let first = self.change(|listeners| listeners.push(Listener { id, sink }));
+        // Sources see a new listener of a record that has some after a fence of their own (`mark_all`); they have none
+        // on their way when nobody listens, so the first listener brings it. When this returns, every write whose
+        // source did not see the listener is visible to whoever copies memory next.
+        word::taken();
+        if first && let Err(error) = membarrier(MembarrierCommand::Global) {
             tracing::debug!(%error, "no membarrier");
         }
         SinkGuard { record: Arc::clone(self), id }
     }
 
-    fn change(&self, edit: impl FnOnce(&mut Vec<Listener>)) {
+    /// Whether nobody listened before.
+    fn change(&self, edit: impl FnOnce(&mut Vec<Listener>)) -> bool {
         let _one_at_a_time = self.changes.lock();
         let mut listeners = self.sinks.load().to_vec();
+        let first = listeners.is_empty();
         edit(&mut listeners);
         let active = !listeners.is_empty();
         self.sinks.store(Arc::new(listeners));
         self.active.store(active, Ordering::Release);
+        first
     }
 }
 

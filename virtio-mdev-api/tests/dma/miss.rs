@@ -1,0 +1,73 @@
+use crate::memory::{RW, Window, shared};
+use crate::{PAGE, reader};
+use parking_lot::Mutex;
+use std::sync::Arc;
+use virtio_mdev_api::dma::{AccessError, AddressSpace, Limits, Lookup, MissHandler, Permissions};
+
+#[derive(Default)]
+struct Asked(Mutex<Vec<(u64, Permissions)>>);
+
+impl MissHandler for Asked {
+    fn miss(&self, iova: u64, access: Permissions) {
+        self.0.lock().push((iova, access));
+    }
+}
+
+fn space() -> (Arc<AddressSpace>, Arc<Asked>) {
+    let asked = Arc::new(Asked::default());
+    (AddressSpace::with_miss_handler(Limits::default(), Arc::clone(&asked) as Arc<dyn MissHandler>), asked)
+}
+
+#[test]
+fn a_miss_is_pending_and_told_once() {
+    let (space, asked) = space();
+    let mut reader = reader(&space);
+    for _ in 0..3 {
+        let burst = reader.enter();
+        assert!(matches!(burst.view().lookup(0x1234, 8, Permissions::READ), Lookup::Pending));
+        assert_eq!(burst.view().read(0x1240, &mut [0; 4]), Err(AccessError::Pending { iova: 0x1240 }));
+    }
+    assert_eq!(*asked.0.lock(), [(0x1234, Permissions::READ)]);
+    assert!(matches!(reader.enter().view().lookup(0x1234, 8, Permissions::WRITE), Lookup::Pending));
+    assert_eq!(asked.0.lock().len(), 2);
+}
+
+#[test]
+fn an_answer_resumes_and_a_later_miss_is_told_again() {
+    let (space, asked) = space();
+    let window = Window::new(0x1000);
+    let mut reader = reader(&space);
+    let before = reader.enter().generation();
+    assert!(matches!(reader.enter().view().lookup(PAGE, 1, RW), Lookup::Pending));
+    space.map(shared(&window, PAGE, PAGE, 0, RW)).unwrap();
+    assert_ne!(space.generation(), before);
+    assert!(matches!(reader.enter().view().lookup(PAGE, 1, RW), Lookup::Hit(_)));
+    space.unmap(PAGE, PAGE);
+    assert!(matches!(reader.enter().view().lookup(PAGE, 1, RW), Lookup::Pending));
+    assert_eq!(asked.0.lock().len(), 2);
+}
+
+#[test]
+fn a_miss_in_an_outdated_burst_is_not_told_and_hides_no_later_one() {
+    let (space, asked) = space();
+    let window = Window::new(0x1000);
+    let (mut early, mut late) = (reader(&space), reader(&space));
+    let outdated = early.enter();
+    space.map(shared(&window, PAGE, PAGE, 0, RW)).unwrap();
+    assert!(matches!(outdated.view().lookup(PAGE, 1, RW), Lookup::Pending));
+    assert!(asked.0.lock().is_empty());
+    drop(outdated);
+    space.unmap(PAGE, PAGE);
+    assert!(matches!(late.enter().view().lookup(PAGE, 1, RW), Lookup::Pending));
+    assert_eq!(asked.0.lock().len(), 1);
+}
+
+#[test]
+fn memory_that_forbids_the_access_is_a_fault_not_a_miss() {
+    let (space, asked) = space();
+    let window = Window::new(0x1000);
+    space.map(shared(&window, PAGE, PAGE, 0, Permissions::READ)).unwrap();
+    let mut reader = reader(&space);
+    assert!(matches!(reader.enter().view().lookup(PAGE, 1, RW), Lookup::Fault));
+    assert!(asked.0.lock().is_empty());
+}
