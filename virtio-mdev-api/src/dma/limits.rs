@@ -1,6 +1,7 @@
 //! What an address space can hold.
 
-use super::{MapError, Region};
+use super::tree::Tree;
+use super::{Backing, MapError, Region};
 
 /// What an address space, or one of its subscribers, can hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,5 +63,37 @@ impl Limits {
             });
         }
         Ok(())
+    }
+
+    /// Whether `region` can be added to `tree`.
+    pub(super) fn check(&self, region: &Region, tree: &Tree) -> Result<(), MapError> {
+        let &Region { iova, len, permissions, .. } = region;
+        if len == 0 {
+            return Err(MapError::Empty { iova });
+        }
+        if iova.checked_add(len - 1).is_none() {
+            return Err(MapError::Wraps { iova, len });
+        }
+        if permissions.is_empty() {
+            return Err(MapError::NoPermission { iova });
+        }
+        self.check_alignment(region)?;
+        let fits = match &region.backing {
+            Backing::Shared { memory, offset } => usize::try_from(len)
+                .ok()
+                .and_then(|len| offset.checked_add(len))
+                .is_some_and(|end| end <= memory.slice().len()),
+            Backing::Remote { addr, .. } => addr.checked_add(len - 1).is_some(),
+        };
+        if !fits {
+            return Err(MapError::BeyondBacking { iova, len });
+        }
+        if let Some(other) = tree.touching(iova, region.last()).next() {
+            return Err(MapError::Overlap { iova, other: other.iova });
+        }
+        if tree.len() >= self.max_entries {
+            return Err(MapError::Full { max: self.max_entries });
+        }
+        self.check_range(region)
     }
 }

@@ -39,7 +39,8 @@ pub trait RemoteMemory: Send + Sync + Debug {
     /// Writes `buf` to address `addr` of the client, whole or EFAULT.
     fn write(&self, addr: u64, buf: &[u8]) -> Result<(), Errno>;
 
-    /// Ends all access through this object: later calls answer EFAULT.
+    /// Ends all access through this object: later calls answer EFAULT. Called for one region, so an object belongs to one
+    /// region.
     fn revoke(&self);
 }
 

@@ -3,11 +3,9 @@
 use super::miss::{MissHandler, Misses};
 use super::quiesce::{self, Slot};
 use super::reader::ReaderSlot;
-use super::subscribe::Subscription;
+use super::subscribe::{Subscription, vote};
 use super::tree::Tree;
-use super::{
-    Backing, Limits, MapError, Reader, Region, RegionInfo, Snapshot, StallHandler, Subscriber, SubscriptionGuard,
-};
+use super::{Limits, MapError, Reader, Region, RegionInfo, Snapshot, StallHandler, Subscriber, SubscriptionGuard};
 use arc_swap::{ArcSwap, Guard};
 use parking_lot::Mutex;
 use std::fmt;
@@ -111,7 +109,7 @@ impl AddressSpace {
         let mut tree = current.tree.clone();
         let limits = self.limits();
         for region in &regions {
-            check(region, &limits, &tree)?;
+            limits.check(region, &tree)?;
             tree.insert(region.clone());
         }
         vote(&update.subscriptions, &regions)?;
@@ -327,57 +325,6 @@ impl Update {
             subscriber.published(generation);
         }
     }
-}
-
-/// Whether `region` can be added to `tree`.
-fn check(region: &Region, limits: &Limits, tree: &Tree) -> Result<(), MapError> {
-    let &Region { iova, len, permissions, .. } = region;
-    if len == 0 {
-        return Err(MapError::Empty { iova });
-    }
-    if iova.checked_add(len - 1).is_none() {
-        return Err(MapError::Wraps { iova, len });
-    }
-    if permissions.is_empty() {
-        return Err(MapError::NoPermission { iova });
-    }
-    limits.check_alignment(region)?;
-    let fits = match &region.backing {
-        Backing::Shared { memory, offset } => usize::try_from(len)
-            .ok()
-            .and_then(|len| offset.checked_add(len))
-            .is_some_and(|end| end <= memory.slice().len()),
-        Backing::Remote { addr, .. } => addr.checked_add(len - 1).is_some(),
-    };
-    if !fits {
-        return Err(MapError::BeyondBacking { iova, len });
-    }
-    if let Some(other) = tree.touching(iova, region.last()).next() {
-        return Err(MapError::Overlap { iova, other: other.iova });
-    }
-    if tree.len() >= limits.max_entries {
-        return Err(MapError::Full { max: limits.max_entries });
-    }
-    limits.check_range(region)
-}
-
-/// Asks every subscriber about every region; undoes all of it, latest first, when one refuses.
-fn vote(subscriptions: &[Subscription], regions: &[Region]) -> Result<(), MapError> {
-    for (done, region) in regions.iter().enumerate() {
-        for (agreed, Subscription { subscriber, .. }) in subscriptions.iter().enumerate() {
-            let Err(errno) = subscriber.map(region) else { continue };
-            for other in subscriptions[..agreed].iter().rev() {
-                other.subscriber.unmap(region.iova, region.len);
-            }
-            for earlier in regions[..done].iter().rev() {
-                for other in subscriptions.iter().rev() {
-                    other.subscriber.unmap(earlier.iova, earlier.len);
-                }
-            }
-            return Err(MapError::Refused { by: subscriber.name(), iova: region.iova, errno });
-        }
-    }
-    Ok(())
 }
 
 fn tell_stalled(readers: &[Arc<ReaderSlot>]) {

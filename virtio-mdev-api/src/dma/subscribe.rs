@@ -1,6 +1,6 @@
 //! Those who must know what is mapped: hardware, devices with an IOMMU of their own, records.
 
-use super::{AddressSpace, Limits, Region};
+use super::{AddressSpace, Limits, MapError, Region};
 use nix::errno::Errno;
 use std::sync::Arc;
 
@@ -47,4 +47,23 @@ pub(super) struct Subscription {
     pub id: u64,
     pub limits: Limits,
     pub subscriber: Arc<dyn Subscriber>,
+}
+
+/// Asks every subscriber about every region; undoes all of it, latest first, when one refuses.
+pub(super) fn vote(subscriptions: &[Subscription], regions: &[Region]) -> Result<(), MapError> {
+    for (done, region) in regions.iter().enumerate() {
+        for (agreed, Subscription { subscriber, .. }) in subscriptions.iter().enumerate() {
+            let Err(errno) = subscriber.map(region) else { continue };
+            for other in subscriptions[..agreed].iter().rev() {
+                other.subscriber.unmap(region.iova, region.len);
+            }
+            for earlier in regions[..done].iter().rev() {
+                for other in subscriptions.iter().rev() {
+                    other.subscriber.unmap(earlier.iova, earlier.len);
+                }
+            }
+            return Err(MapError::Refused { by: subscriber.name(), iova: region.iova, errno });
+        }
+    }
+    Ok(())
 }
