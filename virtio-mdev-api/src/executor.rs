@@ -44,6 +44,9 @@ pub enum VendorFault {
     /// An earlier call hung or panicked.
     #[error("the instance is broken: {0}")]
     Broken(Box<VendorFault>),
+    /// The object was discarded.
+    #[error("the instance is gone")]
+    Gone,
     /// No thread could be had.
     #[error("no thread to run {call} on")]
     NoThread {
@@ -57,6 +60,7 @@ impl HasErrno for VendorFault {
         match self {
             Self::Hung { .. } => Errno::ETIMEDOUT,
             Self::Panicked { .. } | Self::Broken(_) => Errno::EIO,
+            Self::Gone => Errno::ENODEV,
             Self::NoThread { .. } => Errno::EAGAIN,
         }
     }
@@ -158,7 +162,7 @@ pub struct Guarded<T: ?Sized> {
 
 struct Inner<T: ?Sized> {
     broken: OnceLock<VendorFault>,
-    value: Mutex<Box<T>>,
+    value: Mutex<Option<Box<T>>>,
 }
 
 impl<T: ?Sized> Clone for Guarded<T> {
@@ -170,7 +174,7 @@ impl<T: ?Sized> Clone for Guarded<T> {
 impl<T: ?Sized + Send + 'static> Guarded<T> {
     /// Guards `value`; each call may take `deadline`.
     pub fn new(value: Box<T>, deadline: Duration) -> Self {
-        Self { inner: Arc::new(Inner { broken: OnceLock::new(), value: Mutex::new(value) }), deadline }
+        Self { inner: Arc::new(Inner { broken: OnceLock::new(), value: Mutex::new(Some(value)) }), deadline }
     }
 
     /// Runs `work` on the object.
@@ -183,14 +187,21 @@ impl<T: ?Sized + Send + 'static> Guarded<T> {
             return Err(VendorFault::Broken(Box::new(fault.clone())));
         }
         let inner = Arc::clone(&self.inner);
-        let outcome = run(call, self.deadline, move || {
-            let mut value = inner.value.lock();
-            work(&mut value)
-        });
+        let outcome = run(call, self.deadline, move || inner.value.lock().as_deref_mut().map(work));
         if let Err(fault) = &outcome {
             self.break_with(fault.clone());
         }
-        outcome
+        outcome?.ok_or(VendorFault::Gone)
+    }
+
+    /// Drops the object, as guarded as any other call: later calls answer [`VendorFault::Gone`]. An object that is
+    /// stuck in a call is dropped when that call ends.
+    pub fn discard(&self) {
+        let inner = Arc::clone(&self.inner);
+        let dropped = run("drop", self.deadline, move || drop(inner.value.lock().take()));
+        if let Err(fault) = dropped {
+            tracing::error!(%fault, "a discarded device does not go");
+        }
     }
 
     /// What broke the object, if anything did.
@@ -240,6 +251,15 @@ mod tests {
         let fault = guarded.call("start_queue", |()| panic!("index {} out of range", 3)).unwrap_err();
         assert_eq!(fault.to_string(), "start_queue panicked: index 3 out of range");
         assert!(guarded.broken().is_some());
+    }
+
+    #[test]
+    fn a_discarded_object_is_dropped_and_gone() {
+        let object = Arc::new(());
+        let guarded = Guarded::new(Box::new(Arc::clone(&object)), DEFAULT_DEADLINE);
+        guarded.discard();
+        assert_eq!(Arc::strong_count(&object), 1);
+        assert_eq!(guarded.call("next", |_| ()).unwrap_err().errno(), Errno::ENODEV);
     }
 
     #[test]

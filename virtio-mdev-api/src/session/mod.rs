@@ -25,6 +25,7 @@ use crate::{
 };
 use parking_lot::{Mutex, MutexGuard};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// How long a call waits for another on the same session. Longer than any vendor call may take.
@@ -49,6 +50,8 @@ pub struct Session {
     link: DeviceLink,
     device: Guarded<dyn VirtioMdev>,
     dirty: Arc<DirtyRecord>,
+    /// What [`condition`](Self::condition) shows without waiting for `state`.
+    driver_ok: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -93,6 +96,7 @@ impl Session {
             link,
             device: Guarded::new(device, deadline),
             dirty: DirtyRecord::new(),
+            driver_ok: AtomicBool::new(false),
             state: Mutex::new(State {
                 status: Status::empty(),
                 features: 0,
@@ -128,10 +132,7 @@ impl Session {
         if self.link.needs_reset() {
             return Condition::NeedsReset;
         }
-        match self.state.try_lock() {
-            Some(state) if !state.status.contains(Status::DRIVER_OK) => Condition::Idle,
-            _ => Condition::Running,
-        }
+        if self.driver_ok.load(Ordering::Acquire) { Condition::Running } else { Condition::Idle }
     }
 
     /// Why the device is broken, if it is.
@@ -155,9 +156,14 @@ impl Session {
                 self.start(&mut state, new)?;
             }
         }
-        drop(state);
-        self.link.changed();
+        self.tell(&state);
         Ok(())
+    }
+
+    /// Lets others see whether the driver runs.
+    fn tell(&self, state: &State) {
+        self.driver_ok.store(state.status.contains(Status::DRIVER_OK), Ordering::Release);
+        self.link.changed();
     }
 
     fn visible(&self, state: &State) -> Status {
@@ -193,8 +199,9 @@ impl Session {
 
     /// Back to the state after creation; the address space stays attached.
     pub fn reset(&self) -> Result<(), SessionError> {
-        self.reset_locked(&mut *self.lock()?)?;
-        self.link.changed();
+        let mut state = self.lock()?;
+        self.reset_locked(&mut state)?;
+        self.tell(&state);
         Ok(())
     }
 
@@ -326,7 +333,7 @@ impl Session {
         let mut state = self.lock()?;
         let index = self.check_index(index)?;
         check_frozen(&state)?;
-        if desc % 16 != 0 || driver % 2 != 0 || device % 4 != 0 {
+        if !desc.is_multiple_of(16) || !driver.is_multiple_of(2) || !device.is_multiple_of(4) {
             return Err(SessionError::QueueAlignment { desc, driver, device });
         }
         let config = &mut state.queues[index].config;
@@ -439,6 +446,19 @@ impl Session {
         state.iommu = None;
         state.space = None;
         Ok(())
+    }
+
+    /// Ends the session: the device is reset where it still answers, and dropped. Later calls answer ENODEV.
+    pub fn retire(&self) {
+        if let Err(error) = self.reset() {
+            tracing::warn!(instance = %self.link.name(), %error, "no reset before the end");
+        }
+        if let Some(mut state) = self.state.try_lock_for(LOCK_PATIENCE) {
+            state.iommu = None;
+            state.space = None;
+        }
+        self.set_config_call(None);
+        self.device.discard();
     }
 
     /// The vendor's attributes of the instance.

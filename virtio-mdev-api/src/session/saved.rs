@@ -73,9 +73,12 @@ impl Session {
             queue.enabled = saved.enabled;
         }
         if status.contains(Status::DRIVER_OK) {
-            return self.start(&mut state, status);
+            self.start(&mut state, status)?;
+        } else {
+            self.update(&mut state, status)?;
         }
-        self.update(&mut state, status)
+        self.tell(&state);
+        Ok(())
     }
 
     fn check_saved(&self, saved: &SavedSession, queue: &SavedQueue, max_size: u16) -> Result<(), SessionError> {
