@@ -1,1 +1,32 @@
-//! The software ring engine the vendor parents share.
+//! The software ring engine the vendor parents share: the device's side of split virtqueues (virtio 1.3 §2.7).
+//!
+//! A [`Queue`] is worked on in bursts, during which nothing that is mapped goes away. Descriptors are copied once into a
+//! private array and checked there; whatever is wrong with a ring is a [`RingError`], and stops the device with
+//! DEVICE_NEEDS_RESET until it is reset. What is not mapped *yet* parks the queue without consuming the chain.
+//!
+//! A [`Worker`] is the thread of a device. It runs a [`Service`], which says what the device does with its queues.
+//!
+//! What a driver does wrong and the specification lets a device ignore is ignored: any value of `used_event` and
+//! `used_event`'s counterpart (they are hints, virtio 1.3 §2.7.7 and §2.7.10), the write flag of an indirect descriptor
+//! (§2.7.5.3.2), a *readable* buffer that overlaps the ring (only a copy is read), unmapped memory no chain uses.
+
+mod area;
+mod chain;
+mod error;
+mod health;
+mod io;
+mod layout;
+mod queue;
+mod ring;
+#[cfg(feature = "testing")]
+pub mod testing;
+mod waker;
+mod worker;
+
+pub use chain::{Buffer, Chain};
+pub use error::{Cause, Halt, Part, RingError};
+pub use health::Health;
+pub use io::Io;
+pub use queue::Queue;
+pub use waker::Waker;
+pub use worker::{Next, PATIENCE, Queues, Service, Worker, WorkerError};

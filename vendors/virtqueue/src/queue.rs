@@ -1,0 +1,206 @@
+//! A running split queue.
+
+use crate::area::Areas;
+use crate::error::{Cause, Halt, Part, RingError};
+use crate::health::Health;
+use crate::io::Io;
+use crate::layout::{INDEX, Layout};
+use crate::ring::Ring;
+use crate::waker::Waker;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use virtio_mdev_api::dirty::DirtyRecord;
+use virtio_mdev_api::dma::{AccessError, Reader, StallHandler, SubscriptionGuard, View};
+use virtio_mdev_api::features::{VIRTIO_F_EVENT_IDX, VIRTIO_F_INDIRECT_DESC};
+use virtio_mdev_api::notify::{CallSlot, EventFd};
+use virtio_mdev_api::{QueueStart, QueueState};
+
+/// A running split queue: its place on the ring, and the memory the ring is in.
+pub struct Queue {
+    ring: Ring,
+    reader: Reader,
+    health: Arc<Health>,
+    kick: Option<EventFd>,
+    call: Arc<CallSlot>,
+    err: Arc<CallSlot>,
+    dirty: Arc<DirtyRecord>,
+    waker: Arc<Waker>,
+    /// Waits for a version of the table of mappings other than this.
+    parked: Option<u64>,
+    /// The ring was mapped once, so that its absence now is the client's way to take it away.
+    was_mapped: bool,
+    told_slow: bool,
+    _subscription: Option<SubscriptionGuard>,
+}
+
+impl Queue {
+    /// Takes up queue `index`. Nothing of the ring is read before the first burst. `waker` is woken when a queue that
+    /// waits for memory can go on.
+    pub fn start(
+        index: u16,
+        start: QueueStart,
+        max_size: u16,
+        health: Arc<Health>,
+        waker: Arc<Waker>,
+    ) -> Result<Self, RingError> {
+        let layout = Layout::new(&start.config, max_size)?;
+        let QueueState::Split { avail } = start.state else { return Err(RingError::State) };
+        let has = |feature| start.features & feature != 0;
+        let ring = Ring::new(index, layout, avail, has(VIRTIO_F_EVENT_IDX), has(VIRTIO_F_INDIRECT_DESC));
+        let name = format!("queue {index} of {}", health.link().name());
+        let reader = start.space.reader(name, Arc::clone(&health) as Arc<dyn StallHandler>);
+        // A waker refuses nothing, and what is mapped is within limits that are none.
+        let subscription = start.space.subscribe(Arc::clone(&waker) as Arc<_>).ok();
+        Ok(Self {
+            ring,
+            reader,
+            health,
+            kick: start.kick,
+            call: start.call,
+            err: start.err,
+            dirty: start.dirty,
+            waker,
+            parked: None,
+            was_mapped: false,
+            told_slow: false,
+            _subscription: subscription,
+        })
+    }
+
+    /// Its number.
+    pub fn index(&self) -> u16 {
+        self.ring.index
+    }
+
+    /// Where it stands: what it took and did not give back is not counted.
+    pub fn state(&self) -> QueueState {
+        QueueState::Split { avail: self.ring.committed }
+    }
+
+    /// What the driver kicks.
+    pub fn kick(&self) -> Option<&EventFd> {
+        self.kick.as_ref()
+    }
+
+    pub(crate) fn replace_kick(&mut self, kick: Option<EventFd>) -> Option<EventFd> {
+        std::mem::replace(&mut self.kick, kick)
+    }
+
+    /// Whether the queue waits for memory that has not come.
+    pub fn is_parked(&self) -> bool {
+        self.parked == Some(self.reader.space().generation())
+    }
+
+    /// Whether it waited for memory and the table has changed since.
+    pub(crate) fn can_resume(&self) -> bool {
+        self.parked.is_some() && !self.is_parked()
+    }
+
+    /// Works on the queue while nothing that is mapped goes away. `work` must not make a system call that blocks.
+    ///
+    /// What `work` committed is published when it returns, also when it returns a halt; then the driver is told. A halt
+    /// of this queue is dealt with here; one of another queue, met by nested bursts, passes through.
+    pub fn burst<R>(&mut self, work: impl FnOnce(&mut Io<'_>) -> Result<R, Halt>) -> Result<R, Halt> {
+        let index = self.ring.index;
+        let halt = |cause| Halt { queue: index, cause };
+        if self.health.is_stopped() || self.is_parked() {
+            return Err(halt(Cause::Idle));
+        }
+        self.parked = None;
+        let burst = self.reader.enter();
+        let generation = burst.generation();
+        let prepared = prepare(&mut self.ring, &burst.view(), self.was_mapped);
+        let mut interrupt = Ok(false);
+        let result = match prepared {
+            Err(cause) => Err(halt(cause)),
+            Ok(areas) => {
+                self.was_mapped = true;
+                if areas.is_slow() && !self.told_slow {
+                    self.told_slow = true;
+                    warn_slow(&self.health, self.ring.index);
+                }
+                let mut io = Io { ring: &mut self.ring, areas, memory: burst.view(), dirty: &self.dirty };
+                let result = work(&mut io);
+                interrupt = io.publish();
+                result
+            }
+        };
+        drop(burst);
+        let interrupted = match interrupt {
+            Ok(true) => self.call.signal().map_err(|errno| halt(Cause::Fault(RingError::Call(errno)))),
+            Ok(false) => Ok(()),
+            Err(halt) => Err(halt),
+        };
+        for halt in [result.as_ref().err(), interrupted.as_ref().err()].into_iter().flatten() {
+            if halt.queue == index {
+                self.take_note(&halt.cause, generation);
+            }
+        }
+        interrupted.and(result)
+    }
+
+    #[cold]
+    fn take_note(&mut self, cause: &Cause, generation: u64) {
+        self.ring.rewind();
+        match cause {
+            Cause::Pending => {
+                self.parked = Some(generation);
+                self.waker.arm();
+            }
+            Cause::Fault(error) => {
+                self.health.ring_fault(self.ring.index, error);
+                if let Err(errno) = self.err.signal() {
+                    tracing::debug!(%errno, "error notifier");
+                }
+            }
+            Cause::Idle => {}
+        }
+    }
+}
+
+impl fmt::Debug for Queue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Queue")
+            .field("index", &self.ring.index)
+            .field("next", &self.ring.committed)
+            .field("parked", &self.parked)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Finds the areas of the ring, and its used index before the first chain.
+fn prepare<'a>(ring: &mut Ring, view: &View<'a>, was_mapped: bool) -> Result<Areas<'a>, Cause> {
+    let areas = Areas::find(view, &ring.layout).map_err(|(part, error)| missing(view, part, error, was_mapped))?;
+    if ring.used.is_none() {
+        let used = areas.used.load_u16(INDEX, Ordering::Acquire)?;
+        let (avail, size) = (ring.committed, ring.layout.size);
+        if avail.wrapping_sub(used) > size {
+            return Err(RingError::UsedIndex { used, avail, size }.into());
+        }
+        ring.used = Some(used);
+    }
+    Ok(areas)
+}
+
+/// A client that unmaps a ring in use (QEMU does, before it resets the device) does nothing wrong: the queue waits for
+/// it to come back. A ring that never was there, or whose memory was taken away behind its mapping, is a fault.
+#[cold]
+fn missing(view: &View<'_>, part: Part, error: AccessError, was_mapped: bool) -> Cause {
+    if let AccessError::Fault { iova, .. } = error
+        && was_mapped
+        && view.snapshot().find(iova).is_none()
+    {
+        return Cause::Pending;
+    }
+    Cause::access(part, error)
+}
+
+#[cold]
+fn warn_slow(health: &Health, queue: u16) {
+    tracing::warn!(
+        instance = health.link().name(),
+        queue,
+        "the ring is in private memory of the client or in several mappings: every access is a system call (share=on is missing?)"
+    );
+}

@@ -1,0 +1,318 @@
+//! The thread of a device: started with its first queue, joined with its last.
+//!
+//! It sleeps until a driver kicks, the back end is ready, memory comes or control wants something. A client that makes
+//! it block holds up its own device alone; whoever waits for the thread does so for a bounded time.
+
+use crate::health::Health;
+use crate::queue::Queue;
+use crate::waker::Waker;
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, bounded, unbounded};
+use nix::errno::Errno;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+use thiserror::Error;
+use virtio_mdev_api::notify::EventFd;
+use virtio_mdev_api::{HasErrno, QueueState};
+
+/// How long control waits for the thread: less than a vendor's call may take.
+pub const PATIENCE: Duration = Duration::from_secs(4);
+
+const WAKER: u64 = 0;
+const BACKEND: u64 = 1;
+const KICKS: u64 = 2;
+
+/// What a device does on its thread.
+pub trait Service: Send + 'static {
+    /// Does what can be done now, at most about one burst of it. Queues that are not running are absent.
+    fn serve(&mut self, queues: &mut Queues) -> Next;
+
+    /// What to watch besides the queues, for input and output.
+    fn backend(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
+    /// The back end may have become ready. Told once for each change, not as long as it lasts.
+    fn backend_ready(&mut self) {}
+}
+
+/// What a service wants next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// There is more to do.
+    Again,
+    /// Nothing, until something happens.
+    Wait,
+}
+
+/// The running queues of a device, by index.
+#[derive(Debug, Default)]
+pub struct Queues(Vec<Option<Queue>>);
+
+impl Queues {
+    /// Queue `index`, if it is running.
+    pub fn get(&mut self, index: u16) -> Option<&mut Queue> {
+        self.0.get_mut(usize::from(index))?.as_mut()
+    }
+
+    /// Queues `first` and `first + 1`, those that are running.
+    pub fn pair(&mut self, first: u16) -> [Option<&mut Queue>; 2] {
+        let mut pair = self.0.iter_mut().skip(usize::from(first)).map(Option::as_mut);
+        [pair.next().flatten(), pair.next().flatten()]
+    }
+
+    fn put(&mut self, queue: Queue) {
+        let at = usize::from(queue.index());
+        if self.0.len() <= at {
+            self.0.resize_with(at + 1, || None);
+        }
+        self.0[at] = Some(queue);
+    }
+
+    fn take(&mut self, index: u16) -> Option<Queue> {
+        self.0.get_mut(usize::from(index))?.take()
+    }
+
+    fn running(&self) -> impl Iterator<Item = &Queue> {
+        self.0.iter().flatten()
+    }
+}
+
+/// The thread did not do what it was asked in time, or is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum WorkerError {
+    /// It is stuck, in all likelihood in memory of its client.
+    #[error("the device's thread did not answer within {PATIENCE:?}")]
+    Stuck,
+    /// It panicked.
+    #[error("the device's thread is gone")]
+    Gone,
+    /// It could not be had.
+    #[error("no thread for the device: {0}")]
+    Start(Errno),
+}
+
+impl HasErrno for WorkerError {
+    fn errno(&self) -> Errno {
+        match self {
+            Self::Stuck => Errno::ETIMEDOUT,
+            Self::Gone => Errno::EIO,
+            Self::Start(errno) => *errno,
+        }
+    }
+}
+
+enum Control<S> {
+    Start(Box<Queue>, Sender<()>),
+    Stop(u16, Sender<Option<Box<Queue>>>),
+    Kick(u16, Option<EventFd>),
+    End(Sender<S>),
+}
+
+/// Control of a device's thread.
+#[derive(Debug)]
+pub struct Worker<S> {
+    control: Sender<Control<S>>,
+    waker: Arc<Waker>,
+    thread: JoinHandle<()>,
+}
+
+impl<S: Service> Worker<S> {
+    /// Starts the thread called `name` (as far as 15 bytes go). Its queues share `waker`. On failure the service comes
+    /// back.
+    pub fn spawn(name: &str, service: S, waker: Arc<Waker>, health: Arc<Health>) -> Result<Self, (WorkerError, S)> {
+        let epoll = match watched(&service, &waker) {
+            Ok(epoll) => epoll,
+            Err(errno) => return Err((WorkerError::Start(errno), service)),
+        };
+        let (control, commands) = unbounded();
+        // The service goes to the thread by way of a channel, so that it is not lost when there is no thread.
+        let (hand_over, take) = bounded::<S>(1);
+        let own_waker = Arc::clone(&waker);
+        let spawned = std::thread::Builder::new().name(name.chars().take(15).collect()).spawn(move || {
+            let Ok(service) = take.recv() else { return };
+            let _watch = PanicWatch(health);
+            Thread { service, queues: Queues::default(), epoll, waker: own_waker, commands }.run();
+        });
+        match spawned {
+            Ok(thread) => {
+                // The thread waits for it.
+                let _ = hand_over.send(service);
+                Ok(Self { control, waker, thread })
+            }
+            Err(error) => {
+                let errno = error.raw_os_error().map_or(Errno::EAGAIN, Errno::from_raw);
+                Err((WorkerError::Start(errno), service))
+            }
+        }
+    }
+
+    /// Adds a running queue; returns when the thread has it.
+    pub fn start_queue(&self, queue: Queue) -> Result<(), WorkerError> {
+        self.ask(|answer| Control::Start(Box::new(queue), answer))
+    }
+
+    /// Stops a queue and says where it stood. When this returns without error the thread touches neither its ring nor
+    /// its buffers.
+    pub fn stop_queue(&self, index: u16) -> Result<Option<QueueState>, WorkerError> {
+        let stopped = self.ask(|answer| Control::Stop(index, answer))?;
+        Ok(stopped.map(|queue| queue.state()))
+    }
+
+    /// Replaces the kick of a queue. The ring is looked at once.
+    pub fn set_kick(&self, index: u16, kick: Option<EventFd>) {
+        // A thread that is gone needs no kick.
+        let _ = self.control.send(Control::Kick(index, kick));
+        self.waker.wake();
+    }
+
+    /// Ends the thread and gives the service back.
+    pub fn end(self) -> Result<S, WorkerError> {
+        let service = self.ask(Control::End)?;
+        self.thread.join().map_err(|_| WorkerError::Gone)?;
+        Ok(service)
+    }
+
+    fn ask<R>(&self, command: impl FnOnce(Sender<R>) -> Control<S>) -> Result<R, WorkerError> {
+        let (answer, result) = bounded(1);
+        self.control.send(command(answer)).map_err(|_| WorkerError::Gone)?;
+        self.waker.wake();
+        result.recv_timeout(PATIENCE).map_err(|error| match error {
+            RecvTimeoutError::Timeout => WorkerError::Stuck,
+            RecvTimeoutError::Disconnected => WorkerError::Gone,
+        })
+    }
+}
+
+fn watched(service: &impl Service, waker: &Waker) -> Result<Epoll, Errno> {
+    let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+    epoll.add(waker.fd().as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, WAKER))?;
+    if let Some(backend) = service.backend() {
+        let changes = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLET;
+        epoll.add(backend, EpollEvent::new(changes, BACKEND))?;
+    }
+    Ok(epoll)
+}
+
+/// Tells of a panic on the thread: the device is no more.
+struct PanicWatch(Arc<Health>);
+
+impl Drop for PanicWatch {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.fault(None, "the device's thread panicked");
+        }
+    }
+}
+
+struct Thread<S> {
+    service: S,
+    queues: Queues,
+    epoll: Epoll,
+    waker: Arc<Waker>,
+    commands: Receiver<Control<S>>,
+}
+
+impl<S: Service> Thread<S> {
+    fn run(mut self) {
+        loop {
+            // Control first: it must not wait for a queue that always has work.
+            loop {
+                match self.commands.try_recv() {
+                    Ok(Control::End(answer)) => {
+                        // Whoever asked may have given up; then the service ends here.
+                        let _ = answer.send(self.service);
+                        return;
+                    }
+                    Ok(command) => self.obey(command),
+                    Err(TryRecvError::Empty) => break,
+                    Err(TryRecvError::Disconnected) => return,
+                }
+            }
+            if self.service.serve(&mut self.queues) == Next::Again || self.queues.running().any(Queue::can_resume) {
+                continue;
+            }
+            if let Err(errno) = self.sleep() {
+                tracing::error!(%errno, "a device's thread cannot sleep");
+                return;
+            }
+        }
+    }
+
+    fn obey(&mut self, command: Control<S>) {
+        match command {
+            Control::Start(queue, answer) => {
+                self.watch_kick(&queue);
+                self.queues.put(*queue);
+                let _ = answer.send(());
+            }
+            Control::Stop(index, answer) => {
+                let queue = self.queues.take(index);
+                if let Some(kick) = queue.as_ref().and_then(Queue::kick) {
+                    self.forget_kick(kick);
+                }
+                let _ = answer.send(queue.map(Box::new));
+            }
+            Control::Kick(index, kick) => {
+                let old = match self.queues.get(index) {
+                    Some(queue) => queue.replace_kick(kick),
+                    None => return,
+                };
+                if let Some(old) = old {
+                    self.forget_kick(&old);
+                }
+                if let Some(queue) = self.queues.take(index) {
+                    self.watch_kick(&queue);
+                    self.queues.put(queue);
+                }
+            }
+            Control::End(_) => unreachable!("handled where the thread ends"),
+        }
+    }
+
+    /// Edges, not levels: a client whose eventfd cannot be emptied (EFD_SEMAPHORE) does not keep this thread busy.
+    fn watch_kick(&self, queue: &Queue) {
+        let Some(kick) = queue.kick() else { return };
+        let event = EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, KICKS + u64::from(queue.index()));
+        if let Err(errno) = self.epoll.add(kick, event) {
+            tracing::warn!(%errno, queue = queue.index(), "cannot wait for the kicks of a queue");
+        }
+    }
+
+    fn forget_kick(&self, kick: &EventFd) {
+        if let Err(errno) = self.epoll.delete(kick) {
+            tracing::debug!(%errno, "a kick was not waited for");
+        }
+    }
+
+    fn sleep(&mut self) -> Result<(), Errno> {
+        let mut events = [EpollEvent::empty(); 16];
+        let count = match self.epoll.wait(&mut events, EpollTimeout::NONE) {
+            Ok(count) => count,
+            Err(Errno::EINTR) => 0,
+            Err(errno) => return Err(errno),
+        };
+        for event in &events[..count] {
+            match event.data() {
+                WAKER => drain(self.waker.fd()),
+                BACKEND => self.service.backend_ready(),
+                kick => {
+                    let index = u16::try_from(kick - KICKS).unwrap_or(u16::MAX);
+                    if let Some(kick) = self.queues.get(index).and_then(|queue| queue.kick()) {
+                        drain(kick);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Empties an eventfd, so that its writer never meets a full one. What cannot be read is no harm here.
+fn drain(fd: &EventFd) {
+    if let Err(errno) = fd.drain() {
+        tracing::debug!(%errno, "eventfd");
+    }
+}
