@@ -1,0 +1,204 @@
+//! The daemon put together: a mount, a bus, the stock driver, the parents, and what `create` made before.
+
+use crate::config::ParentSpec;
+use crate::driver::{Traces, VhostMdevDriver};
+use crate::lock::RootLock;
+use crate::socket::Service;
+use crate::state::{Journal, Record};
+use crate::tree::TreeView;
+use crate::{DaemonError, kinds, lock, ready};
+use devnode::{Broadcast, FdSocket, Server, ServerConfig, Tree};
+use mdev_parent::{Bus, BusOptions, CreateText, Restore};
+use nix::sys::signal::{SigSet, Signal};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use vfio_container::ContainerNode;
+use virtio_mdev_api::Parent;
+
+/// `/dev/vfio/vfio` is everybody's, as the kernel's is.
+const CONTAINER_MODE: u16 = 0o666;
+
+/// What a daemon is to be.
+pub struct Builder {
+    root: PathBuf,
+    state_dir: Option<PathBuf>,
+    options: BusOptions,
+    parents: Vec<(String, Arc<dyn Parent>)>,
+}
+
+impl Builder {
+    /// Registers `parent` under `name`.
+    #[must_use]
+    pub fn parent(mut self, name: &str, parent: Arc<dyn Parent>) -> Self {
+        self.parents.push((name.to_owned(), parent));
+        self
+    }
+
+    /// Registers the stock parents that `specs` ask for.
+    pub fn stock_parents(mut self, specs: &[ParentSpec]) -> Result<Self, DaemonError> {
+        for spec in specs {
+            self.parents.push((spec.name.clone(), kinds::make_parent(spec)?));
+        }
+        Ok(self)
+    }
+
+    /// Where the lock and the journal are kept; `<root>.state` if not said.
+    #[must_use]
+    pub fn state_dir(mut self, dir: impl Into<PathBuf>) -> Self {
+        self.state_dir = Some(dir.into());
+        self
+    }
+
+    /// How long a holder has to let go of an instance that is to be removed.
+    #[must_use]
+    pub fn remove_patience(mut self, patience: Duration) -> Self {
+        self.options.remove_patience = patience;
+        self
+    }
+
+    /// How long one call of vendor code may take.
+    #[must_use]
+    pub fn vendor_deadline(mut self, deadline: Duration) -> Self {
+        self.options.vendor_deadline = deadline;
+        self
+    }
+
+    /// Mounts the root, registers the parents, restores what `create` made earlier in this boot, and serves.
+    pub fn start(self) -> Result<Daemon, DaemonError> {
+        let state_dir = self.state_dir.unwrap_or_else(|| beside(&self.root, ".state"));
+        fs::create_dir_all(&state_dir).map_err(DaemonError::path("make", &state_dir))?;
+        let lock = lock::take(&self.root, &state_dir)?;
+        let signals = Signals::block();
+
+        let tree = Tree::new();
+        let incomplete = |error: devnode::TreeError| DaemonError::Serve(std::io::Error::other(error));
+        let (view, bus) = TreeView::new(tree.clone(), self.options).map_err(incomplete)?;
+        let vfio = tree.dirs(tree.root(), "dev/vfio").map_err(incomplete)?;
+        tree.device(vfio, "vfio", CONTAINER_MODE, Arc::new(ContainerNode::new())).map_err(incomplete)?;
+
+        let traces = Arc::new(Traces::default());
+        let driver = VhostMdevDriver::new(tree.clone(), Arc::clone(&traces));
+        let registered = bus.register_driver(Arc::new(driver));
+        registered.map_err(|error| DaemonError::Config(error.to_string()))?;
+        for (name, parent) in self.parents {
+            let refused = |error: mdev_parent::BusError| DaemonError::Parent { name: name.clone(), reason: error.to_string() };
+            bus.register_parent(&name, parent).map_err(refused)?;
+        }
+        let (journal, records) = Journal::open(&state_dir)?;
+        view.keep_journal(journal);
+        restore(&bus, records);
+
+        let fuse = mount(&self.root)?;
+        let server = Server::start(tree.clone(), fuse, ServerConfig::default()).map_err(DaemonError::Serve)?;
+        let events = Arc::new(Broadcast::new());
+        pump_events(&bus, &events).map_err(DaemonError::Serve)?;
+        let service = Service::new(traces, events, server.stats_handle());
+        let socket = FdSocket::start(&self.root, Arc::new(service)).map_err(DaemonError::Serve)?;
+        ready::announce(&self.root);
+        tracing::info!(root = %self.root.display(), "serving");
+        Ok(Daemon { root: self.root, bus, server, socket, signals, _lock: lock })
+    }
+}
+
+/// A serving daemon.
+pub struct Daemon {
+    root: PathBuf,
+    bus: Bus,
+    server: Server,
+    socket: FdSocket,
+    signals: Signals,
+    _lock: RootLock,
+}
+
+impl Daemon {
+    /// Begins a daemon that serves `root`.
+    pub fn builder(root: impl Into<PathBuf>) -> Builder {
+        Builder { root: root.into(), state_dir: None, options: BusOptions::default(), parents: Vec::new() }
+    }
+
+    /// The bus, for parents that come and go while the daemon runs.
+    pub fn bus(&self) -> &Bus {
+        &self.bus
+    }
+
+    /// Serves until SIGTERM or SIGINT, or until somebody unmounts the root; then unmounts and leaves. What `create`
+    /// made comes back with the next daemon of this boot.
+    pub fn run(self) -> Result<(), DaemonError> {
+        self.signals.wait(&self.server);
+        tracing::info!("leaving");
+        self.socket.stop();
+        for instance in self.bus.instances() {
+            instance.session().retire();
+        }
+        if let Err(error) = devnode::unmount(&self.root) {
+            tracing::debug!(%error, "already unmounted");
+        }
+        self.server.shutdown();
+        Ok(())
+    }
+}
+
+fn restore(bus: &Bus, records: Vec<Record>) {
+    for Record { uuid, parent, type_name, index, parameters, owner, driver_override } in records {
+        let text = CreateText { uuid, parameters, owner };
+        let restore = Restore { index: Some(index), driver_override };
+        match bus.create(&parent, &type_name, text, restore) {
+            Ok(_) => tracing::info!(%uuid, parent, type_name, "restored"),
+            Err(error) => tracing::error!(%uuid, parent, type_name, %error, "not restored"),
+        }
+    }
+}
+
+fn mount(root: &Path) -> Result<std::os::fd::OwnedFd, DaemonError> {
+    let failed = |error| DaemonError::Mount { root: root.to_owned(), error };
+    if devnode::is_stale(root) {
+        tracing::warn!(root = %root.display(), "replacing the mount of a dead daemon");
+        devnode::unmount(root).map_err(failed)?;
+    }
+    fs::create_dir_all(root).map_err(DaemonError::path("make", root))?;
+    devnode::mount(root).map_err(failed)
+}
+
+fn beside(root: &Path, suffix: &str) -> PathBuf {
+    let mut name = root.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
+}
+
+fn pump_events(bus: &Bus, to: &Arc<Broadcast>) -> std::io::Result<()> {
+    let (events, to) = (bus.subscribe(), Arc::clone(to));
+    let pump = move || {
+        for event in events {
+            match serde_json::to_string(&event) {
+                Ok(line) => to.publish(&line),
+                Err(error) => tracing::error!(%error, "an event was not told"),
+            }
+        }
+    };
+    std::thread::Builder::new().name("events".into()).spawn(pump).map(|_| ())
+}
+
+/// The signals that end the daemon. Blocked before any thread starts, so that no thread is interrupted by them.
+struct Signals(SigSet);
+
+impl Signals {
+    fn block() -> Self {
+        let set: SigSet = [Signal::SIGTERM, Signal::SIGINT].into_iter().collect();
+        if let Err(error) = set.thread_block() {
+            tracing::error!(%error, "signals will end the daemon without cleaning up");
+        }
+        Self(set)
+    }
+
+    /// Returns at the first signal, or when the server ends by itself.
+    fn wait(&self, server: &Server) {
+        while !server.has_ended() {
+            let tick = nix::sys::time::TimeSpec::from_duration(Duration::from_millis(500));
+            if nix::sys::signal::SigSet::wait_timeout(&self.0, &tick).is_ok() {
+                return;
+            }
+        }
+    }
+}

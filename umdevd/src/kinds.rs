@@ -1,0 +1,44 @@
+//! The stock parents, by kind.
+
+use crate::DaemonError;
+use crate::config::ParentSpec;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use virtio_mdev_api::Parent;
+
+/// Instances a stock parent has room for, where `capacity=` does not say.
+const CAPACITY: u32 = 1024;
+
+/// Makes the parent `spec` asks for.
+pub fn make_parent(spec: &ParentSpec) -> Result<Arc<dyn Parent>, DaemonError> {
+    let refused = |reason: String| DaemonError::Parent { name: spec.name.clone(), reason };
+    let mut options = spec.options.clone();
+    let capacity = take_number(&mut options, "capacity", CAPACITY).map_err(refused)?;
+    if let Some(key) = options.keys().next() {
+        return Err(refused(format!("there is no option {key}; {} knows capacity=", spec.kind)));
+    }
+    match spec.kind.as_str() {
+        "loopback" => Ok(Arc::new(loopback::Loopback::new(&spec.name, capacity))),
+        "tap" => {
+            tap::Tap::permitted().map_err(|refusal| refused(refusal.to_string()))?;
+            Ok(Arc::new(tap::Tap::new(&spec.name, capacity)))
+        }
+        kind => Err(refused(format!("there is no kind {kind}; there are loopback and tap"))),
+    }
+}
+
+/// What is registered when nobody says what: a loopback, and a tap where one is permitted.
+pub fn default_parents() -> Vec<ParentSpec> {
+    let spec = |kind: &str| ParentSpec { kind: kind.to_owned(), name: format!("{kind}0"), options: BTreeMap::new() };
+    let mut parents = vec![spec("loopback")];
+    match tap::Tap::permitted() {
+        Ok(()) => parents.push(spec("tap")),
+        Err(refusal) => tracing::warn!(%refusal, "no tap parent"),
+    }
+    parents
+}
+
+fn take_number(options: &mut BTreeMap<String, String>, key: &str, default: u32) -> Result<u32, String> {
+    let Some(value) = options.remove(key) else { return Ok(default) };
+    value.parse().map_err(|_| format!("{key}={value}: not a number"))
+}
