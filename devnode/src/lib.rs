@@ -4,6 +4,24 @@
 //! descriptor. What a file does is its implementor's business; who called, what memory and descriptors the caller
 //! handed over, and that no caller can block, crash or impersonate, is the business of this crate.
 
+mod broadcast;
+mod caller;
 mod file;
+mod host;
+mod memory;
+mod mount;
+mod quota;
+mod reaper;
+mod server;
+mod sys;
+mod tree;
+mod wire;
 
+pub use broadcast::Broadcast;
+pub use caller::{AddressSpaceId, Caller};
 pub use file::{Attribute, DeviceNode, Ioctl, IoctlReply, OpenFile, OpenFlags};
+pub use memory::{MapAccess, Piece};
+pub use mount::{is_stale, mount, unmount};
+pub use quota::Limits;
+pub use server::{Server, ServerConfig, ServerStats};
+pub use tree::{NodeId, Tree, TreeError};

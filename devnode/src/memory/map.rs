@@ -1,0 +1,252 @@
+//! From an address range of a client to pieces a device can reach.
+
+use super::window::View;
+use super::{Maps, PAGE, Vma, Window};
+use crate::caller::{Caller, Space};
+use crate::memory::remote::Remote;
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
+use nix::sys::stat::Mode;
+use rustix::fs::{AtFlags, FileType, MemfdFlags, StatxFlags};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, OnceLock};
+use virtio_mdev_api::dma::Backing;
+
+/// What a device may do with mapped memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MapAccess {
+    /// Read it.
+    pub read: bool,
+    /// Write it.
+    pub write: bool,
+}
+
+/// A stretch of a mapped range with one backing.
+#[derive(Debug, Clone)]
+pub struct Piece {
+    /// Length in bytes.
+    pub len: u64,
+    /// How it is reached.
+    pub backing: Backing,
+}
+
+/// Windows are made of whole files' mappings up to this size, so that many small maps of one file share one.
+const WHOLE: u64 = 1 << 40;
+
+/// See [`Caller::map`].
+pub(crate) fn map(caller: &Caller, addr: u64, len: u64, access: MapAccess) -> Result<Vec<Piece>, Errno> {
+    let end = addr.checked_add(len).filter(|_| len != 0).ok_or(Errno::EINVAL)?;
+    let space = caller.space()?;
+    let maps = Maps::open(caller.tid())?;
+    caller.still_there()?;
+    let vmas = maps.overlapping(addr..end)?;
+    if vmas.is_empty() {
+        return Err(Errno::EFAULT);
+    }
+    let mut pieces = Pieces { space: space.clone(), at: addr, pieces: Vec::new(), remote: None };
+    for run in runs(&vmas, access) {
+        let (from, to) = (run.start.max(addr), run.end.min(end));
+        if let Some(window) = window(caller, &space, &maps, &run, from..to, access) {
+            pieces.remote_until(from);
+            let offset = run.offset + (from - run.start) - window.view.offset;
+            pieces.shared(window, offset, to);
+        }
+    }
+    pieces.remote_until(end);
+    caller.still_there()?;
+    Ok(pieces.pieces)
+}
+
+/// Joins neighbours that show one file without a gap; only what can be shared with this access.
+fn runs(vmas: &[Vma], access: MapAccess) -> Vec<Vma> {
+    let mut runs: Vec<Vma> = Vec::new();
+    for vma in vmas {
+        if !vma.shared || vma.inode == 0 || !vma.read || (access.write && !vma.write) {
+            continue;
+        }
+        match runs.last_mut() {
+            Some(last) if last.continues_in(vma) => {
+                last.end = vma.end;
+                last.write &= vma.write;
+            }
+            _ => runs.push(*vma),
+        }
+    }
+    runs
+}
+
+struct Pieces {
+    space: Arc<Space>,
+    at: u64,
+    pieces: Vec<Piece>,
+    remote: Option<Arc<Remote>>,
+}
+
+impl Pieces {
+    fn shared(&mut self, window: Arc<Window>, offset: u64, to: u64) {
+        let Ok(offset) = usize::try_from(offset) else { return };
+        self.pieces.push(Piece { len: to - self.at, backing: Backing::Shared { memory: window, offset } });
+        self.at = to;
+    }
+
+    fn remote_until(&mut self, to: u64) {
+        if to > self.at {
+            let memory = self.remote.get_or_insert_with(|| Arc::new(Remote::new(self.space.clone()))).clone();
+            self.pieces.push(Piece { len: to - self.at, backing: Backing::Remote { memory, addr: self.at } });
+            self.at = to;
+        }
+    }
+}
+
+/// A window that shows `range` of `run`, or None where the memory counts as private: for whatever reason, the caller's
+/// own `mem` file still gives exactly what the caller itself could reach.
+fn window(
+    caller: &Caller,
+    space: &Space,
+    maps: &Maps,
+    run: &Vma,
+    range: std::ops::Range<u64>,
+    access: MapAccess,
+) -> Option<Arc<Window>> {
+    let pages = (range.start - range.start % PAGE)..range.end.next_multiple_of(PAGE);
+    let shown = if run.end - run.start <= WHOLE { run.start..run.end } else { pages.clone() };
+    let view = |range: &std::ops::Range<u64>| View {
+        dev: run.dev,
+        inode: run.inode,
+        offset: run.offset + (range.start - run.start),
+        len: range.end - range.start,
+        // Read-only for the caller is read-only for us, whatever the file's own mode would let us do.
+        write: access.write && run.write,
+    };
+    let wanted = view(&pages);
+    let mut windows = space.windows.lock();
+    windows.retain(|window| window.strong_count() != 0);
+    if let Some(window) = windows.iter().filter_map(std::sync::Weak::upgrade).find(|w| w.view.covers(&wanted)) {
+        return Some(window);
+    }
+    let (file, page) = open_shared(caller, maps, run, access)?;
+    let view = view(&shown);
+    let share = caller.host().quotas.window(caller.uid(), view.len).or_else(|| {
+        tracing::warn!(uid = caller.uid(), "at its limit of shared mappings: reached through the client, slowly");
+        None
+    })?;
+    let window = match Window::new(file, view, page, share) {
+        Ok(window) => Arc::new(window),
+        Err(error) => {
+            tracing::warn!(%error, "shared memory cannot be mapped: reached through the client, slowly");
+            return None;
+        }
+    };
+    windows.push(Arc::downgrade(&window));
+    Some(window)
+}
+
+/// Opens the file behind a mapping with just the access the mapping has, and the size of its pages.
+///
+/// The link in `map_files` lends our own rights to whoever mapped the file, so nothing is taken from it but memory
+/// files, and the map is read again after the open: only when the very same file is still mapped there, shared and
+/// with that access, did the caller have what it gives.
+fn open_shared(caller: &Caller, maps: &Maps, run: &Vma, access: MapAccess) -> Option<(OwnedFd, u64)> {
+    let first = maps.overlapping(run.start..run.start + 1).ok()?.into_iter().next()?;
+    let link = format!("/proc/{}/map_files/{:x}-{:x}", caller.tid(), first.start, first.end);
+    let path = open(link.as_str(), OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()).ok()?;
+    let page = memory_file(path.as_fd(), run)?;
+    let mode = if access.write { OFlag::O_RDWR } else { OFlag::O_RDONLY };
+    // O_NONBLOCK: the client may hold a lease on its file, and would make us wait for it.
+    let flags = mode | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+    let file = open(format!("/proc/self/fd/{}", path.as_raw_fd()).as_str(), flags, Mode::empty()).ok()?;
+    let now = runs(&maps.overlapping(run.start..run.end).ok()?, access);
+    let same = now.iter().any(|now| {
+        now.start <= run.start
+            && now.end >= run.end
+            && (now.dev, now.inode, now.offset + (run.start - now.start)) == (run.dev, run.inode, run.offset)
+            && (now.write || !access.write)
+    });
+    (same && caller.still_there().is_ok()).then_some((file, page))
+}
+
+/// The page size of a regular file on tmpfs or hugetlbfs that is the file of `run`; None for anything else.
+///
+/// Asks no file system, because a FUSE server would not need to answer: a memory file is known by its device number.
+fn memory_file(path: BorrowedFd<'_>, run: &Vma) -> Option<u64> {
+    let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+    let stat = rustix::fs::statx(path, c"", flags, StatxFlags::empty()).ok()?;
+    let dev = (stat.stx_dev_major, stat.stx_dev_minor);
+    if FileType::from_raw_mode(u32::from(stat.stx_mode)) != FileType::RegularFile
+        || dev != run.dev
+        || stat.stx_ino != run.inode
+    {
+        return None;
+    }
+    internal_mounts().iter().find(|(known, _)| *known == dev).map(|(_, page)| *page).or_else(|| mounted_tmpfs(dev))
+}
+
+/// Device numbers and page sizes of the kernel's own mounts behind memfds and shared anonymous memory.
+fn internal_mounts() -> &'static [((u32, u32), u64)] {
+    static MOUNTS: OnceLock<Vec<((u32, u32), u64)>> = OnceLock::new();
+    MOUNTS.get_or_init(|| {
+        let huge = |flag| MemfdFlags::HUGETLB | flag;
+        [(MemfdFlags::empty(), PAGE), (huge(MemfdFlags::HUGE_2MB), 2 << 20), (huge(MemfdFlags::HUGE_1GB), 1 << 30)]
+            .into_iter()
+            .filter_map(|(flags, page)| {
+                let file = rustix::fs::memfd_create(c"probe", flags | MemfdFlags::CLOEXEC).ok()?;
+                let stat = rustix::fs::statx(&file, c"", AtFlags::EMPTY_PATH, StatxFlags::empty()).ok()?;
+                Some(((stat.stx_dev_major, stat.stx_dev_minor), page))
+            })
+            .collect()
+    })
+}
+
+/// The page size of the tmpfs or hugetlbfs with device number `dev`, where one is mounted (`/dev/shm`).
+fn mounted_tmpfs(dev: (u32, u32)) -> Option<u64> {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").ok()?;
+    let number = format!("{}:{}", dev.0, dev.1);
+    mounts.lines().find_map(|line| {
+        let (left, right) = line.split_once(" - ")?;
+        if left.split(' ').nth(2)? != number {
+            return None;
+        }
+        let mut right = right.split(' ');
+        match right.next()? {
+            "tmpfs" => Some(PAGE),
+            "hugetlbfs" => Some(huge_page(right.nth(1)?)),
+            _ => None,
+        }
+    })
+}
+
+/// The page size among the options of a hugetlbfs mount.
+fn huge_page(options: &str) -> u64 {
+    match options.split(',').find_map(|option| option.strip_prefix("pagesize=")) {
+        Some("1024M" | "1G") => 1 << 30,
+        _ => 2 << 20,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RW: MapAccess = MapAccess { read: true, write: true };
+
+    fn vma(start: u64, end: u64, offset: u64, inode: u64) -> Vma {
+        Vma { start, end, read: true, write: true, shared: true, offset, dev: (0, 1), inode }
+    }
+
+    #[test]
+    fn u2_neighbours_of_one_file_become_one_run() {
+        let vmas = [vma(0, 10, 0, 5), vma(10, 20, 10, 5), vma(20, 30, 40, 5), vma(30, 40, 50, 6)];
+        let runs: Vec<_> = runs(&vmas, RW).iter().map(|run| (run.start, run.end)).collect();
+        assert_eq!(runs, [(0, 20), (20, 30), (30, 40)]);
+    }
+
+    #[test]
+    fn m1_private_and_read_only_mappings_are_no_shared_memory() {
+        let mut private = vma(0, 10, 0, 5);
+        private.shared = false;
+        let mut read_only = vma(10, 20, 10, 5);
+        read_only.write = false;
+        assert!(runs(&[private, read_only], RW).is_empty());
+        assert_eq!(runs(&[private, read_only], MapAccess { read: true, write: false }).len(), 1);
+    }
+}

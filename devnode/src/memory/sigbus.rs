@@ -1,0 +1,164 @@
+//! The owner of SIGBUS.
+//!
+//! A client can truncate the file behind a window at any time; touching the page that went away raises SIGBUS here.
+//! The handler finds the window in a fixed table, puts an anonymous page in place of what is gone, marks the window,
+//! and the access goes on with zeros. A SIGBUS elsewhere goes to whoever owned the signal before.
+#![allow(unsafe_code)]
+// UNSAFETY: a signal handler, and mappings placed over mappings.
+
+use std::cell::UnsafeCell;
+use std::mem::MaybeUninit;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+
+/// Windows the table has room for; above it a mapping is refused.
+const SLOTS: usize = 32 * 1024;
+
+/// After so many pages the rest of the window goes at once: every single page costs a mapping, of which the whole
+/// process has only `vm.max_map_count`.
+const PAGES_EACH: u32 = 16;
+
+struct Slot {
+    used: AtomicBool,
+    /// First byte; 0 while the slot guards nothing.
+    start: AtomicUsize,
+    end: AtomicUsize,
+    page: AtomicUsize,
+    faults: AtomicU32,
+}
+
+static TABLE: [Slot; SLOTS] = [const {
+    Slot {
+        used: AtomicBool::new(false),
+        start: AtomicUsize::new(0),
+        end: AtomicUsize::new(0),
+        page: AtomicUsize::new(0),
+        faults: AtomicU32::new(0),
+    }
+}; SLOTS];
+
+/// Slots from here on were never used.
+static HIGH_WATER: AtomicUsize = AtomicUsize::new(0);
+
+/// A place in the table: while it lives, faults in its range are survived.
+#[derive(Debug)]
+pub(crate) struct Guard(usize);
+
+impl Guard {
+    /// Guards `[start, start + len)`, whose pages have `page` bytes. None when the table is full.
+    pub fn new(start: usize, len: usize, page: usize) -> Option<Self> {
+        install();
+        let index = TABLE.iter().position(|slot| !slot.used.swap(true, Ordering::AcqRel))?;
+        HIGH_WATER.fetch_max(index + 1, Ordering::AcqRel);
+        let slot = &TABLE[index];
+        slot.faults.store(0, Ordering::Release);
+        slot.page.store(page, Ordering::Release);
+        slot.end.store(start + len, Ordering::Release);
+        slot.start.store(start, Ordering::Release);
+        Some(Self(index))
+    }
+
+    /// Whether a fault happened in the range.
+    pub fn faulted(&self) -> bool {
+        TABLE[self.0].faults.load(Ordering::Acquire) != 0
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        let slot = &TABLE[self.0];
+        slot.start.store(0, Ordering::Release);
+        slot.end.store(0, Ordering::Release);
+        slot.used.store(false, Ordering::Release);
+    }
+}
+
+/// Puts anonymous zero pages in place of `[start, start + len)`.
+///
+/// # Safety
+/// The range is whole pages of a mapping of ours that stays mapped, and that nobody holds references into.
+pub(crate) unsafe fn replace(start: usize, len: usize) -> bool {
+    let flags = libc::MAP_FIXED | libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+    let at = std::ptr::with_exposed_provenance_mut(start);
+    // SAFETY: the caller's promise: only a mapping of ours is replaced.
+    unsafe { libc::mmap(at, len, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0) != libc::MAP_FAILED }
+}
+
+struct Previous(UnsafeCell<MaybeUninit<libc::sigaction>>);
+// SAFETY: written once before the handler is installed, read only afterwards.
+unsafe impl Sync for Previous {}
+static PREVIOUS: Previous = Previous(UnsafeCell::new(MaybeUninit::zeroed()));
+
+fn install() {
+    static ONCE: OnceLock<()> = OnceLock::new();
+    ONCE.get_or_init(|| {
+        let handler: extern "C" fn(i32, *mut libc::siginfo_t, *mut libc::c_void) = on_sigbus;
+        // SAFETY: an all-zero sigaction is a valid one.
+        let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+        action.sa_sigaction = handler as *const () as usize;
+        action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK | libc::SA_NODEFER;
+        // SAFETY: PREVIOUS is only written here, once, before the handler can run. The old action is asked for first.
+        let result = unsafe { libc::sigaction(libc::SIGBUS, std::ptr::null(), (*PREVIOUS.0.get()).as_mut_ptr()) };
+        assert_eq!(result, 0, "SIGBUS has an action");
+        // SAFETY: `action` is complete and the handler is async-signal-safe.
+        let result = unsafe { libc::sigaction(libc::SIGBUS, &raw const action, std::ptr::null_mut()) };
+        assert_eq!(result, 0, "SIGBUS can be handled");
+    });
+}
+
+/// Async-signal-safe: atomics, mmap, sigaction.
+extern "C" fn on_sigbus(signal: i32, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
+    // SAFETY: errno is this thread's own; the interrupted code must find it as it was.
+    let errno = unsafe { libc::__errno_location() };
+    // SAFETY: as above.
+    let saved = unsafe { *errno };
+    // SAFETY: SA_SIGINFO: the kernel passes a valid siginfo; si_addr is set for SIGBUS.
+    let addr = unsafe { (*info).si_addr() }.addr();
+    if !survive(addr) {
+        chain(signal, info, context);
+    }
+    // SAFETY: as above.
+    unsafe { *errno = saved };
+}
+
+fn survive(addr: usize) -> bool {
+    for slot in &TABLE[..HIGH_WATER.load(Ordering::Acquire)] {
+        let start = slot.start.load(Ordering::Acquire);
+        let end = slot.end.load(Ordering::Acquire);
+        if start == 0 || addr < start || addr >= end {
+            continue;
+        }
+        let page = slot.page.load(Ordering::Acquire);
+        let at = addr - addr % page;
+        let many = slot.faults.fetch_add(1, Ordering::AcqRel) >= PAGES_EACH;
+        let len = if many { end - at } else { page };
+        // SAFETY: the slot is in use, so its window is mapped, and the range lies in it.
+        return unsafe { replace(at, len) };
+    }
+    false
+}
+
+fn chain(signal: i32, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
+    // SAFETY: initialised before the handler was installed, never written since.
+    let previous = unsafe { (*PREVIOUS.0.get()).assume_init_ref() };
+    match previous.sa_sigaction {
+        libc::SIG_DFL | libc::SIG_IGN => {
+            // The access is repeated when the handler returns, and then the default action comes.
+            // SAFETY: an all-zero sigaction is SIG_DFL.
+            let default: libc::sigaction = unsafe { std::mem::zeroed() };
+            // SAFETY: a complete action.
+            unsafe { libc::sigaction(signal, &raw const default, std::ptr::null_mut()) };
+        }
+        handler if previous.sa_flags & libc::SA_SIGINFO != 0 => {
+            // SAFETY: an action with SA_SIGINFO holds a function of this type.
+            let handler: extern "C" fn(i32, *mut libc::siginfo_t, *mut libc::c_void) =
+                unsafe { std::mem::transmute(handler) };
+            handler(signal, info, context);
+        }
+        handler => {
+            // SAFETY: an action without SA_SIGINFO holds a function of this type.
+            let handler: extern "C" fn(i32) = unsafe { std::mem::transmute(handler) };
+            handler(signal);
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! How many requests run at a time, in all and for each user.
+//!
+//! Above the bounds a request waits in its user's queue. A thread that a client holds for long is given up: it no
+//! longer counts against the bound of all, so others get a thread in its place, but it still counts against its user.
+
+use super::flight::Flight;
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// More requests of one user than this do not wait, they fail.
+const MAX_QUEUE: usize = 4096;
+
+/// Nor do more bytes.
+const MAX_QUEUED_BYTES: usize = 16 << 20;
+
+/// More given-up threads than this are not replaced.
+const MAX_STUCK: usize = 256;
+
+/// The superuser's clients share one number, so only the bound of all applies to them.
+const ROOT: u32 = 0;
+
+/// A request that waits for a thread: its bytes as read.
+pub(crate) struct Job {
+    pub bytes: Vec<u8>,
+    pub flight: Arc<Flight>,
+}
+
+#[derive(Default)]
+struct User {
+    running: usize,
+    queue: VecDeque<Job>,
+    bytes: usize,
+}
+
+pub(crate) struct Gate {
+    max: usize,
+    max_per_user: usize,
+    running: usize,
+    stuck: usize,
+    users: HashMap<u32, User>,
+    /// Users with a queue, in the order in which they get their turn.
+    turns: VecDeque<u32>,
+}
+
+/// What becomes of a request.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Admission {
+    /// It runs now.
+    Run,
+    /// It must be queued.
+    Wait,
+    /// Its user waits for too much already.
+    Refuse,
+}
+
+impl Gate {
+    pub fn new(max: usize, max_per_user: usize) -> Self {
+        Self { max, max_per_user, running: 0, stuck: 0, users: HashMap::new(), turns: VecDeque::new() }
+    }
+
+    pub fn admit(&mut self, flight: &Flight, bytes: usize) -> Admission {
+        let free = self.running < self.max;
+        let user = self.users.entry(flight.payer).or_default();
+        if free && (flight.payer == ROOT || user.running < self.max_per_user) && user.queue.is_empty() {
+            user.running += 1;
+            self.running += 1;
+            return Admission::Run;
+        }
+        if user.queue.len() >= MAX_QUEUE || user.bytes + bytes > MAX_QUEUED_BYTES {
+            return Admission::Refuse;
+        }
+        Admission::Wait
+    }
+
+    pub fn queue(&mut self, job: Job) {
+        let payer = job.flight.payer;
+        let user = self.users.entry(payer).or_default();
+        if user.queue.is_empty() {
+            self.turns.push_back(payer);
+        }
+        user.bytes += job.bytes.len();
+        user.queue.push_back(job);
+    }
+
+    /// The next queued request that may run, which then counts as running; users take turns.
+    pub fn next(&mut self) -> Option<Job> {
+        if self.running >= self.max {
+            return None;
+        }
+        for _ in 0..self.turns.len() {
+            let uid = self.turns.pop_front()?;
+            let Some(user) = self.users.get_mut(&uid) else { continue };
+            if uid != ROOT && user.running >= self.max_per_user {
+                self.turns.push_back(uid);
+                continue;
+            }
+            let Some(job) = user.queue.pop_front() else { continue };
+            user.bytes -= job.bytes.len();
+            if !user.queue.is_empty() {
+                self.turns.push_back(uid);
+            }
+            user.running += 1;
+            self.running += 1;
+            return Some(job);
+        }
+        None
+    }
+
+    /// A running request ended.
+    pub fn done(&mut self, flight: &Flight) {
+        if flight.stuck.load(Ordering::Acquire) {
+            self.stuck -= 1;
+        } else {
+            self.running -= 1;
+        }
+        if let Some(user) = self.users.get_mut(&flight.payer) {
+            user.running -= 1;
+            if user.running == 0 && user.queue.is_empty() {
+                self.users.remove(&flight.payer);
+            }
+        }
+    }
+
+    /// Gives up on a running request: whether a thread may take its place.
+    pub fn give_up(&mut self, flight: &Flight) -> bool {
+        if self.stuck >= MAX_STUCK || flight.stuck.swap(true, Ordering::AcqRel) {
+            return false;
+        }
+        self.stuck += 1;
+        self.running -= 1;
+        true
+    }
+
+    pub fn running(&self) -> usize {
+        self.running
+    }
+
+    pub fn stuck(&self) -> usize {
+        self.stuck
+    }
+
+    /// How much waits, by user.
+    pub fn queued(&self) -> HashMap<u32, usize> {
+        self.users.iter().filter(|(_, user)| !user.queue.is_empty()).map(|(uid, u)| (*uid, u.queue.len())).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn job(payer: u32) -> Job {
+        Job { bytes: vec![0; 10], flight: Arc::new(Flight::new(1, 39, 1, payer)) }
+    }
+
+    #[test]
+    fn b1_one_user_cannot_take_all_threads() {
+        let mut gate = Gate::new(4, 2);
+        let jobs: Vec<Job> = (0..3).map(|_| job(7)).collect();
+        assert_eq!(gate.admit(&jobs[0].flight, 10), Admission::Run);
+        assert_eq!(gate.admit(&jobs[1].flight, 10), Admission::Run);
+        assert_eq!(gate.admit(&jobs[2].flight, 10), Admission::Wait);
+        gate.queue(job(7));
+        assert_eq!(gate.admit(&job(8).flight, 10), Admission::Run);
+        assert!(gate.next().is_none(), "user 7 is still at its bound");
+        gate.done(&jobs[0].flight);
+        assert_eq!(gate.next().unwrap().flight.payer, 7);
+        assert!(gate.queued().is_empty());
+    }
+
+    #[test]
+    fn b1_a_thread_that_is_given_up_is_replaced() {
+        let mut gate = Gate::new(1, 1);
+        let (first, second) = (job(7), job(8));
+        assert_eq!(gate.admit(&first.flight, 10), Admission::Run);
+        assert_eq!(gate.admit(&second.flight, 10), Admission::Wait);
+        gate.queue(job(8));
+        assert!(gate.next().is_none());
+        assert!(gate.give_up(&first.flight));
+        assert!(!gate.give_up(&first.flight));
+        let second = gate.next().unwrap();
+        assert_eq!((gate.running(), gate.stuck()), (1, 1));
+        gate.done(&first.flight);
+        gate.done(&second.flight);
+        assert_eq!((gate.running(), gate.stuck()), (0, 0));
+    }
+
+    #[test]
+    fn users_take_turns() {
+        let mut gate = Gate::new(1, 1);
+        let running = job(1);
+        gate.admit(&running.flight, 10);
+        for payer in [7, 7, 7, 8] {
+            gate.queue(job(payer));
+        }
+        let mut order = Vec::new();
+        gate.done(&running.flight);
+        while let Some(job) = gate.next() {
+            order.push(job.flight.payer);
+            gate.done(&job.flight);
+        }
+        assert_eq!(order, [7, 8, 7, 7]);
+    }
+
+    #[test]
+    fn waiting_requests_are_bounded() {
+        let mut gate = Gate::new(0, 1);
+        for _ in 0..MAX_QUEUE {
+            assert_eq!(gate.admit(&job(7).flight, 10), Admission::Wait);
+            gate.queue(job(7));
+        }
+        assert_eq!(gate.admit(&job(7).flight, 10), Admission::Refuse);
+        assert_eq!(gate.admit(&job(8).flight, MAX_QUEUED_BYTES + 1), Admission::Refuse);
+    }
+}

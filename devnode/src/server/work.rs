@@ -1,0 +1,225 @@
+//! Requests that call a file's implementor, each on a thread of its own.
+
+use super::core::Core;
+use super::flight::Flight;
+use super::handles::{Handle, Opened, Reason};
+use super::quick::OPEN_FLAGS;
+use crate::tree::{Kind, Node};
+use crate::wire::abi::{IoctlOut, OpenOut, WRITE_CACHE, WriteOut};
+use crate::wire::{Answer, Op, Request};
+use crate::{Attribute, Caller, DeviceNode, Ioctl, OpenFile, OpenFlags};
+use nix::errno::Errno;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Instant;
+use virtio_mdev_api::Refusal;
+use zerocopy::IntoBytes;
+
+/// Longest value of an attribute: a page, as in sysfs.
+const MAX_VALUE: usize = 4096;
+
+/// Serves one request and answers it.
+pub(super) fn work(core: &Core, request: &Request<'_>, flight: &Arc<Flight>) {
+    match request.op {
+        Op::Open { flags } => return open(core, request, flight, flags),
+        Op::Release { fh } => return release(core, flight, fh),
+        _ => {}
+    }
+    let answer = serve(core, request, flight).unwrap_or_else(Answer::Error);
+    core.answer(flight, &answer);
+}
+
+/// Runs an implementor's code; a panic in it is its file's failure, EIO.
+pub(super) fn guarded<T>(call: impl FnOnce() -> T) -> Result<T, Errno> {
+    catch_unwind(AssertUnwindSafe(call)).map_err(|_| {
+        tracing::error!("a file's implementor panicked");
+        Errno::EIO
+    })
+}
+
+fn caller(core: &Core, request: &Request<'_>, flight: &Arc<Flight>) -> Result<Caller, Errno> {
+    if request.tid == 0 {
+        tracing::warn!(uid = request.uid, "a caller outside our pid namespace cannot be served");
+        return Err(Errno::EPERM);
+    }
+    Ok(Caller::new(request.tid, request.uid, request.gid, flight.clone(), core.host.clone()))
+}
+
+fn serve(core: &Core, request: &Request<'_>, flight: &Arc<Flight>) -> Result<Answer, Errno> {
+    let handle = |fh| core.host.handles.get(fh).ok_or(Errno::EBADF);
+    match request.op {
+        Op::Read { fh, offset, size } => {
+            let size = usize::try_from(size).map_err(|_| Errno::EINVAL)?;
+            let handle = handle(fh)?;
+            let data = match &handle.kind {
+                Opened::Attribute(_) => read_attribute(&handle, offset, size)?,
+                Opened::Device(file) => {
+                    let caller = caller(core, request, flight)?;
+                    guarded(|| file.read(&caller, offset, size))??
+                }
+            };
+            if data.len() > size { Err(Errno::EIO) } else { Ok(Answer::Data(data)) }
+        }
+        Op::Write { fh, offset, flags, data } => {
+            if flags & WRITE_CACHE != 0 {
+                return Err(Errno::EPERM);
+            }
+            let (handle, caller) = (handle(fh)?, caller(core, request, flight)?);
+            let taken = match &handle.kind {
+                Opened::Attribute(_) => write_attribute(&handle, &caller, data)?,
+                Opened::Device(file) => guarded(|| file.write(&caller, offset, data))??,
+            };
+            let size = u32::try_from(taken.min(data.len())).map_err(|_| Errno::EIO)?;
+            Ok(Answer::of(&WriteOut { size, padding: 0 }))
+        }
+        Op::Ioctl { fh, cmd, arg, input, out_size, .. } => {
+            let handle = handle(fh)?;
+            let Opened::Device(file) = &handle.kind else { return Err(Errno::ENOTTY) };
+            let caller = caller(core, request, flight)?;
+            ioctl(file, &caller, &Ioctl { cmd, arg, input }, out_size)
+        }
+        _ => Ok(Answer::NotOffered),
+    }
+}
+
+fn ioctl(file: &Arc<dyn OpenFile>, caller: &Caller, call: &Ioctl<'_>, out_size: u32) -> Result<Answer, Errno> {
+    let reply = guarded(|| file.ioctl(caller, call))??;
+    if reply.value < 0 || u32::try_from(reply.output.len()).is_ok_and(|len| len > out_size) {
+        tracing::error!(cmd = call.cmd, value = reply.value, output = reply.output.len(), "an ioctl's reply is bad");
+        return Err(Errno::EIO);
+    }
+    let head = IoctlOut { result: reply.value, ..IoctlOut::default() };
+    Ok(Answer::Data([head.as_bytes(), &reply.output].concat()))
+}
+
+fn attribute(handle: &Handle) -> Result<&Arc<dyn Attribute>, Errno> {
+    match &handle.node.kind {
+        Kind::Attribute(_) if handle.node.is_removed() => Err(Errno::ENODEV),
+        Kind::Attribute(attribute) => Ok(attribute),
+        _ => Err(Errno::EBADF),
+    }
+}
+
+fn read_attribute(handle: &Handle, offset: u64, size: usize) -> Result<Vec<u8>, Errno> {
+    let Opened::Attribute(state) = &handle.kind else { return Err(Errno::EBADF) };
+    let mut state = state.lock();
+    if let Some(reason) = &mut state.reason {
+        let base = *reason.base.get_or_insert(offset);
+        let part = part(&reason.text, offset.saturating_sub(base), size);
+        if part.is_empty() {
+            state.reason = None;
+        }
+        return Ok(part);
+    }
+    if offset == 0 {
+        let attribute = attribute(handle)?;
+        state.text = guarded(|| attribute.show())?.map_err(|refusal| refusal.errno())?.into_bytes();
+    }
+    Ok(part(&state.text, offset, size))
+}
+
+fn part(text: &[u8], offset: u64, size: usize) -> Vec<u8> {
+    let from = usize::try_from(offset).unwrap_or(usize::MAX).min(text.len());
+    text[from..text.len().min(from.saturating_add(size))].to_vec()
+}
+
+/// One write is one store. Why it was refused can be read from the same descriptor next.
+fn write_attribute(handle: &Handle, caller: &Caller, data: &[u8]) -> Result<usize, Errno> {
+    let Opened::Attribute(state) = &handle.kind else { return Err(Errno::EBADF) };
+    let stored = if data.len() > MAX_VALUE {
+        Err(Refusal::new(Errno::EINVAL, format!("a value has at most {MAX_VALUE} bytes")))
+    } else {
+        let attribute = attribute(handle)?;
+        guarded(|| attribute.store(caller, data))?
+    };
+    let mut state = state.lock();
+    state.reason = None;
+    stored.map(|()| data.len()).map_err(|refusal| {
+        state.reason = Some(Reason { text: format!("{}\n", refusal.reason()).into_bytes(), base: None });
+        refusal.errno()
+    })
+}
+
+fn open(core: &Core, request: &Request<'_>, flight: &Arc<Flight>, flags: u32) {
+    let opened = (|| {
+        let node = core.tree.get(request.node).ok_or(Errno::ENODEV)?;
+        let Kind::Device(device) = &node.kind else { return Err(Errno::ENXIO) };
+        let caller = caller(core, request, flight)?;
+        let file = open_device(core, &node, device, &caller, open_flags(flags))?;
+        Ok((node.clone(), file))
+    })();
+    match opened {
+        Ok((node, file)) => {
+            let fh = core.host.handles.insert(node, Opened::Device(file.clone()));
+            let answer = Answer::of(&OpenOut { fh, open_flags: OPEN_FLAGS, backing_id: 0 });
+            // Nobody got the descriptor: nobody will close it.
+            if !core.answer(flight, &answer) && core.host.handles.remove(fh).is_some() {
+                guarded(|| file.release()).ok();
+            }
+        }
+        Err(errno) => {
+            core.answer(flight, &Answer::Error(errno));
+        }
+    }
+}
+
+fn open_flags(flags: u32) -> OpenFlags {
+    let access = flags & libc::O_ACCMODE.cast_unsigned();
+    OpenFlags {
+        read: access != libc::O_WRONLY.cast_unsigned(),
+        write: access != libc::O_RDONLY.cast_unsigned(),
+        nonblock: flags & libc::O_NONBLOCK.cast_unsigned() != 0,
+    }
+}
+
+/// Opens a device. A close returns to its caller before we hear of it; so EBUSY while a release is under way is not
+/// yet an answer: wait for the release, for a bounded time, and ask again.
+fn open_device(
+    core: &Core,
+    node: &Arc<Node>,
+    device: &Arc<dyn DeviceNode>,
+    caller: &Caller,
+    flags: OpenFlags,
+) -> Result<Arc<dyn OpenFile>, Errno> {
+    let deadline = Instant::now() + core.config.release_wait;
+    loop {
+        let before = *node.releases.lock();
+        match guarded(|| device.clone().open(caller, flags))? {
+            Err(Errno::EBUSY) => {}
+            result => return result,
+        }
+        caller.still_there()?;
+        let mut releases = node.releases.lock();
+        if releases.running == 0 && releases.ended == before.ended {
+            return Err(Errno::EBUSY);
+        }
+        while releases.running != 0 && releases.ended == before.ended {
+            if node.released.wait_until(&mut releases, deadline).timed_out() {
+                return Err(Errno::EBUSY);
+            }
+        }
+        if Instant::now() >= deadline {
+            return Err(Errno::EBUSY);
+        }
+    }
+}
+
+/// Counts a release that was read from the kernel: opens that are read later know of it.
+pub(super) fn release_begins(core: &Core, fh: u64) {
+    if let Some(handle) = core.host.handles.get(fh) {
+        handle.node.releases.lock().running += 1;
+    }
+}
+
+fn release(core: &Core, flight: &Flight, fh: u64) {
+    if let Some(handle) = core.host.handles.remove(fh) {
+        if let Opened::Device(file) = &handle.kind {
+            guarded(|| file.release()).ok();
+        }
+        let mut releases = handle.node.releases.lock();
+        releases.running -= 1;
+        releases.ended += 1;
+        handle.node.released.notify_all();
+    }
+    core.answer(flight, &Answer::empty());
+}
