@@ -79,6 +79,9 @@ pub enum Error {
     /// Other features for a running device.
     #[error("features changed while the rings run")]
     FeaturesWhileRunning,
+    /// The holder of the instance was asked to let go of it.
+    #[error("it is about to be removed, and its holder was asked to let go")]
+    RemovalRequested,
     /// A call of the shim's own sockets and threads.
     #[error(transparent)]
     Io(#[from] std::io::Error),
@@ -91,11 +94,12 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whether this is how an instance answers that is no longer there, or whose daemon is not.
+    /// Whether this is how an instance answers that is no longer there, or whose daemon is not; or that must be let go.
     pub fn is_gone(&self) -> bool {
         let errno = match self {
             Self::Call { errno, .. } => *errno,
             Self::File { errno, .. } => return *errno == Errno::ENOENT || gone(*errno),
+            Self::RemovalRequested => return true,
             _ => return false,
         };
         gone(errno)

@@ -87,11 +87,6 @@ impl MdevInstance {
         instance.set_status(0)?;
         Ok(instance)
     }
-
-    fn file(&self, ring: u32, fd: Option<BorrowedFd<'_>>) -> vhost_vring_file {
-        // -1 is VHOST_FILE_UNBIND
-        vhost_vring_file { index: ring, fd: fd.map_or(-1, |fd| fd.as_raw_fd()) }
-    }
 }
 
 impl Instance for MdevInstance {
@@ -144,15 +139,15 @@ impl Instance for MdevInstance {
     }
 
     fn set_vring_kick(&self, ring: u32, fd: Option<BorrowedFd<'_>>) -> Result<(), Error> {
-        call("VHOST_SET_VRING_KICK", sys::vhost_set_vring_kick(&self.vhost, &self.file(ring, fd)))
+        call("VHOST_SET_VRING_KICK", sys::vhost_set_vring_kick(&self.vhost, &vring_file(ring, fd)))
     }
 
     fn set_vring_call(&self, ring: u32, fd: Option<BorrowedFd<'_>>) -> Result<(), Error> {
-        call("VHOST_SET_VRING_CALL", sys::vhost_set_vring_call(&self.vhost, &self.file(ring, fd)))
+        call("VHOST_SET_VRING_CALL", sys::vhost_set_vring_call(&self.vhost, &vring_file(ring, fd)))
     }
 
     fn set_vring_err(&self, ring: u32, fd: Option<BorrowedFd<'_>>) -> Result<(), Error> {
-        call("VHOST_SET_VRING_ERR", sys::vhost_set_vring_err(&self.vhost, &self.file(ring, fd)))
+        call("VHOST_SET_VRING_ERR", sys::vhost_set_vring_err(&self.vhost, &vring_file(ring, fd)))
     }
 
     fn set_vring_enable(&self, index: u32, enable: bool) -> Result<(), Error> {
@@ -219,6 +214,11 @@ fn negotiate_backend_features(vhost: &File) -> Result<u64, Error> {
     let wanted = offered & (backend_feature::SUSPEND | backend_feature::ENABLE_AFTER_DRIVER_OK);
     call("VHOST_SET_BACKEND_FEATURES", sys::vhost_set_backend_features(vhost, &wanted))?;
     Ok(wanted)
+}
+
+fn vring_file(index: u32, fd: Option<BorrowedFd<'_>>) -> vhost_vring_file {
+    // -1 is VHOST_FILE_UNBIND
+    vhost_vring_file { index, fd: fd.map_or(-1, |fd| fd.as_raw_fd()) }
 }
 
 fn argsz<T>() -> u32 {

@@ -10,6 +10,7 @@
 pub mod backend;
 pub mod device;
 pub mod error;
+pub mod events;
 pub mod features;
 pub mod instance;
 pub mod mapping;

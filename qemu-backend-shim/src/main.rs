@@ -1,6 +1,6 @@
 //! `umdev-vhost-vfio`: the program around the library.
 
-use std::io;
+use std::io::{self, IsTerminal};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -9,6 +9,7 @@ use clap::Parser;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use qemu_backend_shim::device::Device;
+use qemu_backend_shim::events::Events;
 use qemu_backend_shim::instance::MdevInstance;
 use qemu_backend_shim::server::{Outcome, serve};
 use qemu_backend_shim::socket::ListeningSocket;
@@ -28,7 +29,7 @@ Exit codes:
   0  stopped by SIGTERM or SIGINT
   1  could not start, or failed; the reason is on standard error
   2  wrong arguments
-  3  the instance is gone: it was removed, or its daemon ended
+  3  the instance is gone: it was removed or is about to be, or its daemon ended
 
 Example:
   umdev-vhost-vfio --sysfsdev /run/umdev/sys/bus/mdev/devices/UUID --socket /run/vm0.sock &
@@ -58,7 +59,11 @@ const EXIT_INSTANCE_GONE: u8 = 3;
 
 fn main() -> ExitCode {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(io::stderr().is_terminal())
+        .with_writer(io::stderr)
+        .init();
     match run(&Arguments::parse()) {
         Ok(Outcome::Stopped) => {
             info!("stopped");
@@ -84,8 +89,10 @@ fn run(arguments: &Arguments) -> Result<Outcome, Box<dyn std::error::Error>> {
     let stop = SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC)?;
 
     let instance = MdevInstance::open(&arguments.root, &arguments.sysfsdev)?;
+    let uuid = arguments.sysfsdev.file_name().unwrap_or_default().to_string_lossy();
+    let events = Events::watch(&arguments.root, &uuid);
     let socket =
         ListeningSocket::bind(&arguments.socket).map_err(|e| format!("{}: {e}", arguments.socket.display()))?;
     info!(instance = %arguments.sysfsdev.display(), socket = %arguments.socket.display(), "ready");
-    Ok(serve(Device::new(instance), socket.listener(), stop.as_fd())?)
+    Ok(serve(Device::new(instance), events, socket.listener(), stop.as_fd())?)
 }

@@ -1,13 +1,13 @@
 //! One front end after the other, until told to stop or the instance is gone.
 //!
 //! The caller's thread only polls, so a signal is honoured whatever a front end or the daemon does. Requests run on a thread of each connection; a
-//! watcher asks every second whether the instance is still there, also while no front end speaks.
+//! watcher asks every second whether the instance is still there, also while no front end speaks, and listens for the request to let go of it.
 
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
+// the vhost crate takes handlers within this kind of lock
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -19,6 +19,7 @@ use vhost::vhost_user::{BackendReqHandler, Error as ProtocolError};
 use crate::backend::Backend;
 use crate::device::Device;
 use crate::error::Error;
+use crate::events::Events;
 use crate::features::PROTOCOL_FEATURES;
 use crate::instance::Instance;
 use crate::sys;
@@ -36,7 +37,7 @@ const END_MS: u16 = 5000;
 pub enum Outcome {
     /// As asked.
     Stopped,
-    /// The instance was removed, or its daemon died; this is how that showed.
+    /// The instance was removed or is about to be, or its daemon died; this is how that showed.
     InstanceGone(Error),
 }
 
@@ -46,15 +47,16 @@ enum Event {
     Ready,
 }
 
-/// Serves front ends of `device` that connect to `listener`, one at a time (the next one waits in the socket's queue), until `stop` can be read.
+/// Serves front ends of `device`, of which `events` tell, that connect to `listener`, one at a time (the next one waits in the socket's queue), until `stop` can be read.
 ///
 /// Errors are those that no later front end could be served after.
 pub fn serve<I: Instance + 'static>(
     device: Device<I>,
+    events: Events,
     listener: &UnixListener,
     stop: BorrowedFd<'_>,
 ) -> Result<Outcome, Error> {
-    match serve_all(device, listener, stop) {
+    match serve_all(device, events, listener, stop) {
         Err(e) if e.is_gone() => Ok(Outcome::InstanceGone(e)),
         result => result,
     }
@@ -62,11 +64,12 @@ pub fn serve<I: Instance + 'static>(
 
 fn serve_all<I: Instance + 'static>(
     device: Device<I>,
+    events: Events,
     listener: &UnixListener,
     stop: BorrowedFd<'_>,
 ) -> Result<Outcome, Error> {
     let backend = Arc::new(Mutex::new(Backend::new(device)));
-    let watcher = watch(&backend)?;
+    let watcher = watch(&backend, events)?;
     loop {
         let mut event = next_event(stop, watcher.end(), listener.as_fd())?;
         if let Event::Ready = event {
@@ -158,7 +161,10 @@ fn primed_handler<I: Instance>(
 }
 
 /// A thread that ends, with the reason, once the instance is gone; without one when the backend is no longer served.
-fn watch<I: Instance + 'static>(backend: &Arc<Mutex<Backend<I>>>) -> io::Result<Task<Option<Error>>> {
+fn watch<I: Instance + 'static>(
+    backend: &Arc<Mutex<Backend<I>>>,
+    mut events: Events,
+) -> io::Result<Task<Option<Error>>> {
     let backend = Arc::downgrade(backend);
     Task::spawn("watcher", move || {
         while let Some(backend) = backend.upgrade() {
@@ -168,7 +174,9 @@ fn watch<I: Instance + 'static>(backend: &Arc<Mutex<Backend<I>>>) -> io::Result<
                 Ok(()) => {}
             }
             drop(backend);
-            thread::sleep(WATCH_INTERVAL);
+            if events.removal_requested(WATCH_INTERVAL) {
+                return Some(Error::RemovalRequested);
+            }
         }
         None
     })

@@ -9,6 +9,7 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use qemu_backend_shim::error::Error;
 use qemu_backend_shim::server::Outcome;
 use support::*;
 use vhost::VhostBackend;
@@ -182,6 +183,16 @@ fn a_removed_instance_ends_the_server_under_a_silent_front_end() {
         assert!(how.to_string().contains(errno.desc()), "{how}");
         assert!(guest.frontend.get_features().is_err());
     }
+}
+
+#[test]
+fn the_request_to_let_go_of_the_instance_is_followed_at_once() {
+    let mut server = Server::start();
+    let _guest = Guest::started(&server);
+    writeln!(server.events, r#"{{"event":"remove_request","uuid":"{UUID}"}}"#).unwrap();
+    assert!(matches!(server.outcome(), Ok(Outcome::InstanceGone(Error::RemovalRequested))));
+    let record = server.instance.record();
+    assert!(record.maps.is_empty() && record.eventfds.is_empty() && record.status == 0);
 }
 
 #[test]

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use qemu_backend_shim::device::Device;
 use qemu_backend_shim::error::Error;
+use qemu_backend_shim::events::Events;
 use qemu_backend_shim::instance::{Instance, backend_feature};
 use qemu_backend_shim::ring::Addresses;
 use qemu_backend_shim::server::{Outcome, serve};
@@ -27,6 +28,8 @@ pub const VERSION_1: u64 = 1 << 32;
 pub const ACCESS_PLATFORM: u64 = 1 << 33;
 pub const MRG_RXBUF: u64 = 1 << 15;
 pub const PROTOCOL_FEATURES: u64 = 1 << 30;
+
+pub const UUID: &str = "0f1a8c5e-7d9b-4a60-9c0e-3f2b1d4c5a69";
 
 /// Where the front end's memory lies, in its own and in the guest's view.
 pub const UADDR: u64 = 0x7f00_0000_0000;
@@ -210,6 +213,8 @@ impl Instance for FakeInstance {
 pub struct Server {
     pub instance: FakeInstance,
     pub path: PathBuf,
+    /// Where the daemon would write its events.
+    pub events: PipeWriter,
     stop: Option<PipeWriter>,
     thread: Option<JoinHandle<Result<Outcome, Error>>>,
     _dir: TempDir,
@@ -223,8 +228,10 @@ impl Server {
         let instance = FakeInstance::new();
         let (stopped, stop) = std::io::pipe().unwrap();
         let device = Device::new(instance.clone());
-        let thread = thread::spawn(move || serve(device, &listener, stopped.as_fd()));
-        Self { instance, path, stop: Some(stop), thread: Some(thread), _dir: dir }
+        let (read, events) = std::io::pipe().unwrap();
+        let stream = Events::from_pipe(OwnedFd::from(read), UUID);
+        let thread = thread::spawn(move || serve(device, stream, &listener, stopped.as_fd()));
+        Self { instance, path, events, stop: Some(stop), thread: Some(thread), _dir: dir }
     }
 
     pub fn connect(&self) -> UnixStream {

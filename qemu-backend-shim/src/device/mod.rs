@@ -9,15 +9,19 @@
 //!
 //! Notifiers and ring enables pass through to a running instance at once.
 
+mod memory;
+mod run;
+
 use std::fs::File;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
 
-use tracing::{debug, info, warn};
+use tracing::warn;
 
+use self::run::kick_fd;
 use crate::error::Error;
 use crate::features;
-use crate::instance::{Instance, backend_feature};
-use crate::mapping::{FileId, Mapping};
+use crate::instance::Instance;
+use crate::mapping::Mapping;
 use crate::memory::{Region, RegionTable};
 use crate::ring::{self, Addresses, Kick, Ring};
 
@@ -172,68 +176,6 @@ impl<I: Instance> Device<I> {
         self.instance.set_status(0)
     }
 
-    /// SET_MEM_TABLE. Regions that stay as they are keep their mapping, and the device stops only when one goes away.
-    pub fn set_memory(&mut self, sent: Vec<SentRegion>) -> Result<(), Error> {
-        let mut kept = RegionTable::default();
-        let mut new = Vec::new();
-        for (region, file, offset) in sent {
-            let id = FileId::of(&file, offset)?;
-            kept.insert(region, id)?;
-            if !self.memory.iter().any(|(old, mapping)| *old == region && mapping.file() == id) {
-                new.push((region, Mapping::new(&region, file, offset)?));
-            }
-        }
-        let keeps =
-            |region: &Region, mapping: &Mapping| kept.iter().any(|(r, id)| r == region && mapping.file() == *id);
-        let old: Vec<_> = self.memory.iter().filter(|(r, mapping)| !keeps(r, mapping)).map(|(r, _)| *r).collect();
-        if !old.is_empty() {
-            self.stop()?;
-        }
-        for region in &old {
-            self.unmap(region)?;
-        }
-        for (region, mapping) in new {
-            self.map(region, mapping)?;
-        }
-        self.settle()
-    }
-
-    /// ADD_MEM_REG.
-    pub fn add_memory(&mut self, (region, file, offset): SentRegion) -> Result<(), Error> {
-        self.memory.check(&region)?;
-        self.map(region, Mapping::new(&region, file, offset)?)?;
-        self.settling |= !self.running && self.is_ready();
-        Ok(())
-    }
-
-    /// REM_MEM_REG. Front ends move memory by removing and adding it again with the rings running, so the device stays down until that has
-    /// [settled](Self::settle).
-    pub fn remove_memory(&mut self, region: &Region) -> Result<(), Error> {
-        self.settling |= self.running;
-        self.stop()?;
-        self.unmap(region)
-    }
-
-    /// Whether a change of memory is under way.
-    pub fn is_settling(&self) -> bool {
-        self.settling
-    }
-
-    /// The front end has said all it had to say about memory: the device starts again if its rings are mapped.
-    pub fn settle(&mut self) -> Result<(), Error> {
-        self.settling = false;
-        if self.running || !self.is_ready() {
-            return Ok(());
-        }
-        match self.ring_iovas() {
-            Ok(_) => self.start_if_ready(),
-            Err(e) => {
-                warn!("the device stays stopped after a change of memory: {e}");
-                Ok(())
-            }
-        }
-    }
-
     /// The front end has gone: forgets it, and clears the instance of it. An instance that cannot be cleared must not be given to another front end,
     /// since the device may still reach the memory of this one.
     pub fn teardown(&mut self) -> Result<(), Error> {
@@ -261,129 +203,8 @@ impl<I: Instance> Device<I> {
         let ring = self.ring(index)?;
         if running { Err(Error::RingRuns { ring: index, request }) } else { Ok(ring) }
     }
-
-    fn map(&mut self, region: Region, mapping: Mapping) -> Result<(), Error> {
-        self.instance.map(region.gpa(), region.size(), mapping.vaddr())?;
-        debug!(%region, "mapped");
-        Ok(self.memory.insert(region, mapping)?)
-    }
-
-    fn unmap(&mut self, region: &Region) -> Result<(), Error> {
-        let mapping = self.memory.remove(region)?;
-        let result = self.instance.unmap(region.gpa(), region.size());
-        debug!(%region, "unmapped");
-        // only now: the device uses this process's mapping until the call returns
-        drop(mapping);
-        result
-    }
-
-    /// Without the protocol feature rings have no enable message and are always on.
-    fn is_enabled(&self, ring: &Ring) -> bool {
-        ring.enabled || self.features.is_some_and(|f| f & features::PROTOCOL_FEATURES == 0)
-    }
-
-    fn is_ready(&self) -> bool {
-        self.features.is_some()
-            && self.rings.iter().all(Ring::is_ready)
-            && self.rings.iter().any(|r| self.is_enabled(r))
-    }
-
-    fn is_packed(&self) -> bool {
-        self.features.unwrap_or(0) & features::RING_PACKED != 0
-    }
-
-    /// The areas of all rings as the device addresses them.
-    fn ring_iovas(&self) -> Result<Vec<Addresses>, Error> {
-        (0..RINGS).zip(&self.rings).map(|(index, ring)| self.iovas(index, ring)).collect()
-    }
-
-    fn iovas(&self, index: u32, ring: &Ring) -> Result<Addresses, Error> {
-        let [desc_len, avail_len, used_len] = ring::extents(ring.size.unwrap_or(0), self.is_packed());
-        let iova = |part, uaddr, len| {
-            self.memory.translate(uaddr, len).ok_or(Error::RingAddress { ring: index, part, uaddr, len })
-        };
-        let at = ring.addresses.ok_or(Error::NoRing(index))?;
-        Ok(Addresses {
-            desc: iova("descriptor area", at.desc, desc_len)?,
-            avail: iova("avail area", at.avail, avail_len)?,
-            used: iova("used area", at.used, used_len)?,
-        })
-    }
-
-    fn start_if_ready(&mut self) -> Result<(), Error> {
-        if self.running || !self.is_ready() {
-            return Ok(());
-        }
-        self.settling = false;
-        let started = self.start();
-        match &started {
-            Ok(()) => self.running = true,
-            // half a start is no start
-            Err(_) => self.instance.set_status(0)?,
-        }
-        started
-    }
-
-    fn start(&self) -> Result<(), Error> {
-        use status::{ACKNOWLEDGE, DRIVER, DRIVER_OK, FEATURES_OK};
-        let iovas = self.ring_iovas()?;
-        let instance = &self.instance;
-        let features = features::for_instance(self.features.unwrap_or(0), instance.features()?);
-        instance.set_status(ACKNOWLEDGE | DRIVER)?;
-        instance.set_features(features)?;
-        instance.set_status(ACKNOWLEDGE | DRIVER | FEATURES_OK)?;
-        if instance.status()? & FEATURES_OK == 0 {
-            return Err(Error::FeaturesRefused(features));
-        }
-        for ((index, ring), iova) in (0..RINGS).zip(&self.rings).zip(iovas) {
-            instance.set_vring_num(index, ring.size.unwrap_or(0))?;
-            instance.set_vring_base(index, ring::base_for_instance(ring.base, self.is_packed()))?;
-            instance.set_vring_addr(index, iova)?;
-            instance.set_vring_kick(index, kick_fd(ring))?;
-            instance.set_vring_call(index, ring.call.as_ref().map(AsFd::as_fd))?;
-            instance.set_vring_err(index, ring.err.as_ref().map(AsFd::as_fd))?;
-        }
-        for (index, ring) in (0..RINGS).zip(&self.rings) {
-            instance.set_vring_enable(index, self.is_enabled(ring))?;
-        }
-        instance.set_status(ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK)?;
-        info!(features = format_args!("{features:#x}"), bases = ?self.rings.each_ref().map(|r| r.base), "started");
-        Ok(())
-    }
-
-    /// Stops the device and keeps where every ring stopped. A base that cannot be read is an error: a wrong one would make the front end hand out
-    /// descriptors twice.
-    fn stop(&mut self) -> Result<(), Error> {
-        if !self.running {
-            return Ok(());
-        }
-        self.running = false;
-        let bases = self.suspended_bases();
-        let reset = self.instance.set_status(0);
-        for (ring, base) in self.rings.iter_mut().zip(bases?) {
-            ring.base = base;
-        }
-        info!(bases = ?self.rings.each_ref().map(|r| r.base), "stopped");
-        reset
-    }
-
-    fn suspended_bases(&self) -> Result<[u32; RINGS as usize], Error> {
-        if self.instance.backend_features() & backend_feature::SUSPEND != 0 {
-            self.instance.suspend()?;
-        } else {
-            (0..RINGS).try_for_each(|index| self.instance.set_vring_enable(index, false))?;
-        }
-        Ok([self.instance.vring_base(0)?, self.instance.vring_base(1)?])
-    }
 }
 
 fn slot(index: u32) -> usize {
     usize::try_from(index).unwrap_or(usize::MAX)
-}
-
-fn kick_fd(ring: &Ring) -> Option<BorrowedFd<'_>> {
-    match &ring.kick {
-        Some(Kick::Fd(file)) => Some(file.as_fd()),
-        Some(Kick::Polled) | None => None,
-    }
 }
