@@ -1,1 +1,27 @@
-//! What the virtio-net parents share: configuration space, header, queue pair worker.
+//! What the virtio-net parents share (virtio 1.3 §5.1): configuration space, header, and the way of frames between a
+//! queue pair and what is behind it.
+//!
+//! A parent implements [`Port`] and gets a whole device with [`NetDevice`].
+
+mod config;
+mod device;
+pub mod features;
+mod header;
+mod mac;
+mod parameters;
+mod port;
+mod receiver;
+mod service;
+mod stats;
+
+pub use config::{CONFIG_SIZE, LinkState};
+pub use device::{MAX_QUEUE_SIZE, NetDevice, QUEUES, VIRTIO_ID_NET};
+pub use header::HEADER;
+pub use mac::Mac;
+pub use parameters::{DEFAULT_MTU, MIN_MTU, NetParameters};
+pub use port::{Controls, Port, Sent};
+pub use receiver::{Delivery, Receiver};
+pub use service::MAX_FRAME;
+pub use stats::{Counter, Statistics};
+// Ports are called within its bursts.
+pub use virtqueue::{Halt, Next};

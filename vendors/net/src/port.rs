@@ -1,0 +1,67 @@
+//! What is behind a queue pair.
+
+use crate::receiver::Receiver;
+use crate::stats::Statistics;
+use std::os::fd::BorrowedFd;
+use virtio_mdev_api::{AttributeSpec, Refusal};
+use virtqueue::{Halt, Next};
+
+/// What became of a frame from the driver.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub enum Sent {
+    /// It was passed on.
+    Taken,
+    /// Not now: it stays in the driver's ring and is offered again.
+    Busy,
+    /// It cannot be passed on. The port has counted it.
+    Dropped,
+}
+
+/// The back end of one queue pair. It is called on the device's thread, within bursts: it must not block.
+pub trait Port: Send + 'static {
+    /// The queues start; `features` are in effect.
+    fn start(&mut self, features: u64) -> Result<(), Refusal>;
+
+    /// A frame from the driver: a checked header of 12 bytes, and at least an Ethernet header. The port may overwrite
+    /// it. `driver` is the way back.
+    fn send(
+        &mut self,
+        frame: &mut [u8],
+        driver: &mut Receiver<'_, '_>,
+        statistics: &Statistics,
+    ) -> Result<Sent, Halt>;
+
+    /// Delivers what came in, at most about a burst of it.
+    fn receive(&mut self, _driver: &mut Receiver<'_, '_>, _statistics: &Statistics) -> Result<Next, Halt> {
+        Ok(Next::Wait)
+    }
+
+    /// What becomes ready when something comes in, or when a busy port can go on.
+    fn fd(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
+    /// [`fd`](Self::fd) may have become ready. Told once for each change.
+    fn ready(&mut self) {}
+}
+
+/// What a port adds to the attributes of its instance.
+pub trait Controls: Send {
+    /// The attributes.
+    fn attributes(&self) -> Vec<AttributeSpec> {
+        Vec::new()
+    }
+
+    /// The text of an attribute; `None` when it is none of these.
+    fn show(&mut self, _name: &str) -> Option<Result<String, Refusal>> {
+        None
+    }
+
+    /// Takes a value for an attribute; `None` when it is none of these.
+    fn store(&mut self, _name: &str, _value: &str) -> Option<Result<(), Refusal>> {
+        None
+    }
+}
+
+impl Controls for () {}

@@ -1,0 +1,131 @@
+//! The way of a frame to the driver.
+
+use crate::config::LinkState;
+use crate::header::{HEADER, NUM_BUFFERS};
+use crate::stats::Statistics;
+use virtqueue::{Chain, Halt, Io};
+
+/// What became of a frame for the driver.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub enum Delivery {
+    /// The driver has it.
+    Delivered,
+    /// There are not enough buffers; try again with the same frame.
+    NoBuffers,
+    /// It cannot be delivered, and was counted.
+    Dropped,
+}
+
+/// The receive queue during a burst.
+pub struct Receiver<'q, 'b> {
+    io: Option<&'q mut Io<'b>>,
+    merge: bool,
+    link: &'q LinkState,
+    statistics: &'q Statistics,
+    starved: bool,
+}
+
+impl<'q, 'b> Receiver<'q, 'b> {
+    pub(crate) fn new(
+        io: Option<&'q mut Io<'b>>,
+        merge: bool,
+        link: &'q LinkState,
+        statistics: &'q Statistics,
+    ) -> Self {
+        Self { io, merge, link, statistics, starved: false }
+    }
+
+    /// Gives the driver a frame: a header of 12 bytes, and the data. `num_buffers` is set here.
+    pub fn deliver(&mut self, frame: &mut [u8]) -> Result<Delivery, Halt> {
+        if !self.link.is_up() {
+            self.statistics.rx_link_down.add(1);
+            return Ok(Delivery::Dropped);
+        }
+        let Some(io) = self.io.as_deref_mut() else { return Ok(Delivery::NoBuffers) };
+        let Some(chain) = next(io)? else {
+            self.starved = true;
+            return Ok(Delivery::NoBuffers);
+        };
+        frame[NUM_BUFFERS..HEADER].copy_from_slice(&1u16.to_le_bytes());
+        if chain.writable >= frame.len() as u64 {
+            io.write(&chain, 0, frame)?;
+            io.complete(&chain, u32::try_from(frame.len()).unwrap_or(u32::MAX));
+            io.commit();
+        } else {
+            let fits = if self.merge { merge(io, &chain, frame)? } else { Fit::Never };
+            if fits != Fit::Yes {
+                io.rewind();
+            }
+            match fits {
+                Fit::Yes => io.commit(),
+                Fit::NotNow => {
+                    self.starved = true;
+                    return Ok(Delivery::NoBuffers);
+                }
+                Fit::Never => {
+                    self.statistics.rx_too_long.add(1);
+                    return Ok(Delivery::Dropped);
+                }
+            }
+        }
+        self.statistics.rx_packets.add(1);
+        self.statistics.rx_bytes.add((frame.len() - HEADER) as u64);
+        Ok(Delivery::Delivered)
+    }
+
+    /// Ends the burst: asks for a notification only where buffers were missing. `true` when some have come meanwhile.
+    pub(crate) fn finish(self) -> Result<bool, Halt> {
+        match self.io {
+            Some(io) if self.starved => io.enable_notifications(),
+            Some(io) => io.disable_notifications().map(|()| false),
+            None => Ok(false),
+        }
+    }
+}
+
+#[derive(PartialEq, Eq)]
+enum Fit {
+    Yes,
+    NotNow,
+    Never,
+}
+
+/// The next receive buffer. The header has to fit in it (virtio 1.3 §5.1.6.3.1).
+fn next(io: &mut Io<'_>) -> Result<Option<Chain>, Halt> {
+    let Some(chain) = io.next()? else { return Ok(None) };
+    if chain.readable > 0 {
+        return Err(io.refuse(&chain, "readable buffer in the receive queue"));
+    }
+    if chain.writable < HEADER as u64 {
+        return Err(io.refuse(&chain, "receive buffer smaller than the virtio-net header"));
+    }
+    Ok(Some(chain))
+}
+
+/// Spreads `frame` over the buffers from `first` on (virtio 1.3 §5.1.6.4).
+fn merge(io: &mut Io<'_>, first: &Chain, frame: &[u8]) -> Result<Fit, Halt> {
+    // How many buffers it takes is known last; each byte of the number may be in another descriptor.
+    let [low, high] = [NUM_BUFFERS, NUM_BUFFERS + 1].map(|at| io.writable_address(first, at as u64));
+    let (mut chain, mut done, mut count) = (*first, 0, 0u16);
+    loop {
+        let written = io.write(&chain, 0, &frame[done..])?;
+        io.complete(&chain, u32::try_from(written).unwrap_or(u32::MAX));
+        done += written;
+        count += 1;
+        if done == frame.len() {
+            break;
+        }
+        if count == io.size() {
+            return Ok(Fit::Never);
+        }
+        let Some(next) = next(io)? else { return Ok(Fit::NotNow) };
+        chain = next;
+    }
+    for (place, byte) in [low, high].into_iter().zip(count.to_le_bytes()) {
+        if let Some(place) = place {
+            io.write_at(place, &[byte])?;
+        }
+    }
+    Ok(Fit::Yes)
+}
