@@ -33,6 +33,11 @@ impl Io<'_> {
         Halt { queue: self.ring.index, cause: Cause::Fault(error) }
     }
 
+    /// Entries in the ring: no more chains than this can be taken at once.
+    pub fn size(&self) -> u16 {
+        self.ring.layout.size
+    }
+
     /// Takes the next chain, if there is one.
     #[inline]
     pub fn next(&mut self) -> Result<Option<Chain>, Halt> {

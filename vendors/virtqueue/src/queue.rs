@@ -31,6 +31,8 @@ pub struct Queue {
     /// The ring was mapped once, so that its absence now is the client's way to take it away.
     was_mapped: bool,
     told_slow: bool,
+    /// The driver wants to be told of what was published.
+    interrupt: bool,
     _subscription: Option<SubscriptionGuard>,
 }
 
@@ -64,6 +66,7 @@ impl Queue {
             parked: None,
             was_mapped: false,
             told_slow: false,
+            interrupt: false,
             _subscription: subscription,
         })
     }
@@ -99,8 +102,9 @@ impl Queue {
 
     /// Works on the queue while nothing that is mapped goes away. `work` must not make a system call that blocks.
     ///
-    /// What `work` committed is published when it returns, also when it returns a halt; then the driver is told. A halt
-    /// of this queue is dealt with here; one of another queue, met by nested bursts, passes through.
+    /// What `work` committed is published when it returns, also when it returns a halt; the driver is told of it by
+    /// [`interrupt`](Self::interrupt), which has to follow. A halt of this queue is dealt with here; one of another
+    /// queue, met in nested bursts, passes through.
     pub fn burst<R>(&mut self, work: impl FnOnce(&mut Io<'_>) -> Result<R, Halt>) -> Result<R, Halt> {
         let index = self.ring.index;
         let halt = |cause| Halt { queue: index, cause };
@@ -110,34 +114,37 @@ impl Queue {
         self.parked = None;
         let burst = self.reader.enter();
         let generation = burst.generation();
-        let prepared = prepare(&mut self.ring, &burst.view(), self.was_mapped);
-        let mut interrupt = Ok(false);
-        let result = match prepared {
-            Err(cause) => Err(halt(cause)),
+        let (result, published) = match prepare(&mut self.ring, &burst.view(), self.was_mapped) {
+            Err(cause) => (Err(halt(cause)), Ok(false)),
             Ok(areas) => {
                 self.was_mapped = true;
-                if areas.is_slow() && !self.told_slow {
-                    self.told_slow = true;
-                    warn_slow(&self.health, self.ring.index);
+                if areas.is_slow() && !std::mem::replace(&mut self.told_slow, true) {
+                    warn_slow(&self.health, index);
                 }
                 let mut io = Io { ring: &mut self.ring, areas, memory: burst.view(), dirty: &self.dirty };
                 let result = work(&mut io);
-                interrupt = io.publish();
-                result
+                (result, io.publish())
             }
         };
         drop(burst);
-        let interrupted = match interrupt {
-            Ok(true) => self.call.signal().map_err(|errno| halt(Cause::Fault(RingError::Call(errno)))),
-            Ok(false) => Ok(()),
-            Err(halt) => Err(halt),
-        };
-        for halt in [result.as_ref().err(), interrupted.as_ref().err()].into_iter().flatten() {
+        self.interrupt |= published == Ok(true);
+        for halt in [result.as_ref().err(), published.as_ref().err()].into_iter().flatten() {
             if halt.queue == index {
                 self.take_note(&halt.cause, generation);
             }
         }
-        interrupted.and(result)
+        published.and(result)
+    }
+
+    /// Tells the driver of what was published since, if it wants to be told. Not to be called within a burst: the
+    /// notifier is the client's, and it may make its writer block for a while.
+    pub fn interrupt(&mut self) {
+        if !std::mem::take(&mut self.interrupt) {
+            return;
+        }
+        if let Err(errno) = self.call.signal() {
+            self.health.ring_fault(self.ring.index, &RingError::Call(errno));
+        }
     }
 
     #[cold]

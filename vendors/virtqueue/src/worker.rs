@@ -116,7 +116,36 @@ enum Control<S> {
 pub struct Worker<S> {
     control: Sender<Control<S>>,
     waker: Arc<Waker>,
-    thread: JoinHandle<()>,
+    /// `None` once it was joined.
+    thread: Option<JoinHandle<()>>,
+}
+
+impl<S> Worker<S> {
+    fn ask<R>(&self, command: impl FnOnce(Sender<R>) -> Control<S>) -> Result<R, WorkerError> {
+        let (answer, result) = bounded(1);
+        self.control.send(command(answer)).map_err(|_| WorkerError::Gone)?;
+        self.waker.wake();
+        result.recv_timeout(PATIENCE).map_err(|error| match error {
+            RecvTimeoutError::Timeout => WorkerError::Stuck,
+            RecvTimeoutError::Disconnected => WorkerError::Gone,
+        })
+    }
+
+    fn end_thread(&mut self) -> Result<S, WorkerError> {
+        let thread = self.thread.take().ok_or(WorkerError::Gone)?;
+        let service = self.ask(Control::End)?;
+        thread.join().map_err(|_| WorkerError::Gone)?;
+        Ok(service)
+    }
+}
+
+impl<S> Drop for Worker<S> {
+    fn drop(&mut self) {
+        // A thread that was joined is not asked again; one that is stuck ends when it can.
+        if let Err(error @ WorkerError::Stuck) = self.end_thread() {
+            tracing::warn!(%error, "left behind");
+        }
+    }
 }
 
 impl<S: Service> Worker<S> {
@@ -140,7 +169,7 @@ impl<S: Service> Worker<S> {
             Ok(thread) => {
                 // The thread waits for it.
                 let _ = hand_over.send(service);
-                Ok(Self { control, waker, thread })
+                Ok(Self { control, waker, thread: Some(thread) })
             }
             Err(error) => {
                 let errno = error.raw_os_error().map_or(Errno::EAGAIN, Errno::from_raw);
@@ -169,20 +198,8 @@ impl<S: Service> Worker<S> {
     }
 
     /// Ends the thread and gives the service back.
-    pub fn end(self) -> Result<S, WorkerError> {
-        let service = self.ask(Control::End)?;
-        self.thread.join().map_err(|_| WorkerError::Gone)?;
-        Ok(service)
-    }
-
-    fn ask<R>(&self, command: impl FnOnce(Sender<R>) -> Control<S>) -> Result<R, WorkerError> {
-        let (answer, result) = bounded(1);
-        self.control.send(command(answer)).map_err(|_| WorkerError::Gone)?;
-        self.waker.wake();
-        result.recv_timeout(PATIENCE).map_err(|error| match error {
-            RecvTimeoutError::Timeout => WorkerError::Stuck,
-            RecvTimeoutError::Disconnected => WorkerError::Gone,
-        })
+    pub fn end(mut self) -> Result<S, WorkerError> {
+        self.end_thread()
     }
 }
 
@@ -231,7 +248,9 @@ impl<S: Service> Thread<S> {
                     Err(TryRecvError::Disconnected) => return,
                 }
             }
-            if self.service.serve(&mut self.queues) == Next::Again || self.queues.running().any(Queue::can_resume) {
+            let next = self.service.serve(&mut self.queues);
+            self.queues.0.iter_mut().flatten().for_each(Queue::interrupt);
+            if next == Next::Again || self.queues.running().any(Queue::can_resume) {
                 continue;
             }
             if let Err(errno) = self.sleep() {
