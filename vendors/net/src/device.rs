@@ -60,8 +60,7 @@ impl<P: Port> NetDevice<P> {
         let waker = Waker::new().map_err(|errno| Refusal::new(errno, "no eventfd for the device's thread"))?;
         let (health, statistics) = (Health::new(link), Arc::new(Statistics::default()));
         let NetParameters { mac, mtu } = *parameters;
-        let service =
-            NetService::new(port, Arc::clone(&health), Arc::clone(&link_state), Arc::clone(&statistics), mtu);
+        let service = NetService::new(port, Arc::clone(&health), Arc::clone(&link_state), Arc::clone(&statistics), mtu);
         Ok(Self {
             features,
             config: NetConfig { mac, mtu, pairs: 1 },

@@ -12,9 +12,10 @@ impl Mac {
     /// Locally administered, and always the same for the same instance.
     pub fn for_instance(uuid: &Uuid) -> Self {
         // Fowler–Noll–Vo, 64 bits: spreads UUIDs that differ in a digit only.
-        let hash = uuid.as_bytes().iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-            (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
-        });
+        let hash = uuid
+            .as_bytes()
+            .iter()
+            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3));
         let [a, b, c, d, e, f, ..] = (hash ^ hash >> 48).to_le_bytes();
         Self([a & 0xfc | 0x02, b, c, d, e, f])
     }
@@ -73,9 +74,15 @@ mod tests {
 
     #[test]
     fn what_is_no_station_address_is_refused() {
-        for text in ["", "52:54:00:ab:cd", "52:54:00:ab:cd:ef:00", "52:54:00:ab:cd:+f", "5:54:00:ab:cd:ef",
-            "01:00:00:00:00:00", "00:00:00:00:00:00"]
-        {
+        for text in [
+            "",
+            "52:54:00:ab:cd",
+            "52:54:00:ab:cd:ef:00",
+            "52:54:00:ab:cd:+f",
+            "5:54:00:ab:cd:ef",
+            "01:00:00:00:00:00",
+            "00:00:00:00:00:00",
+        ] {
             assert!(text.parse::<Mac>().is_err(), "{text}");
         }
     }

@@ -34,7 +34,8 @@ impl NetParameters {
                 "mac" => parsed.mac = value.parse().map_err(|why| refuse(format!("mac={value}: {why}")))?,
                 "mtu" => {
                     let mtu = value.parse().ok().filter(|mtu| *mtu >= MIN_MTU);
-                    parsed.mtu = mtu.ok_or_else(|| refuse(format!("mtu={value}: not a number in {MIN_MTU}..=65535")))?;
+                    parsed.mtu =
+                        mtu.ok_or_else(|| refuse(format!("mtu={value}: not a number in {MIN_MTU}..=65535")))?;
                 }
                 key if own.contains(&key) => {}
                 key => {

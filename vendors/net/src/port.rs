@@ -25,12 +25,7 @@ pub trait Port: Send + 'static {
 
     /// A frame from the driver: a checked header of 12 bytes, and at least an Ethernet header. The port may overwrite
     /// it. `driver` is the way back.
-    fn send(
-        &mut self,
-        frame: &mut [u8],
-        driver: &mut Receiver<'_, '_>,
-        statistics: &Statistics,
-    ) -> Result<Sent, Halt>;
+    fn send(&mut self, frame: &mut [u8], driver: &mut Receiver<'_, '_>, statistics: &Statistics) -> Result<Sent, Halt>;
 
     /// Delivers what came in, at most about a burst of it.
     fn receive(&mut self, _driver: &mut Receiver<'_, '_>, _statistics: &Statistics) -> Result<Next, Halt> {
