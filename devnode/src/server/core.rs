@@ -56,9 +56,10 @@ impl Core {
         })
     }
 
-    /// The node a request is about: by number, or by an open file, which outlives a removal.
-    pub fn node(&self, id: u64, fh: Option<u64>) -> Option<Arc<Node>> {
-        self.tree.get(id).or_else(|| Some(self.host.handles.get(fh?)?.node.clone()))
+    /// The node a request is about. A removed one is still found through whoever has it open: the kernel names no open
+    /// file when it asks for attributes.
+    pub fn node(&self, id: u64) -> Option<Arc<Node>> {
+        self.tree.get(id).or_else(|| self.host.handles.open_node(id))
     }
 
     /// Answers a request under way, unless it has been answered: whether this answer was the one and arrived.

@@ -61,6 +61,11 @@ impl Handles {
         }
     }
 
+    /// The node of that number, if it is open.
+    pub fn open_node(&self, node: u64) -> Option<Arc<Node>> {
+        self.open.read().values().find(|handle| handle.node.id == node).map(|handle| handle.node.clone())
+    }
+
     pub fn drain(&self) -> Vec<Arc<Handle>> {
         self.open.write().drain().map(|(_, handle)| handle).collect()
     }

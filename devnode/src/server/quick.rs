@@ -28,7 +28,7 @@ pub(super) fn answer(core: &Core, request: &Request<'_>) -> Option<Answer> {
 }
 
 fn try_answer(core: &Core, request: &Request<'_>) -> Result<Option<Answer>, Errno> {
-    let node = |fh| core.node(request.node, fh).ok_or(Errno::ENOENT);
+    let node = || core.node(request.node).ok_or(Errno::ENOENT);
     Ok(Some(match request.op {
         Op::Lookup { name } => {
             let name = std::str::from_utf8(name).map_err(|_| Errno::ENOENT)?;
@@ -42,22 +42,22 @@ fn try_answer(core: &Core, request: &Request<'_>) -> Result<Option<Answer>, Errn
             };
             Answer::of(&entry_out(&core.tree, &*found.ok_or(Errno::ENOENT)?))
         }
-        Op::Getattr { fh } => Answer::of(&attr_out(&core.tree, &*node(fh)?)),
-        Op::Setattr { fh, set } => {
-            let node = node(fh)?;
+        Op::Getattr => Answer::of(&attr_out(&core.tree, &*node()?)),
+        Op::Setattr { set } => {
+            let node = node()?;
             change(&node, &set);
             Answer::of(&attr_out(&core.tree, &node))
         }
-        Op::Readlink => match &node(None)?.kind {
+        Op::Readlink => match &node()?.kind {
             Kind::Link(target) => Answer::Data(target.clone().into_bytes()),
             _ => Answer::Error(Errno::EINVAL),
         },
         Op::Readdir { offset, size } => readdir(core, request.node, offset, size)?,
-        Op::Opendir => match node(None)?.kind {
+        Op::Opendir => match node()?.kind {
             Kind::Directory => Answer::of(&OpenOut::default()),
             _ => Answer::Error(Errno::ENOTDIR),
         },
-        Op::Open { flags } => return open(core, &node(None)?, flags),
+        Op::Open { flags } => return open(core, &node()?, flags),
         Op::Release { fh } => return Ok(release(core, fh)),
         Op::Ioctl { fh, cmd, flags, .. } => return ioctl(core, request.tid, fh, cmd, flags),
         Op::Mknod { mode, name } => mknod(core, request, mode, name)?,

@@ -69,10 +69,6 @@ pub(crate) mod setattr {
     pub const MTIME_NOW: u32 = 1 << 8;
 }
 
-/// `FUSE_GETATTR_FH`: the handle is valid.
-pub(crate) const GETATTR_FH: u32 = 1;
-/// `FATTR_FH`: the handle is valid.
-pub(crate) const SETATTR_FH: u32 = 1 << 6;
 /// `FUSE_IOCTL_DIR`: the file is a directory.
 pub(crate) const IOCTL_DIR: u32 = 1 << 4;
 /// `FUSE_WRITE_CACHE`: written back from the page cache, by nobody in particular.
@@ -105,7 +101,6 @@ wire! {
         attr: Attr,
     }
     AttrOut { attr_valid: u64, attr_valid_nsec: u32, dummy: u32, attr: Attr }
-    GetattrIn { flags: u32, dummy: u32, fh: u64 }
     SetattrIn {
         valid: u32, padding: u32, fh: u64, size: u64, lock_owner: u64, atime: u64, mtime: u64, ctime: u64,
         atimensec: u32, mtimensec: u32, ctimensec: u32, mode: u32, unused4: u32, uid: u32, gid: u32, unused5: u32,

@@ -1,9 +1,6 @@
 //! A request, decoded from the bytes the kernel gave: pure, total, without allocation.
 
-use super::abi::{
-    GETATTR_FH, GetattrIn, InHeader, InitIn, InterruptIn, IoctlIn, MknodIn, OpenIn, ReadIn, ReleaseIn, SETATTR_FH,
-    SetattrIn, WriteIn, op,
-};
+use super::abi::{InHeader, InitIn, InterruptIn, IoctlIn, MknodIn, OpenIn, ReadIn, ReleaseIn, SetattrIn, WriteIn, op};
 use zerocopy::{FromBytes, Immutable, KnownLayout};
 
 /// A request of the kernel.
@@ -129,14 +126,8 @@ fn operation(opcode: u32, body: &[u8]) -> Option<Op<'_>> {
         op::FORGET | op::BATCH_FORGET => Op::Forget,
         op::NOTIFY_REPLY => Op::Silent,
         op::LOOKUP => Op::Lookup { name: name(body)? },
-        op::GETATTR => {
-            let (get, _) = take::<GetattrIn>(body)?;
-            Op::Getattr { fh: (get.flags & GETATTR_FH != 0).then_some(get.fh) }
-        }
-        op::SETATTR => {
-            let (set, _) = take::<SetattrIn>(body)?;
-            Op::Setattr { fh: (set.valid & SETATTR_FH != 0).then_some(set.fh), set }
-        }
+        op::GETATTR => Op::Getattr,
+        op::SETATTR => Op::Setattr { set: take::<SetattrIn>(body)?.0 },
         op::READLINK => Op::Readlink,
         op::MKNOD => {
             let (mknod, rest) = take::<MknodIn>(body)?;
