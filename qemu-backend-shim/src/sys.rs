@@ -90,3 +90,48 @@ pub fn replace_descriptor(source: BorrowedFd<'_>, target: &impl AsRawFd) -> Resu
     let _ = second_owner.into_raw_fd();
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The values that the headers give, written out.
+    #[test]
+    fn the_numbers_are_those_of_the_kernel() {
+        let vfio = [
+            (VFIO_GET_API_VERSION(), 0x3b64),
+            (VFIO_CHECK_EXTENSION(), 0x3b65),
+            (VFIO_SET_IOMMU(), 0x3b66),
+            (VFIO_GROUP_GET_STATUS(), 0x3b67),
+            (VFIO_GROUP_SET_CONTAINER(), 0x3b68),
+            (VFIO_IOMMU_MAP_DMA(), 0x3b71),
+            (VFIO_IOMMU_UNMAP_DMA(), 0x3b72),
+        ];
+        let vhost = [
+            (vhost::VHOST_SET_OWNER(), 0xaf01),
+            (vhost::VHOST_GET_FEATURES(), 0x8008_af00),
+            (vhost::VHOST_SET_VRING_ADDR(), 0x4028_af11),
+            (vhost::VHOST_GET_VRING_BASE(), 0xc008_af12),
+            (vhost::VHOST_SET_BACKEND_FEATURES(), 0x4008_af25),
+            (vhost::VHOST_VDPA_SET_STATUS(), 0x4001_af72),
+            (vhost::VHOST_VDPA_SET_VRING_ENABLE(), 0x4008_af75),
+            (vhost::VHOST_VDPA_SUSPEND(), 0xaf7d),
+        ];
+        for (number, expected) in vfio.into_iter().chain(vhost) {
+            assert_eq!(number, expected, "{number:#x} is not {expected:#x}");
+        }
+    }
+
+    #[test]
+    fn a_replaced_descriptor_keeps_its_number_and_its_owner() {
+        let (read, write) = std::io::pipe().unwrap();
+        let (other_read, mut other_write) = std::io::pipe().unwrap();
+        let number = read.as_raw_fd();
+        replace_descriptor(std::os::fd::AsFd::as_fd(&other_read), &read).unwrap();
+        drop((other_read, write));
+        std::io::Write::write_all(&mut other_write, b"x").unwrap();
+        drop(other_write);
+        assert_eq!(read.as_raw_fd(), number);
+        assert_eq!(std::io::read_to_string(read).unwrap(), "x");
+    }
+}

@@ -49,13 +49,10 @@ impl<I: Instance> Device<I> {
             return Ok(());
         }
         self.settling = false;
-        let started = self.start();
-        match &started {
-            Ok(()) => self.running = true,
-            // half a start is no start
-            Err(_) => self.instance.set_status(0)?,
-        }
-        started
+        // half a start is cleared with the connection, which any error ends
+        self.start()?;
+        self.running = true;
+        Ok(())
     }
 
     fn start(&self) -> Result<(), Error> {
