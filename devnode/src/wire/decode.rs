@@ -30,11 +30,8 @@ pub(crate) enum Op<'a> {
     Lookup {
         name: &'a [u8],
     },
-    Getattr {
-        fh: Option<u64>,
-    },
+    Getattr,
     Setattr {
-        fh: Option<u64>,
         set: SetattrIn,
     },
     Readlink,
