@@ -114,6 +114,11 @@ impl Server {
         }
     }
 
+    /// Whether the server stopped serving, because somebody unmounted the tree.
+    pub fn has_ended(&self) -> bool {
+        self.core.is_stopping()
+    }
+
     /// Stops serving: requests under way end (those a client holds are given up), open files are released, and the
     /// mount, if it is still there, answers ENOTCONN.
     pub fn shutdown(self) {
