@@ -1,1 +1,3 @@
 //! Whole-system tests with real clients, the VM lab and the benchmarks.
+
+pub mod driver;

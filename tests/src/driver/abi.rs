@@ -1,0 +1,71 @@
+//! Numbers of the vhost, vhost-vdpa and VFIO interfaces, as the kernel's headers have them.
+
+#![allow(missing_docs)] // the names are the kernel's
+
+pub const VHOST_GET_FEATURES: u32 = 0x8008_af00;
+pub const VHOST_SET_FEATURES: u32 = 0x4008_af00;
+pub const VHOST_SET_OWNER: u32 = 0xaf01;
+pub const VHOST_SET_VRING_NUM: u32 = 0x4008_af10;
+pub const VHOST_SET_VRING_ADDR: u32 = 0x4028_af11;
+pub const VHOST_SET_VRING_BASE: u32 = 0x4008_af12;
+pub const VHOST_GET_VRING_BASE: u32 = 0xc008_af12;
+pub const VHOST_SET_VRING_KICK: u32 = 0x4008_af20;
+pub const VHOST_SET_VRING_CALL: u32 = 0x4008_af21;
+pub const VHOST_SET_VRING_ERR: u32 = 0x4008_af22;
+pub const VHOST_SET_BACKEND_FEATURES: u32 = 0x4008_af25;
+pub const VHOST_GET_BACKEND_FEATURES: u32 = 0x8008_af26;
+pub const VHOST_VDPA_GET_DEVICE_ID: u32 = 0x8004_af70;
+pub const VHOST_VDPA_GET_STATUS: u32 = 0x8001_af71;
+pub const VHOST_VDPA_SET_STATUS: u32 = 0x4001_af72;
+pub const VHOST_VDPA_GET_CONFIG: u32 = 0x8008_af73;
+pub const VHOST_VDPA_SET_CONFIG: u32 = 0x4008_af74;
+pub const VHOST_VDPA_SET_VRING_ENABLE: u32 = 0x4008_af75;
+pub const VHOST_VDPA_GET_VRING_NUM: u32 = 0x8002_af76;
+pub const VHOST_VDPA_SET_CONFIG_CALL: u32 = 0x4004_af77;
+pub const VHOST_VDPA_GET_IOVA_RANGE: u32 = 0x8010_af78;
+pub const VHOST_VDPA_GET_CONFIG_SIZE: u32 = 0x8004_af79;
+pub const VHOST_VDPA_SUSPEND: u32 = 0xaf7d;
+pub const VHOST_VDPA_RESUME: u32 = 0xaf7e;
+pub const VHOST_VDPA_GET_VQS_COUNT: u32 = 0x8004_af80;
+
+pub const VHOST_BACKEND_F_IOTLB_MSG_V2: u64 = 1 << 1;
+pub const VHOST_IOTLB_MSG_V2: u32 = 2;
+pub const VHOST_IOTLB_UPDATE: u8 = 2;
+pub const VHOST_IOTLB_INVALIDATE: u8 = 3;
+/// Bytes of `struct vhost_msg_v2`.
+pub const VHOST_MSG_SIZE: usize = 72;
+
+pub const VFIO_GET_API_VERSION: u32 = 0x3b64;
+pub const VFIO_CHECK_EXTENSION: u32 = 0x3b65;
+pub const VFIO_SET_IOMMU: u32 = 0x3b66;
+pub const VFIO_GROUP_GET_STATUS: u32 = 0x3b67;
+pub const VFIO_GROUP_SET_CONTAINER: u32 = 0x3b68;
+pub const VFIO_GROUP_UNSET_CONTAINER: u32 = 0x3b69;
+pub const VFIO_IOMMU_GET_INFO: u32 = 0x3b70;
+pub const VFIO_IOMMU_MAP_DMA: u32 = 0x3b71;
+pub const VFIO_IOMMU_UNMAP_DMA: u32 = 0x3b72;
+pub const VFIO_TYPE1V2_IOMMU: u64 = 3;
+pub const VFIO_DMA_MAP_FLAG_READ: u32 = 1;
+pub const VFIO_DMA_MAP_FLAG_WRITE: u32 = 2;
+
+pub const ACKNOWLEDGE: u8 = 1;
+pub const DRIVER: u8 = 2;
+pub const DRIVER_OK: u8 = 4;
+pub const FEATURES_OK: u8 = 8;
+pub const NEEDS_RESET: u8 = 64;
+pub const FAILED: u8 = 128;
+
+pub const VIRTIO_NET_F_MRG_RXBUF: u64 = 1 << 15;
+pub const VIRTIO_F_INDIRECT_DESC: u64 = 1 << 28;
+pub const VIRTIO_F_EVENT_IDX: u64 = 1 << 29;
+pub const VIRTIO_F_VERSION_1: u64 = 1 << 32;
+pub const VIRTIO_F_ACCESS_PLATFORM: u64 = 1 << 33;
+
+pub const VIRTQ_DESC_F_NEXT: u16 = 1;
+pub const VIRTQ_DESC_F_WRITE: u16 = 2;
+pub const VIRTQ_DESC_F_INDIRECT: u16 = 4;
+
+/// Size of the argument that an ioctl number carries.
+pub fn size_of_argument(cmd: u32) -> usize {
+    usize::from(u16::try_from(cmd >> 16 & 0x3fff).unwrap_or(u16::MAX))
+}

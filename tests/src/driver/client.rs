@@ -1,0 +1,228 @@
+//! A whole driver: files, memory, two queues, frames.
+
+use super::abi::*;
+use super::memory::{BUFFER_ROOM, IOVA, Memory};
+use super::ring::{Descriptor, Ring};
+use super::vfio::{Container, Group};
+use super::vhost::Vhost;
+use super::{CallResult, DriverError};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Bytes of the virtio-net header with VIRTIO_F_VERSION_1.
+pub const HEADER: usize = 12;
+/// Entries of the rings, where nothing else is asked for.
+pub const QUEUE_SIZE: u16 = 256;
+/// How long a frame may take to come back: machines under emulation are slow.
+const PATIENCE: Duration = Duration::from_secs(20);
+const FEATURES: u64 = VIRTIO_F_VERSION_1 | VIRTIO_F_ACCESS_PLATFORM;
+
+/// How the device gets at the driver's memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Via {
+    /// VFIO_IOMMU_MAP_DMA on the container.
+    Container,
+    /// IOTLB messages on the vhost file.
+    Iotlb,
+}
+
+/// What a driver is to be like.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// How the device gets at its memory.
+    pub via: Via,
+    /// Features it accepts beside VERSION_1 and ACCESS_PLATFORM.
+    pub features: u64,
+    /// Entries of its rings, at most 256.
+    pub queue_size: u16,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { via: Via::Container, features: 0, queue_size: QUEUE_SIZE }
+    }
+}
+
+/// A driver of one instance. Files are closed in the order a client of VFIO closes them: device, group, container.
+#[derive(Debug)]
+pub struct Client {
+    /// The vhost file.
+    pub vhost: Vhost,
+    /// Group and container, unless IOTLB messages serve.
+    pub vfio: Option<(Group, Container)>,
+    /// What the device sees.
+    pub memory: Arc<Memory>,
+    /// Queue 0: frames from the device.
+    pub rx: Ring,
+    /// Queue 1: frames to the device.
+    pub tx: Ring,
+    options: Options,
+}
+
+impl Client {
+    /// Opens the files, becomes the owner, and maps the memory; nothing is negotiated yet.
+    pub fn open(root: &Path, uuid: &str, options: Options) -> CallResult<Self> {
+        let vfio = match options.via {
+            Via::Iotlb => None,
+            Via::Container => {
+                let container = Container::open(root)?;
+                container.check()?;
+                let group = Group::open(root, uuid)?;
+                group.set_container(&container)?;
+                container.set_iommu()?;
+                Some((group, container))
+            }
+        };
+        let vhost = Vhost::open(root, uuid)?;
+        vhost.set_owner()?;
+        let memory = Arc::new(Memory::new()?);
+        let rx = Ring::new(Arc::clone(&memory), 0, options.queue_size)?;
+        let tx = Ring::new(Arc::clone(&memory), 1, options.queue_size)?;
+        let client = Self { vhost, vfio, memory, rx, tx, options };
+        client.map_memory()?;
+        Ok(client)
+    }
+
+    /// Opens and starts.
+    pub fn start(root: &Path, uuid: &str, options: Options) -> CallResult<Self> {
+        let mut client = Self::open(root, uuid, options)?;
+        client.run()?;
+        Ok(client)
+    }
+
+    fn map_memory(&self) -> CallResult<()> {
+        let (size, address) = (self.memory.size(), self.memory.address());
+        match &self.vfio {
+            Some((_, container)) => container.map(IOVA, size, address),
+            None => {
+                self.vhost.set_backend_features(VHOST_BACKEND_F_IOTLB_MSG_V2)?;
+                self.vhost.iotlb_update(IOVA, size, address)
+            }
+        }
+    }
+
+    /// Negotiates, programs the queues and sets DRIVER_OK.
+    pub fn run(&mut self) -> CallResult<()> {
+        self.negotiate()?;
+        self.program(&self.rx)?;
+        self.program(&self.tx)?;
+        self.vhost.set_status(ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK)?;
+        self.offer_receive_buffers()
+    }
+
+    /// Up to FEATURES_OK, and that it stuck.
+    pub fn negotiate(&self) -> CallResult<()> {
+        self.vhost.set_status(ACKNOWLEDGE)?;
+        self.vhost.set_status(ACKNOWLEDGE | DRIVER)?;
+        let (offered, wanted) = (self.vhost.features()?, FEATURES | self.options.features);
+        if offered & wanted != wanted {
+            return Err(DriverError::Wrong { what: format!("features {wanted:#x} wanted, {offered:#x} offered") });
+        }
+        self.vhost.set_features(wanted)?;
+        let status = ACKNOWLEDGE | DRIVER | FEATURES_OK;
+        self.vhost.set_status(status)?;
+        match self.vhost.status()? {
+            now if now == status => Ok(()),
+            now => Err(DriverError::Wrong { what: format!("status {now:#x} after FEATURES_OK") }),
+        }
+    }
+
+    /// Tells the device of a queue, and enables it.
+    pub fn program(&self, ring: &Ring) -> CallResult<()> {
+        let (desc, avail, used) = ring.addresses();
+        self.vhost.set_vring_num(ring.index, u32::from(ring.size))?;
+        self.vhost.set_vring_base(ring.index, 0)?;
+        self.vhost.set_vring_addr(ring.index, desc, avail, used)?;
+        self.vhost.set_vring_fd(VHOST_SET_VRING_KICK, ring.index, &ring.kick)?;
+        self.vhost.set_vring_fd(VHOST_SET_VRING_CALL, ring.index, &ring.call)?;
+        self.vhost.set_vring_enable(ring.index, true)
+    }
+
+    fn offer_receive_buffers(&mut self) -> CallResult<()> {
+        let len = u32::try_from(BUFFER_ROOM).expect("a page");
+        for at in 0..self.rx.size {
+            let addr = Memory::iova(self.rx.buffer(at));
+            self.rx.write_descriptor(at, Descriptor { addr, len, flags: VIRTQ_DESC_F_WRITE, next: 0 });
+            self.rx.offer(at);
+        }
+        self.rx.notify()
+    }
+
+    /// Resets the device and begins again with the same memory.
+    pub fn restart(&mut self) -> CallResult<()> {
+        self.vhost.set_status(0)?;
+        self.rx.restart();
+        self.tx.restart();
+        self.run()
+    }
+
+    /// Puts header and frame into the next transmit buffer and makes it available, without a kick.
+    pub fn queue(&mut self, frame: &[u8]) {
+        assert!(HEADER + frame.len() <= BUFFER_ROOM, "a frame fits a buffer");
+        let at = self.tx.avail_idx % self.tx.size;
+        let offset = self.tx.buffer(at);
+        self.memory.write(offset, &[0; HEADER]);
+        self.memory.write(offset + HEADER, frame);
+        let len = u32::try_from(HEADER + frame.len()).expect("a page at most");
+        self.tx.write_descriptor(at, Descriptor { addr: Memory::iova(offset), len, flags: 0, next: 0 });
+        self.tx.offer(at);
+    }
+
+    /// Sends a frame and waits until the device took it.
+    pub fn send(&mut self, frame: &[u8]) -> CallResult<()> {
+        let head = self.tx.avail_idx % self.tx.size;
+        self.queue(frame);
+        self.tx.notify()?;
+        let used = self.tx.wait(PATIENCE, "the transmitted frame to be used")?;
+        if used.id != u32::from(head) || used.len != 0 {
+            return Err(DriverError::Wrong { what: format!("sent head {head}, used {used:?}") });
+        }
+        Ok(())
+    }
+
+    /// Takes the next received frame, its buffer given back to the device.
+    pub fn receive(&mut self, timeout: Duration) -> CallResult<Vec<u8>> {
+        let used = self.rx.wait(timeout, "a frame to be received")?;
+        let wrong = || DriverError::Wrong { what: format!("received {used:?}") };
+        let head = u16::try_from(used.id).ok().filter(|id| *id < self.rx.size).ok_or_else(wrong)?;
+        let len = usize::try_from(used.len).ok().filter(|len| (HEADER..=BUFFER_ROOM).contains(len));
+        let mut frame = vec![0; len.ok_or_else(wrong)?];
+        self.memory.read(self.rx.buffer(head), &mut frame);
+        self.rx.offer(head);
+        self.rx.notify()?;
+        Ok(frame.split_off(HEADER))
+    }
+
+    /// Sends a frame and has it back unchanged.
+    pub fn exchange(&mut self, frame: &[u8]) -> CallResult<()> {
+        self.send(frame)?;
+        let back = self.receive(PATIENCE)?;
+        if back == frame {
+            return Ok(());
+        }
+        let at = back.iter().zip(frame).position(|(a, b)| a != b);
+        let what = format!("sent {} bytes, {} came back, first difference at {at:?}", frame.len(), back.len());
+        Err(DriverError::Wrong { what })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_frame_is_laid_out_behind_its_header() {
+        // Without a device: what the driver writes is what it reads.
+        let memory = Arc::new(Memory::new().unwrap());
+        let mut ring = Ring::new(Arc::clone(&memory), 1, 8).unwrap();
+        ring.write_descriptor(3, Descriptor { addr: 1, len: 2, flags: 3, next: 4 });
+        ring.offer(3);
+        let mut bytes = [0; 16];
+        memory.read(ring.desc_offset() + 48, &mut bytes);
+        assert_eq!(bytes, [1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 3, 0, 4, 0]);
+        assert_eq!(memory.load(ring.avail_offset() + 2), 1);
+        assert_eq!(memory.load(ring.avail_offset() + 4), 3);
+        assert_eq!(ring.take(), None);
+    }
+}
