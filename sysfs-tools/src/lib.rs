@@ -1,1 +1,85 @@
-//! umdev, the operator's command line: a reader and writer of the device tree.
+//! `umdev`, the operator's command line: a reader and writer of the device tree that `umdevd` serves.
+//!
+//! It uses nothing but the files below the root and the socket `fd.sock`, so everything it does can also be done by a shell, and it works on the kernel's
+//! own mediated devices as well (`--root /`), where it shows fewer columns.
+//!
+//! # Exit codes
+//!
+//! 0: done. 1: refused or failed, the reason is on standard error in words. 2: the command line is wrong.
+//!
+//! # JSON
+//!
+//! `--json` prints one document (`watch` and `trace`: one a line) and is stable: keys are never renamed or removed, new ones may be added. A key is
+//! always present; what does not exist or cannot be read is `null`. On failure standard output stays empty.
+//!
+//! | Command | Shape |
+//! |---|---|
+//! | `types` | `[{"parent", "type", "available_instances": N, "device_api", "dma_model", "name", "description"}]` |
+//! | `list` | `[{"uuid", "parent", "type", "state", "driver", "iommu_group": N, "owner"}]` |
+//! | `show` | what `list` has for one instance, and `"device_api"`, `"driver_override"`, `"last_error"`, `"devices": {"vhost", "vhost_vdpa", "vfio_group", "vfio_dev"}` (paths; `vfio_dev` a name), `"attributes": {NAME: {"value"} or {"error"}}` |
+//! | `create` | `{"uuid", "parent", "type", "iommu_group": N, "vhost"}` |
+//! | `remove` | `{"uuid"}` |
+//! | `watch`, `trace` | the daemon's own lines, unchanged; see ARCHITECTURE.md, "The fd socket" |
+//! | `doctor` | `{"version", "root", "able": bool, "checks": [{"check", "status": "ok"\|"warn"\|"missing", "required": bool, "found", "remedy"}]}` |
+//!
+//! Values that come from the tree are untrusted text: tables escape what would control a terminal ([`text::printable`]).
+
+pub mod attribute;
+mod class;
+pub mod cli;
+mod create;
+mod detail;
+pub mod doctor;
+mod error;
+mod output;
+mod remove;
+mod render;
+mod socket;
+mod stream;
+pub mod text;
+mod tree;
+
+use std::process::ExitCode;
+
+use cli::{Cli, Command};
+pub use error::Error;
+use output::Output;
+
+/// Runs one command and says how it went: see the exit codes above.
+pub fn run(cli: &Cli) -> ExitCode {
+    let mut output = Output::stdout(cli.json);
+    match dispatch(cli, &mut output) {
+        Ok(code) => code,
+        // Whoever read our output has what it wanted (`umdev list | head -1`).
+        Err(Error::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("umdev: {error}");
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+fn dispatch(cli: &Cli, output: &mut Output) -> Result<ExitCode, Error> {
+    let root = cli.root.as_path();
+    match &cli.command {
+        Command::Types => output.types(&tree::Tree::open(root)?.types()?)?,
+        Command::List => output.instances(&tree::Tree::open(root)?.instances()?)?,
+        Command::Create { target, words } => {
+            let (uuid, settings) = create::split_words(words)?;
+            output.created(&create::create(&tree::Tree::open(root)?, target, uuid, &settings)?)?;
+        }
+        Command::Remove { uuid } => {
+            remove::remove(&tree::Tree::open(root)?, *uuid)?;
+            output.removed(*uuid)?;
+        }
+        Command::Show { uuid } => output.detail(&detail::Detail::read(&tree::Tree::open(root)?, *uuid)?)?,
+        Command::Watch => stream::watch(root, output)?,
+        Command::Trace { uuid } => stream::trace(root, *uuid, output)?,
+        Command::Doctor => {
+            let report = doctor::examine(root);
+            output.report(&report)?;
+            return Ok(if report.able { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,260 @@
+//! The command line.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::{Parser, Subcommand};
+use uuid::Uuid;
+
+/// Creates, removes and watches mediated devices that umdevd serves.
+///
+/// Every command reads or writes files below the root, or asks its socket fd.sock; there is nothing here that a shell could not do.
+#[derive(Debug, Parser)]
+#[command(
+    name = "umdev",
+    version,
+    max_term_width = 100,
+    after_help = "\
+Examples:
+  umdev types                                     what can be created
+  umdev create loopback0-net                      an instance with a new UUID, which is printed
+  umdev create tap0/tap0-net owner=alice mtu=9000 with settings, its files handed to alice
+  umdev list                                      what there is, and who uses it
+  umdev show 83b8f4f2-509f-382f-3c1e-e6bfe0fa1001
+  umdev remove 83b8f4f2-509f-382f-3c1e-e6bfe0fa1001
+  umdev --json list | jq -r '.[] | select(.state == \"idle\") | .uuid'
+  umdev doctor                                    what this machine lacks
+
+Exit codes:
+  0  done
+  1  refused or failed; the reason is on standard error
+  2  the command line is wrong
+
+JSON:
+  --json prints one document; its keys are never renamed or removed, what is unknown is null. watch and
+  trace print one object a line. The help of each command shows the shape of its document."
+)]
+pub struct Cli {
+    /// Where umdevd serves its tree
+    #[arg(long, global = true, value_name = "DIR", default_value = "/run/umdev")]
+    pub root: PathBuf,
+    /// Print JSON instead of tables
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// What to do
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// List the types that can be created
+    #[command(after_help = "\
+Columns:
+  PARENT       the parent device, a name below sys/class/mdev_bus
+  TYPE         what `create` takes
+  AVAILABLE    how many more instances can be created now
+  DEVICE_API   what an instance speaks, e.g. virtio-mdev
+  DMA_MODEL    how it reaches a client's memory: vfio (the container's mappings), vhost (IOTLB messages)
+
+JSON:
+  [{\"parent\", \"type\", \"available_instances\": N, \"device_api\", \"dma_model\", \"name\", \"description\"}]")]
+    Types,
+
+    /// List the instances
+    #[command(after_help = "\
+STATE is one word:
+  idle          no client
+  open          a client has the vhost file open
+  running       its driver set DRIVER_OK
+  needs_reset   it stopped on a malformed ring or a bad address; a reset by its driver revives it
+  broken        the vendor's code failed; remove it
+
+JSON:
+  [{\"uuid\", \"parent\", \"type\", \"state\", \"driver\", \"iommu_group\": N, \"owner\"}]")]
+    List,
+
+    /// Create an instance and print its UUID
+    #[command(after_help = "\
+The settings a type knows are up to its vendor; common ones are mac, mtu, queue pairs, queue size,
+features and owner. They are applied all or none.
+
+Examples:
+  umdev create loopback0-net
+  umdev create loopback0/loopback0-net 83b8f4f2-509f-382f-3c1e-e6bfe0fa1001
+  umdev create tap0-net mac=52:54:00:12:34:56 owner=alice
+
+The same by a shell:
+  echo UUID > ROOT/sys/class/mdev_bus/PARENT/mdev_supported_types/TYPE/create
+
+JSON:
+  {\"uuid\", \"parent\", \"type\", \"iommu_group\": N, \"vhost\": PATH}")]
+    Create {
+        /// The type; its parent may be left out when only one parent has it
+        #[arg(value_name = "TYPE|PARENT/TYPE")]
+        target: TypeSpec,
+        /// The UUID, a random one if none is given; then settings as key=value
+        #[arg(value_name = "[UUID] [KEY=VALUE]")]
+        words: Vec<CreateWord>,
+    },
+
+    /// Remove an instance
+    #[command(after_help = "\
+An instance in use is asked for first: its client is told to let go, and when it does not within a
+bounded time the removal is refused (EBUSY).
+
+The same by a shell:
+  echo 1 > ROOT/sys/bus/mdev/devices/UUID/remove
+
+JSON:
+  {\"uuid\"}")]
+    Remove {
+        /// The instance
+        uuid: Uuid,
+    },
+
+    /// Show everything about one instance
+    #[command(after_help = "\
+JSON:
+  what `list` has, and
+  \"device_api\", \"driver_override\", \"last_error\",
+  \"devices\": {\"vhost\": PATH, \"vhost_vdpa\": PATH, \"vfio_group\": PATH, \"vfio_dev\": NAME},
+  \"attributes\": {NAME: {\"value\": TEXT} or {\"error\": WORDS}}")]
+    Show {
+        /// The instance
+        uuid: Uuid,
+    },
+
+    /// Print the events of the bus as they happen
+    #[command(after_help = "\
+Times are UTC. A reader too slow loses events and is told how many.
+
+Examples:
+  umdev watch
+  umdev --json watch | jq -c 'select(.event == \"state\")'
+
+JSON:
+  {\"event\": \"create\"|\"remove\"|\"bind\"|\"unbind\"|\"open\"|\"close\"|\"state\"|\"parent_add\"|\"parent_remove\",
+   \"time\": SECONDS, \"parent\", \"type\", \"uuid\", \"driver\", \"state\"}; what does not apply is absent
+  {\"event\": \"lost\", \"count\": N}")]
+    Watch,
+
+    /// Print the ioctls on an instance's files as they happen
+    #[command(after_help = "\
+A line reads as strace would write it: time (UTC), thread of the caller, file, call, result.
+
+Example:
+  umdev trace 83b8f4f2-509f-382f-3c1e-e6bfe0fa1001
+  08:40:12.345Z [4711] vhost VHOST_SET_VRING_NUM(index=0, num=256) = 0
+
+JSON:
+  {\"time\": SECONDS, \"tid\": N, \"file\": \"vhost\"|\"group\"|\"container\", \"call\", \"args\": {…}, \"result\": N, \"errno\"}
+  {\"event\": \"lost\", \"count\": N}")]
+    Trace {
+        /// The instance
+        uuid: Uuid,
+    },
+
+    /// Say what this machine lacks, and the way out
+    #[command(after_help = "\
+One line a check:
+  ok        nothing to do
+  warn      umdevd works, but slower or for fewer clients
+  missing   not there; umdevd works without it unless the line says `required`
+
+Run it as the user that umdevd runs as, normally root. It exits with 1 only when something required is missing.
+
+JSON:
+  {\"version\", \"root\", \"able\": BOOL,
+   \"checks\": [{\"check\", \"status\": \"ok\"|\"warn\"|\"missing\", \"required\": BOOL, \"found\", \"remedy\"}]}")]
+    Doctor,
+}
+
+/// `TYPE` or `PARENT/TYPE`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TypeSpec {
+    /// The parent, where it was named.
+    pub parent: Option<String>,
+    /// The type.
+    pub name: String,
+}
+
+impl FromStr for TypeSpec {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (parent, name) = match text.split_once('/') {
+            Some((parent, name)) => (Some(parent.to_owned()), name),
+            None => (None, text),
+        };
+        if name.is_empty() || name.contains('/') || parent.as_deref() == Some("") {
+            return Err("expected TYPE or PARENT/TYPE");
+        }
+        Ok(Self { parent, name: name.to_owned() })
+    }
+}
+
+impl fmt::Display for TypeSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.parent {
+            Some(parent) => write!(f, "{parent}/{}", self.name),
+            None => f.write_str(&self.name),
+        }
+    }
+}
+
+/// A word after the type of `create`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CreateWord {
+    /// The UUID.
+    Uuid(Uuid),
+    /// `key=value`.
+    Setting(String),
+}
+
+impl FromStr for CreateWord {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.split_once('=') {
+            Some(("", _)) => Err("a setting is key=value"),
+            // The line that `create` takes is separated by white space and ends at the first newline.
+            Some(_) if text.contains(|c: char| c.is_whitespace() || c.is_control()) => {
+                Err("a setting has no white space or control characters in it")
+            }
+            Some(_) => Ok(Self::Setting(text.to_owned())),
+            None => Uuid::try_parse(text).map(Self::Uuid).map_err(|_| "neither a UUID nor key=value"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::{Cli, CreateWord, TypeSpec};
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_type_is_named_with_or_without_its_parent() {
+        assert_eq!("a-net".parse(), Ok(TypeSpec { parent: None, name: "a-net".into() }));
+        assert_eq!("a/a-net".parse(), Ok(TypeSpec { parent: Some("a".into()), name: "a-net".into() }));
+        for wrong in ["", "/", "a/", "/a", "a/b/c"] {
+            assert!(wrong.parse::<TypeSpec>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_setting_cannot_smuggle_a_second_one() {
+        for wrong in ["mac=1 owner=root", "mac=1\nowner=root", "mac=\0", "=1"] {
+            assert!(wrong.parse::<CreateWord>().is_err(), "{wrong:?}");
+        }
+        assert_eq!("mac=".parse(), Ok(CreateWord::Setting("mac=".into())));
+    }
+}

@@ -1,0 +1,171 @@
+//! Results on standard output: tables for people, JSON for programs.
+
+use std::io::{self, Write};
+
+use comfy_table::{Table, presets};
+use serde::Serialize;
+use uuid::Uuid;
+
+use crate::create::Created;
+use crate::detail::{Detail, Value};
+use crate::doctor::{Check, Report, Status};
+use crate::text::cell;
+use crate::tree::{Instance, MdevType};
+
+/// Stands for what does not exist or is not known.
+const NONE: &str = "-";
+
+/// Where results go.
+pub(crate) struct Output {
+    to: io::Stdout,
+    pub(crate) json: bool,
+}
+
+impl Output {
+    pub(crate) fn stdout(json: bool) -> Self {
+        Self { to: io::stdout(), json }
+    }
+
+    pub(crate) fn types(&mut self, types: &[MdevType]) -> io::Result<()> {
+        if self.json {
+            return self.document(&types);
+        }
+        let rows = types.iter().map(|t| {
+            vec![
+                cell(&t.parent),
+                cell(&t.name),
+                number(t.available_instances),
+                text(t.device_api.as_deref()),
+                text(t.dma_model.as_deref()),
+                text(t.pretty_name.as_deref()),
+                text(t.description.as_deref()),
+            ]
+        });
+        self.table(&["PARENT", "TYPE", "AVAILABLE", "DEVICE_API", "DMA_MODEL", "NAME", "DESCRIPTION"], rows)
+    }
+
+    pub(crate) fn instances(&mut self, instances: &[Instance]) -> io::Result<()> {
+        if self.json {
+            return self.document(&instances);
+        }
+        let rows = instances.iter().map(|i| {
+            vec![
+                i.uuid.to_string(),
+                text(i.parent.as_deref()),
+                text(i.type_name.as_deref()),
+                text(i.state.as_deref()),
+                text(i.driver.as_deref()),
+                number(i.iommu_group),
+                text(i.owner.as_deref()),
+            ]
+        });
+        self.table(&["UUID", "PARENT", "TYPE", "STATE", "DRIVER", "IOMMU_GROUP", "OWNER"], rows)
+    }
+
+    pub(crate) fn created(&mut self, created: &Created) -> io::Result<()> {
+        if self.json { self.document(created) } else { self.line(&created.uuid.to_string()) }
+    }
+
+    pub(crate) fn removed(&mut self, uuid: Uuid) -> io::Result<()> {
+        if self.json { self.document(&serde_json::json!({ "uuid": uuid })) } else { Ok(()) }
+    }
+
+    pub(crate) fn detail(&mut self, detail: &Detail) -> io::Result<()> {
+        if self.json {
+            return self.document(detail);
+        }
+        let instance = &detail.instance;
+        let path = |path: &Option<std::path::PathBuf>| text(path.as_deref().map(|p| p.to_string_lossy()).as_deref());
+        let mut rows = vec![
+            ("uuid", instance.uuid.to_string()),
+            ("parent", text(instance.parent.as_deref())),
+            ("type", text(instance.type_name.as_deref())),
+            ("device_api", text(detail.device_api.as_deref())),
+            ("state", text(instance.state.as_deref())),
+            ("driver", text(instance.driver.as_deref())),
+            ("driver_override", text(detail.driver_override.as_deref())),
+            ("owner", text(instance.owner.as_deref())),
+            ("iommu_group", number(instance.iommu_group)),
+            ("vhost", path(&detail.devices.vhost)),
+            ("vhost_vdpa", path(&detail.devices.vhost_vdpa)),
+            ("vfio_group", path(&detail.devices.vfio_group)),
+            ("vfio_dev", text(detail.devices.vfio_dev.as_deref())),
+        ];
+        if let Some(words) = &detail.last_error {
+            rows.push(("last_error", cell(words)));
+        }
+        for (name, value) in rows {
+            self.line(&format!("{name}: {value}"))?;
+        }
+        if !detail.attributes.is_empty() {
+            self.line("attributes:")?;
+        }
+        for (name, value) in &detail.attributes {
+            let value = match value {
+                Value::Value(value) => cell(value),
+                Value::Error(words) => format!("({words})"),
+            };
+            self.line(&format!("  {}: {value}", cell(name)))?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn report(&mut self, report: &Report) -> io::Result<()> {
+        if self.json {
+            return self.document(report);
+        }
+        let rows = report.checks.iter().map(|check| vec![status(check), check.check.to_owned(), finding(check)]);
+        self.table(&["STATUS", "CHECK", "FOUND"], rows)?;
+        let lacking: Vec<_> = report.checks.iter().filter(|check| check.prevents()).map(|check| check.check).collect();
+        self.line("")?;
+        if lacking.is_empty() {
+            self.line("umdevd can work on this machine")
+        } else {
+            self.line(&format!("umdevd cannot work on this machine; it needs: {}", lacking.join(", ")))
+        }
+    }
+
+    /// One line, at once: its reader may be a pipe.
+    pub(crate) fn line(&mut self, line: &str) -> io::Result<()> {
+        writeln!(self.to, "{line}")?;
+        self.to.flush()
+    }
+
+    fn document<T: Serialize + ?Sized>(&mut self, document: &T) -> io::Result<()> {
+        self.line(&serde_json::to_string_pretty(document)?)
+    }
+
+    fn table(&mut self, header: &[&str], rows: impl Iterator<Item = Vec<String>>) -> io::Result<()> {
+        let mut table = Table::new();
+        table.load_style(presets::NOTHING).set_header(header.to_vec()).add_rows(rows);
+        for column in table.column_iter_mut() {
+            column.set_padding((0, 2));
+        }
+        self.line(&table.trim_fmt())
+    }
+}
+
+fn text(value: Option<&str>) -> String {
+    value.map_or_else(|| NONE.to_owned(), cell)
+}
+
+fn number(value: Option<u64>) -> String {
+    value.map_or_else(|| NONE.to_owned(), |value| value.to_string())
+}
+
+fn status(check: &Check) -> String {
+    match check.status {
+        Status::Ok => "ok",
+        Status::Warn => "warn",
+        Status::Missing if check.required => "missing (required)",
+        Status::Missing => "missing",
+    }
+    .to_owned()
+}
+
+fn finding(check: &Check) -> String {
+    match &check.remedy {
+        Some(remedy) => format!("{}; {}", cell(&check.found), cell(remedy)),
+        None => cell(&check.found),
+    }
+}
