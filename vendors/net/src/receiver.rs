@@ -93,7 +93,7 @@ enum Fit {
 
 /// The next receive buffer. The header has to fit in it (virtio 1.3 §5.1.6.3.1).
 fn next(io: &mut Io<'_>) -> Result<Option<Chain>, Halt> {
-    let Some(chain) = io.next()? else { return Ok(None) };
+    let Some(chain) = io.take()? else { return Ok(None) };
     if chain.readable > 0 {
         return Err(io.refuse(&chain, "readable buffer in the receive queue"));
     }

@@ -66,7 +66,7 @@ impl<P: Port> NetService<P> {
 
     fn transmit(&mut self, tx: &mut Io<'_>, driver: &mut Receiver<'_, '_>) -> Result<Next, Halt> {
         for _ in 0..BURST {
-            let Some(chain) = tx.next()? else {
+            let Some(chain) = tx.take()? else {
                 if tx.enable_notifications()? {
                     continue;
                 }

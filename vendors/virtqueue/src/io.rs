@@ -12,7 +12,7 @@ use virtio_mdev_api::dma::View;
 const NO_NOTIFY: u16 = 1;
 const NO_INTERRUPT: u16 = 1;
 
-/// A queue during one burst. Chains are taken in order with [`next`](Self::next), given back used with
+/// A queue during one burst. Chains are taken in order with [`take`](Self::take), given back used with
 /// [`complete`](Self::complete), and stay so after [`commit`](Self::commit); what is not committed when the burst ends
 /// was never taken. The driver sees the results when the burst ends, all at once.
 pub struct Io<'b> {
@@ -40,13 +40,13 @@ impl Io<'_> {
 
     /// Takes the next chain, if there is one.
     #[inline]
-    pub fn next(&mut self) -> Result<Option<Chain>, Halt> {
-        let taken = self.take();
+    pub fn take(&mut self) -> Result<Option<Chain>, Halt> {
+        let taken = self.fetch();
         self.halt(taken)
     }
 
     #[inline]
-    fn take(&mut self) -> Result<Option<Chain>, Cause> {
+    fn fetch(&mut self) -> Result<Option<Chain>, Cause> {
         let Some(head) = self.head()? else { return Ok(None) };
         let Ring { layout, indirect, buffers, .. } = &mut *self.ring;
         let fetch = Fetch { layout, indirect: *indirect, table: &self.areas.desc, memory: &self.memory };

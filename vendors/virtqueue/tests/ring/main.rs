@@ -1,0 +1,8 @@
+//! The engine against a driver in the same process.
+
+mod arbitrary;
+mod exchange;
+mod faults;
+mod pending;
+mod rig;
+mod worker;

@@ -1,0 +1,59 @@
+//! Memory that is not there yet, and memory that is taken away and given back.
+
+use crate::rig::{DATA, MEMORY, Rig};
+use parking_lot::Mutex;
+use std::sync::Arc;
+use virtio_mdev_api::QueueState;
+use virtio_mdev_api::dma::{AddressSpace, Limits, MissHandler, Permissions};
+use virtqueue::testing::Ram;
+
+#[derive(Default)]
+struct Asked(Mutex<Vec<u64>>);
+
+impl MissHandler for Asked {
+    fn miss(&self, iova: u64, _access: Permissions) {
+        self.0.lock().push(iova);
+    }
+}
+
+#[test]
+fn a_queue_waits_for_each_piece_of_memory_without_consuming_the_chain() {
+    let ram = Ram::shared(MEMORY);
+    let asked = Arc::new(Asked::default());
+    let space = AddressSpace::with_miss_handler(Limits::default(), Arc::clone(&asked) as Arc<dyn MissHandler>);
+    let mut rig = Rig::unstarted(&ram, Arc::clone(&space), 0);
+    rig.start().unwrap();
+    rig.driver.ram.write(DATA, b"late");
+    rig.driver.add(&[(DATA, 4, false), (DATA + 0x1000, 4, true)]);
+    for page in [0x1000, DATA, DATA + 0x1000] {
+        rig.serve();
+        let queue = rig.queue.as_ref().unwrap();
+        assert!(queue.is_parked());
+        assert_eq!(queue.state(), QueueState::Split { avail: 0 });
+        assert_eq!(asked.0.lock().pop().map(|iova| iova & !0xfff), Some(page));
+        rig.serve();
+        assert_eq!(asked.0.lock().len(), 0, "asked again without need");
+        assert_eq!(rig.waker.fd().drain(), Ok(None));
+        space.map(ram.region(page, usize::try_from(page).unwrap(), 0x1000)).unwrap();
+        assert_eq!(rig.waker.fd().drain(), Ok(Some(1)), "not woken by {page:#x}");
+    }
+    rig.serve();
+    assert_eq!(rig.driver.take_used(), Some((0, 4)));
+    assert_eq!(ram.read(DATA + 0x1000, 4), b"late");
+    assert!(!rig.link.needs_reset());
+}
+
+#[test]
+fn a_ring_that_is_unmapped_while_it_runs_is_waited_for() {
+    let mut rig = Rig::new(0);
+    rig.exchange(b"before");
+    rig.space.unmap_all();
+    rig.driver.add(&[(DATA, 4, false)]);
+    rig.serve();
+    assert!(rig.queue.as_ref().unwrap().is_parked());
+    assert!(!rig.link.needs_reset(), "{:?}", rig.link.last_fault());
+    rig.space.map(rig.driver.ram.region(0, 0, MEMORY)).unwrap();
+    assert_eq!(rig.waker.fd().drain(), Ok(Some(1)));
+    rig.serve();
+    assert_eq!(rig.driver.used_idx(), 2);
+}

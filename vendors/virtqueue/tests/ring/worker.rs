@@ -1,0 +1,187 @@
+//! The thread of a device.
+
+use crate::rig::{DATA, MEMORY, Rig, echo};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use virtio_mdev_api::QueueState;
+use virtio_mdev_api::notify::EventFd;
+use virtqueue::testing::Ram;
+use virtqueue::{Next, Queues, Service, Worker, WorkerError};
+
+struct Echo;
+
+impl Service for Echo {
+    fn serve(&mut self, queues: &mut Queues) -> Next {
+        let Some(queue) = queues.get(3) else { return Next::Wait };
+        let served = queue.burst(|io| {
+            io.disable_notifications()?;
+            echo(io)?;
+            io.enable_notifications()
+        });
+        if served == Ok(true) { Next::Again } else { Next::Wait }
+    }
+}
+
+fn spawn(rig: &Rig) -> Worker<Echo> {
+    Worker::spawn(rig.link.name(), Echo, Arc::clone(&rig.waker), Arc::clone(&rig.health))
+        .map_err(|(error, _)| error)
+        .unwrap()
+}
+
+fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !done() {
+        assert!(begun.elapsed() < Duration::from_secs(5), "{what} did not happen");
+        std::thread::sleep(Duration::from_micros(200));
+    }
+}
+
+/// The rig's queue with a kick, on a thread.
+fn start(rig: &mut Rig, avail: u16) -> (Worker<Echo>, EventFd) {
+    let (worker, kick) = (spawn(rig), EventFd::new().unwrap());
+    let start = virtio_mdev_api::QueueStart { kick: Some(kick.clone()), ..rig.queue_start(avail) };
+    let queue = virtqueue::Queue::start(3, start, 1024, Arc::clone(&rig.health), Arc::clone(&rig.waker)).unwrap();
+    worker.start_queue(queue).unwrap();
+    (worker, kick)
+}
+
+#[test]
+fn a_kick_is_served_and_a_stop_says_where_the_queue_stood() {
+    let mut rig = Rig::new(0);
+    let (worker, kick) = start(&mut rig, 0);
+    for n in 1..=100 {
+        rig.driver.add(&[(DATA, 1, false)]);
+        kick.signal().unwrap();
+        wait_for("the echo", || rig.driver.used_idx() == n);
+    }
+    assert_eq!(worker.stop_queue(3), Ok(Some(QueueState::Split { avail: 100 })));
+    assert_eq!(worker.stop_queue(3), Ok(None));
+    worker.end().unwrap();
+}
+
+#[test]
+fn a_driver_that_kicks_only_when_asked_is_never_forgotten() {
+    for features in [0, crate::rig::EVENT_IDX] {
+        let mut rig = Rig::new(features);
+        let (worker, kick) = start(&mut rig, 0);
+        let mut kicks = 0;
+        for n in 1..=20_000u16 {
+            let old = rig.driver.next_avail();
+            rig.driver.add(&[(DATA, 1, false)]);
+            std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
+            let asked = if features == 0 {
+                rig.driver.used_flags() & 1 == 0
+            } else {
+                n.wrapping_sub(rig.driver.avail_event()).wrapping_sub(1) < n.wrapping_sub(old)
+            };
+            if asked {
+                kicks += 1;
+                kick.signal().unwrap();
+            }
+            while rig.driver.outstanding() == rig.driver.size {
+                if rig.driver.take_used().is_none() {
+                    std::thread::yield_now();
+                }
+            }
+            while rig.driver.take_used().is_some() {}
+        }
+        wait_for("the last chain", || rig.driver.used_idx() == 20_000);
+        assert!(kicks < 20_001, "{kicks}");
+        worker.end().unwrap();
+    }
+}
+
+#[test]
+fn a_replaced_kick_is_looked_at_once_and_then_waited_for() {
+    let mut rig = Rig::new(0);
+    let (worker, _lost) = start(&mut rig, 0);
+    rig.driver.add(&[(DATA, 1, false)]);
+    let kick = EventFd::new().unwrap();
+    worker.set_kick(3, Some(kick.clone()));
+    wait_for("the look at the ring", || rig.driver.used_idx() == 1);
+    rig.driver.add(&[(DATA, 1, false)]);
+    kick.signal().unwrap();
+    wait_for("the new kick", || rig.driver.used_idx() == 2);
+    worker.set_kick(3, None);
+    assert_eq!(worker.stop_queue(3), Ok(Some(QueueState::Split { avail: 2 })));
+}
+
+#[test]
+fn a_semaphore_eventfd_does_not_keep_the_thread_busy() {
+    let mut rig = Rig::new(0);
+    rig.link = virtio_mdev_api::DeviceLink::new("semaphore");
+    let semaphore =
+        nix::sys::eventfd::EventFd::from_value_and_flags(0x7fff_ffff, nix::sys::eventfd::EfdFlags::EFD_SEMAPHORE);
+    let (worker, _first) = start(&mut rig, 0);
+    worker.set_kick(3, Some(EventFd::from(std::os::fd::OwnedFd::from(semaphore.unwrap()))));
+    std::thread::sleep(Duration::from_millis(50));
+    let before = cpu_time("semaphore");
+    std::thread::sleep(Duration::from_millis(300));
+    let spent = cpu_time("semaphore") - before;
+    assert!(spent < Duration::from_millis(50), "{spent:?} of processor time");
+    worker.end().unwrap();
+}
+
+/// What the thread of this process with that name has spent.
+fn cpu_time(name: &str) -> Duration {
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap().map(|task| task.unwrap().path());
+    let comm = |task: &std::path::Path| std::fs::read_to_string(task.join("comm")).unwrap_or_default();
+    let task = tasks.into_iter().find(|task| comm(task).trim_end() == name).unwrap();
+    let times = std::fs::read_to_string(task.join("schedstat")).unwrap();
+    Duration::from_nanos(times.split_whitespace().next().unwrap().parse().unwrap())
+}
+
+#[test]
+fn memory_that_comes_wakes_the_thread() {
+    let mut rig = Rig::new(0);
+    let (worker, kick) = start(&mut rig, 0);
+    rig.driver.add(&[(DATA, 1, false)]);
+    kick.signal().unwrap();
+    wait_for("the echo", || rig.driver.used_idx() == 1);
+    rig.space.unmap_all();
+    rig.driver.add(&[(DATA, 1, false)]);
+    kick.signal().unwrap();
+    std::thread::sleep(Duration::from_millis(20));
+    assert_eq!(rig.driver.used_idx(), 1);
+    rig.space.map(rig.driver.ram.region(0, 0, MEMORY)).unwrap();
+    wait_for("the rest", || rig.driver.used_idx() == 2);
+    worker.end().unwrap();
+}
+
+#[test]
+fn b1_a_client_that_answers_no_faults_holds_up_its_own_thread_alone() {
+    let ram = Ram::private(MEMORY);
+    let (mut rig, mut neighbour) = (Rig::with_ram(&ram, 0), Rig::new(0));
+    let (worker, kick) = start(&mut rig, 0);
+    let (other, other_kick) = start(&mut neighbour, 0);
+    let Ram::Private(private) = &ram else { unreachable!() };
+    let stalled = private.stall.lock();
+    kick.signal().unwrap();
+    std::thread::sleep(Duration::from_millis(20));
+    neighbour.driver.add(&[(DATA, 1, false)]);
+    other_kick.signal().unwrap();
+    wait_for("the neighbour's echo", || neighbour.driver.used_idx() == 1);
+    let begun = Instant::now();
+    assert_eq!(worker.stop_queue(3), Err(WorkerError::Stuck));
+    assert!(begun.elapsed() < Duration::from_millis(4900), "{:?}", begun.elapsed());
+    drop(stalled);
+    worker.end().unwrap();
+    other.end().unwrap();
+}
+
+#[test]
+fn a_panic_on_the_thread_breaks_its_device() {
+    struct Bad;
+    impl Service for Bad {
+        fn serve(&mut self, queues: &mut Queues) -> Next {
+            assert!(queues.get(3).is_none(), "on purpose");
+            Next::Wait
+        }
+    }
+    let mut rig = Rig::new(0);
+    let worker = Worker::spawn("bad", Bad, Arc::clone(&rig.waker), Arc::clone(&rig.health));
+    let worker = worker.map_err(|(error, _)| error).unwrap();
+    worker.start_queue(rig.queue.take().unwrap()).unwrap();
+    wait_for("the fault", || rig.link.needs_reset());
+    assert_eq!(worker.stop_queue(3), Err(WorkerError::Gone));
+}
