@@ -9,8 +9,12 @@ use crate::tree::TreeView;
 use crate::{DaemonError, kinds, lock, ready};
 use devnode::{Broadcast, FdSocket, Server, ServerConfig, Tree};
 use mdev_parent::{Bus, BusOptions, CreateText, Restore};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
 use std::fs;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,6 +23,10 @@ use virtio_mdev_api::Parent;
 
 /// `/dev/vfio/vfio` is everybody's, as the kernel's is.
 const CONTAINER_MODE: u16 = 0o666;
+/// Everybody may greet and watch; the service checks the rest.
+const SOCKET_MODE: u16 = 0o666;
+/// How often the daemon looks whether it was unmounted, in milliseconds.
+const LOOK: u16 = 500;
 
 /// What a daemon is to be.
 pub struct Builder {
@@ -70,7 +78,7 @@ impl Builder {
         let state_dir = self.state_dir.unwrap_or_else(|| beside(&self.root, ".state"));
         fs::create_dir_all(&state_dir).map_err(DaemonError::path("make", &state_dir))?;
         let lock = lock::take(&self.root, &state_dir)?;
-        let signals = Signals::block();
+        let signals = Signals::block()?;
 
         let tree = Tree::new();
         let incomplete = |error: devnode::TreeError| DaemonError::Serve(std::io::Error::other(error));
@@ -83,7 +91,8 @@ impl Builder {
         let registered = bus.register_driver(Arc::new(driver));
         registered.map_err(|error| DaemonError::Config(error.to_string()))?;
         for (name, parent) in self.parents {
-            let refused = |error: mdev_parent::BusError| DaemonError::Parent { name: name.clone(), reason: error.to_string() };
+            let refused =
+                |error: mdev_parent::BusError| DaemonError::Parent { name: name.clone(), reason: error.to_string() };
             bus.register_parent(&name, parent).map_err(refused)?;
         }
         let (journal, records) = Journal::open(&state_dir)?;
@@ -91,11 +100,13 @@ impl Builder {
         restore(&bus, records);
 
         let fuse = mount(&self.root)?;
-        let server = Server::start(tree.clone(), fuse, ServerConfig::default()).map_err(DaemonError::Serve)?;
+        let config = ServerConfig { root: Some(self.root.clone()), ..ServerConfig::default() };
+        let server = Arc::new(Server::start(tree, fuse, config).map_err(DaemonError::Serve)?);
         let events = Arc::new(Broadcast::new());
         pump_events(&bus, &events).map_err(DaemonError::Serve)?;
-        let service = Service::new(traces, events, server.stats_handle());
-        let socket = FdSocket::start(&self.root, Arc::new(service)).map_err(DaemonError::Serve)?;
+        let service = Service::new(traces, events, Arc::downgrade(&server));
+        let socket = FdSocket::serve(&server, &self.root.join("fd.sock"), SOCKET_MODE, Arc::new(service));
+        let socket = socket.map_err(DaemonError::Serve)?;
         ready::announce(&self.root);
         tracing::info!(root = %self.root.display(), "serving");
         Ok(Daemon { root: self.root, bus, server, socket, signals, _lock: lock })
@@ -106,7 +117,7 @@ impl Builder {
 pub struct Daemon {
     root: PathBuf,
     bus: Bus,
-    server: Server,
+    server: Arc<Server>,
     socket: FdSocket,
     signals: Signals,
     _lock: RootLock,
@@ -128,14 +139,14 @@ impl Daemon {
     pub fn run(self) -> Result<(), DaemonError> {
         self.signals.wait(&self.server);
         tracing::info!("leaving");
-        self.socket.stop();
+        drop(self.socket);
         for instance in self.bus.instances() {
             instance.session().retire();
         }
         if let Err(error) = devnode::unmount(&self.root) {
             tracing::debug!(%error, "already unmounted");
         }
-        self.server.shutdown();
+        drop(self.server);
         Ok(())
     }
 }
@@ -151,7 +162,7 @@ fn restore(bus: &Bus, records: Vec<Record>) {
     }
 }
 
-fn mount(root: &Path) -> Result<std::os::fd::OwnedFd, DaemonError> {
+fn mount(root: &Path) -> Result<OwnedFd, DaemonError> {
     let failed = |error| DaemonError::Mount { root: root.to_owned(), error };
     if devnode::is_stale(root) {
         tracing::warn!(root = %root.display(), "replacing the mount of a dead daemon");
@@ -181,23 +192,23 @@ fn pump_events(bus: &Bus, to: &Arc<Broadcast>) -> std::io::Result<()> {
 }
 
 /// The signals that end the daemon. Blocked before any thread starts, so that no thread is interrupted by them.
-struct Signals(SigSet);
+struct Signals(SignalFd);
 
 impl Signals {
-    fn block() -> Self {
+    fn block() -> Result<Self, DaemonError> {
         let set: SigSet = [Signal::SIGTERM, Signal::SIGINT].into_iter().collect();
-        if let Err(error) = set.thread_block() {
-            tracing::error!(%error, "signals will end the daemon without cleaning up");
-        }
-        Self(set)
+        let blocked = set.thread_block().and_then(|()| SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC));
+        blocked.map(Self).map_err(|errno| DaemonError::Serve(errno.into()))
     }
 
     /// Returns at the first signal, or when the server ends by itself.
     fn wait(&self, server: &Server) {
         while !server.has_ended() {
-            let tick = nix::sys::time::TimeSpec::from_duration(Duration::from_millis(500));
-            if nix::sys::signal::SigSet::wait_timeout(&self.0, &tick).is_ok() {
-                return;
+            let mut fds = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
+            match poll(&mut fds, PollTimeout::from(LOOK)) {
+                Ok(0) | Err(Errno::EINTR) => {}
+                Ok(_) => return,
+                Err(error) => tracing::error!(%error, "signals cannot be waited for"),
             }
         }
     }

@@ -1,25 +1,23 @@
 //! What the fd socket offers: greetings, events, traces, figures.
 
 use crate::driver::Traces;
-use devnode::{Broadcast, Peer, ServerStats, SocketReply, SocketService};
+use devnode::{Broadcast, Peer, Server, SocketReply, SocketService};
 use nix::errno::Errno;
-use serde_json::{Value, json};
-use std::sync::Arc;
+use serde_json::{Map, Value, json};
+use std::sync::{Arc, Weak};
 use uuid::Uuid;
 use virtio_mdev_api::{Refusal, executor};
-
-type Stats = Box<dyn Fn() -> ServerStats + Send + Sync>;
 
 /// The service behind `fd.sock`.
 pub(crate) struct Service {
     traces: Arc<Traces>,
     events: Arc<Broadcast>,
-    stats: Stats,
+    server: Weak<Server>,
 }
 
 impl Service {
-    pub fn new(traces: Arc<Traces>, events: Arc<Broadcast>, stats: impl Fn() -> ServerStats + Send + Sync + 'static) -> Self {
-        Self { traces, events, stats: Box::new(stats) }
+    pub fn new(traces: Arc<Traces>, events: Arc<Broadcast>, server: Weak<Server>) -> Self {
+        Self { traces, events, server }
     }
 
     fn trace(&self, peer: &Peer, args: &Value) -> Result<SocketReply, Refusal> {
@@ -39,21 +37,25 @@ fn privileged(peer: &Peer) -> Result<(), Refusal> {
 
 fn listen(to: &Broadcast) -> Result<SocketReply, Refusal> {
     let pipe = to.subscribe().map_err(|error| Refusal::new(Errno::ENFILE, error.to_string()))?;
-    Ok(SocketReply { json: json!({}), fds: vec![pipe] })
+    Ok(SocketReply { json: Map::new(), fds: vec![pipe] })
 }
 
 impl SocketService for Service {
     fn call(&self, peer: &Peer, op: &str, args: &Value) -> Result<SocketReply, Refusal> {
         match op {
-            "hello" => Ok(SocketReply {
-                json: json!({ "version": env!("CARGO_PKG_VERSION"), "pid": std::process::id() }),
-                fds: Vec::new(),
-            }),
+            "hello" => {
+                let version = ("version".to_owned(), json!(env!("CARGO_PKG_VERSION")));
+                let pid = ("pid".to_owned(), json!(std::process::id()));
+                Ok(SocketReply { json: Map::from_iter([version, pid]), fds: Vec::new() })
+            }
             "watch" => listen(&self.events),
             "trace" => self.trace(peer, args),
             "stats" => {
-                let mut json = serde_json::to_value((self.stats)()).unwrap_or_default();
-                json["stuck_vendor_calls"] = json!(executor::stuck_calls());
+                let stats = self.server.upgrade().map(|server| server.stats()).unwrap_or_default();
+                let Value::Object(mut json) = serde_json::to_value(stats).unwrap_or_default() else {
+                    return Err(Refusal::new(Errno::EIO, "the figures cannot be told"));
+                };
+                json.insert("stuck_vendor_calls".to_owned(), json!(executor::stuck_calls()));
                 Ok(SocketReply { json, fds: Vec::new() })
             }
             _ => Err(Refusal::new(Errno::EOPNOTSUPP, format!("there is no operation {op}"))),

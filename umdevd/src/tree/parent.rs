@@ -17,9 +17,7 @@ impl TreeView {
         let refusals = self.refusals_of(name);
         self.tree.attribute(dir, "last_error", READ, Arc::new(refusals.attribute()))?;
         self.tree.attribute(dir, "uevent", READ, Arc::new(Attr::text("MDEV_STATE=registered")))?;
-        self.add_vendor_attributes(dir, parent.attributes(), |spec| {
-            parent_attribute(parent, None, spec, &refusals)
-        })?;
+        self.add_vendor_attributes(dir, parent.attributes(), |spec| parent_attribute(parent, None, spec, &refusals))?;
         let types = self.tree.dir(dir, "mdev_supported_types")?;
         for of in parent.types() {
             self.add_type(types, parent, of, &refusals)?;
@@ -94,8 +92,7 @@ fn parent_attribute(
         return attr;
     }
     let (stored, name) = (Arc::clone(parent), spec.name.clone());
-    let store = move |written: &[u8]| -> Result<(), Refusal> {
-        stored.store_attribute(of.as_ref(), &name, word(written)?)
-    };
+    let store =
+        move |written: &[u8]| -> Result<(), Refusal> { stored.store_attribute(of.as_ref(), &name, word(written)?) };
     attr.and_store(store).refusals_to(refusals)
 }
