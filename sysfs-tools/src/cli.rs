@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 /// Creates, removes and watches mediated devices that umdevd serves.
 ///
-/// Every command reads or writes files below the root, or asks its socket fd.sock; there is nothing here that a shell could not do.
+/// Every command reads or writes files below the root, as a shell could; watch and trace ask its socket fd.sock.
 #[derive(Debug, Parser)]
 #[command(
     name = "umdev",
@@ -77,9 +77,11 @@ JSON:
     List,
 
     /// Create an instance and print its UUID
-    #[command(after_help = "\
-The settings a type knows are up to its vendor; common ones are mac, mtu, queue pairs, queue size,
-features and owner. They are applied all or none.
+    #[command(
+        override_usage = "umdev create [OPTIONS] <TYPE|PARENT/TYPE> [UUID] [KEY=VALUE]...",
+        after_help = "\
+owner=USER[:GROUP] hands all files of the instance to that user. Other settings are up to the vendor;
+network types know mac and mtu. They are applied all or none.
 
 Examples:
   umdev create loopback0-net
@@ -90,13 +92,14 @@ The same by a shell:
   echo UUID > ROOT/sys/class/mdev_bus/PARENT/mdev_supported_types/TYPE/create
 
 JSON:
-  {\"uuid\", \"parent\", \"type\", \"iommu_group\": N, \"vhost\": PATH}")]
+  {\"uuid\", \"parent\", \"type\", \"iommu_group\": N, \"vhost\": PATH}"
+    )]
     Create {
         /// The type; its parent may be left out when only one parent has it
         #[arg(value_name = "TYPE|PARENT/TYPE")]
         target: TypeSpec,
         /// The UUID, a random one if none is given; then settings as key=value
-        #[arg(value_name = "[UUID] [KEY=VALUE]")]
+        #[arg(value_name = "UUID|KEY=VALUE")]
         words: Vec<CreateWord>,
     },
 

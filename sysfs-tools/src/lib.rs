@@ -1,7 +1,7 @@
 //! `umdev`, the operator's command line: a reader and writer of the device tree that `umdevd` serves.
 //!
-//! It uses nothing but the files below the root and the socket `fd.sock`, so everything it does can also be done by a shell, and it works on the kernel's
-//! own mediated devices as well (`--root /`), where it shows fewer columns.
+//! It uses nothing but the files below the root, as a shell could, and the socket `fd.sock`. It works on the kernel's own mediated devices as well
+//! (`--root /`), where it shows fewer columns.
 //!
 //! # Exit codes
 //!
