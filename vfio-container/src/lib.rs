@@ -1,1 +1,28 @@
-//! VFIO groups and containers that turn DMA map calls into an address space.
+//! VFIO groups and containers: map calls become a DMA address space.
+//!
+//! A [`ContainerNode`] is `/dev/vfio/vfio`: every open is a container of its own. A [`Group`] is `/dev/vfio/<n>`: it is
+//! attached to a container by whoever holds both, and from then on the device of the group may use the container's
+//! [`AddressSpace`](virtio_mdev_api::dma::AddressSpace), as long as its driver can prove to be that holder.
+//!
+//! Groups behave as VFIO's emulated groups do (those of mdev devices): nothing is pinned, and there is no hardware whose
+//! reserved ranges or page sizes could restrict a mapping.
+
+mod client;
+mod command;
+mod container;
+mod container_file;
+mod error;
+mod group;
+mod group_file;
+mod iommu;
+mod mappings;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+pub mod trace;
+mod wire;
+
+pub use client::{Client, Home, regions};
+pub use container_file::{ContainerFile, ContainerNode};
+pub use group::{Attachment, Group, GroupHold};
+pub use group_file::GroupFile;
+pub use mappings::{MAX_MAPPINGS, MAX_REGIONS, Mappings};

@@ -1,0 +1,188 @@
+//! `/dev/vfio/vfio`.
+
+use crate::command::*;
+use crate::container::Container;
+use crate::error::VfioError;
+use crate::iommu::{Iommu, Version};
+use crate::trace::Trace;
+use crate::wire::{DirtyBitmap, DmaAvail, DmaMap, DmaUnmap, IommuInfo, check_flags, fetch};
+use crate::{Client, command};
+use devnode::{Caller, DeviceNode, Ioctl, IoctlReply, OpenFile, OpenFlags};
+use nix::errno::Errno;
+use std::mem::{offset_of, size_of};
+use std::sync::Arc;
+use vfio_bindings::bindings::vfio::{
+    VFIO_API_VERSION, VFIO_DMA_CC_IOMMU, VFIO_IOMMU_INFO_CAPS, VFIO_IOMMU_INFO_PGSIZES,
+    VFIO_IOMMU_TYPE1_INFO_DMA_AVAIL, VFIO_TYPE1_IOMMU, VFIO_TYPE1v2_IOMMU, VFIO_UNMAP_ALL,
+};
+use zerocopy::IntoBytes;
+
+/// The node `/dev/vfio/vfio`: every open of it is a new, empty container.
+#[derive(Debug, Default)]
+pub struct ContainerNode;
+
+impl ContainerNode {
+    /// The node.
+    pub fn new() -> Self {
+        Self
+    }
+}
+
+impl DeviceNode for ContainerNode {
+    fn open(self: Arc<Self>, _caller: &Caller, _flags: OpenFlags) -> Result<Arc<dyn OpenFile>, Errno> {
+        Ok(Arc::new(ContainerFile::new()))
+    }
+}
+
+/// An open container.
+#[derive(Default)]
+pub struct ContainerFile {
+    container: Arc<Container>,
+}
+
+impl ContainerFile {
+    /// A container without groups.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    pub(crate) fn container(&self) -> &Arc<Container> {
+        &self.container
+    }
+
+    /// Serves an ioctl of `client`.
+    pub fn serve(&self, client: &dyn Client, call: &Ioctl<'_>) -> Result<IoctlReply, Errno> {
+        let mut trace = Trace::begin(self.container.listeners());
+        let name = command::name(call.cmd).unwrap_or("unknown");
+        let outcome = self.dispatch(client, call, &mut trace);
+        trace.answer(client, "container", name, outcome)
+    }
+
+    fn dispatch(&self, client: &dyn Client, call: &Ioctl<'_>, trace: &mut Trace) -> Result<IoctlReply, VfioError> {
+        let arg = call.arg;
+        match call.cmd {
+            VFIO_GET_API_VERSION => Ok(IoctlReply::value(VFIO_API_VERSION.cast_signed())),
+            VFIO_CHECK_EXTENSION => {
+                trace.arg("extension", arg);
+                Ok(IoctlReply::value(i32::from(self.has_extension(arg))))
+            }
+            VFIO_SET_IOMMU => {
+                trace.arg("type", arg);
+                self.set_iommu(client, arg)
+            }
+            VFIO_IOMMU_GET_INFO => get_info(client, &*self.iommu()?, arg),
+            VFIO_IOMMU_MAP_DMA => self.map(client, arg, trace),
+            VFIO_IOMMU_UNMAP_DMA => self.unmap(client, arg, trace),
+            VFIO_IOMMU_DIRTY_PAGES => self.dirty_pages(client, arg),
+            cmd => Err(refuse(cmd)),
+        }
+    }
+
+    fn iommu(&self) -> Result<Arc<Iommu>, VfioError> {
+        self.container.iommu().ok_or(VfioError::NoIommu)
+    }
+
+    fn has_extension(&self, extension: u64) -> bool {
+        match u32::try_from(extension) {
+            Ok(VFIO_TYPE1_IOMMU | VFIO_TYPE1v2_IOMMU | VFIO_UNMAP_ALL) => true,
+            // Memory is memory to a device in software; the kernel knows only once there is an IOMMU.
+            Ok(VFIO_DMA_CC_IOMMU) => self.container.iommu().is_some(),
+            _ => false,
+        }
+    }
+
+    fn set_iommu(&self, client: &dyn Client, kind: u64) -> Result<IoctlReply, VfioError> {
+        self.container.check_settable()?;
+        let version = match u32::try_from(kind) {
+            Ok(VFIO_TYPE1_IOMMU) => Version::V1,
+            Ok(VFIO_TYPE1v2_IOMMU) => Version::V2,
+            _ => return Err(VfioError::NoSuchType(kind)),
+        };
+        let home = client.home()?;
+        self.container.set_iommu(version, home)?;
+        Ok(IoctlReply::ok())
+    }
+
+    fn map(&self, client: &dyn Client, arg: u64, trace: &mut Trace) -> Result<IoctlReply, VfioError> {
+        let iommu = self.iommu()?;
+        let map: DmaMap = fetch(client, arg, size_of::<DmaMap>())?;
+        trace.arg("flags", map.flags);
+        trace.arg("vaddr", map.vaddr);
+        trace.arg("iova", map.iova);
+        trace.arg("size", map.size);
+        iommu.check_home(client)?;
+        iommu.map(client, &map)?;
+        Ok(IoctlReply::ok())
+    }
+
+    fn unmap(&self, client: &dyn Client, arg: u64, trace: &mut Trace) -> Result<IoctlReply, VfioError> {
+        let iommu = self.iommu()?;
+        let unmap: DmaUnmap = fetch(client, arg, size_of::<DmaUnmap>())?;
+        trace.arg("flags", unmap.flags);
+        trace.arg("iova", unmap.iova);
+        trace.arg("size", unmap.size);
+        iommu.check_home(client)?;
+        let size = iommu.unmap(&unmap)?;
+        client.write(arg, DmaUnmap { size, ..unmap }.as_bytes())?;
+        Ok(IoctlReply::ok())
+    }
+
+    /// Dirty tracking is not offered yet; GET_INFO shows no migration capability, so nobody is misled.
+    fn dirty_pages(&self, client: &dyn Client, arg: u64) -> Result<IoctlReply, VfioError> {
+        if self.iommu()?.version == Version::V1 {
+            return Err(VfioError::NotV2);
+        }
+        let dirty: DirtyBitmap = fetch(client, arg, size_of::<DirtyBitmap>())?;
+        check_flags(dirty.flags, 7)?;
+        if dirty.flags.count_ones() != 1 {
+            return Err(VfioError::Flags { flags: dirty.flags, allowed: 7 });
+        }
+        Err(VfioError::NotOffered("dirty tracking"))
+    }
+}
+
+/// What answers a command that this file does not serve.
+pub(crate) fn refuse(cmd: u32) -> VfioError {
+    command::name(cmd).map_or(VfioError::Unknown(cmd), VfioError::NotOffered)
+}
+
+/// VFIO_IOMMU_GET_INFO, with the capabilities after the structure where the caller made room for them.
+fn get_info(client: &dyn Client, iommu: &Iommu, arg: u64) -> Result<IoctlReply, VfioError> {
+    const MINIMUM: usize = offset_of!(IommuInfo, cap_offset);
+    const WITH_CAPS: usize = offset_of!(IommuInfo, pad);
+    let given: IommuInfo = fetch(client, arg, MINIMUM)?;
+    let argsz = usize::try_from(given.argsz).unwrap_or(usize::MAX);
+    let avail = DmaAvail {
+        id: u16::try_from(VFIO_IOMMU_TYPE1_INFO_DMA_AVAIL).unwrap_or_default(),
+        version: 1,
+        avail: u32::try_from(iommu.room()).unwrap_or(u32::MAX),
+        ..DmaAvail::default()
+    };
+    let whole = size_of::<IommuInfo>() + size_of::<DmaAvail>();
+    let mut info = IommuInfo {
+        argsz: given.argsz,
+        flags: VFIO_IOMMU_INFO_PGSIZES | VFIO_IOMMU_INFO_CAPS,
+        page_sizes: iommu.page_sizes(),
+        ..IommuInfo::default()
+    };
+    if argsz < whole {
+        info.argsz = u32::try_from(whole).unwrap_or(u32::MAX);
+    } else {
+        let offset = size_of::<IommuInfo>();
+        info.cap_offset = u32::try_from(offset).unwrap_or_default();
+        let at = arg.checked_add(u64::from(info.cap_offset)).ok_or(Errno::EFAULT)?;
+        client.write(at, avail.as_bytes())?;
+    }
+    let shown = if argsz < WITH_CAPS { MINIMUM } else { WITH_CAPS };
+    client.write(arg, &info.as_bytes()[..shown])?;
+    Ok(IoctlReply::ok())
+}
+
+impl OpenFile for ContainerFile {
+    fn ioctl(&self, caller: &Caller, call: &Ioctl<'_>) -> Result<IoctlReply, Errno> {
+        self.serve(caller, call)
+    }
+
+    /// Groups that are attached keep the container until they are closed too, as in the kernel.
+    fn release(&self) {}
+}

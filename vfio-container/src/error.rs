@@ -1,0 +1,88 @@
+//! Why a VFIO call is refused.
+
+use nix::errno::Errno;
+use thiserror::Error;
+use virtio_mdev_api::HasErrno;
+use virtio_mdev_api::dma::MapError;
+
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub(crate) enum VfioError {
+    #[error("argsz is {argsz}, this call needs {need}")]
+    Argsz { argsz: u32, need: u32 },
+    #[error("flags {flags:#x} are not within {allowed:#x}, or exclude each other")]
+    Flags { flags: u32, allowed: u32 },
+    #[error("{size:#x} bytes at {iova:#x}, of memory at {vaddr:#x}: empty, wrapping or not whole pages")]
+    Range { iova: u64, size: u64, vaddr: u64 },
+    #[error("no mapping of {size:#x} bytes at {iova:#x} waits for a new address")]
+    NoSuchMapping { iova: u64, size: u64 },
+    #[error("the mapping at {iova:#x} has its address")]
+    AddressKept { iova: u64 },
+    #[error("memory of emulated groups cannot change its address")]
+    Emulated,
+    #[error("the container has no IOMMU: VFIO_SET_IOMMU comes first")]
+    NoIommu,
+    #[error("the container has its IOMMU, or no group")]
+    IommuFixed,
+    #[error("IOMMU type {0} is not offered")]
+    NoSuchType(u64),
+    #[error("only the address space that set the container up may do this")]
+    Foreign,
+    #[error("the group is attached to a container")]
+    Attached,
+    #[error("the group is not attached to a container")]
+    NotAttached,
+    #[error("the group's device is in use")]
+    InUse,
+    #[error("descriptor {0} is no container")]
+    NotAContainer(i32),
+    #[error("{0} is no descriptor")]
+    Negative(i32),
+    #[error("the group has no device {0:?}")]
+    NoSuchDevice(String),
+    #[error("a device name is shorter than {0} bytes")]
+    LongName(usize),
+    #[error("a device descriptor cannot be put into the caller by this call: use the fd socket")]
+    NoDeviceFd,
+    #[error("dirty tracking needs a type 1 v2 IOMMU")]
+    NotV2,
+    #[error("{0} is not offered")]
+    NotOffered(&'static str),
+    #[error("there is no command {0:#x} here")]
+    Unknown(u32),
+    #[error("the device of the group is gone")]
+    Gone,
+    #[error("the file is closed")]
+    Closed,
+    #[error("the caller: {0}")]
+    Caller(#[from] Errno),
+    #[error(transparent)]
+    Map(#[from] MapError),
+}
+
+impl HasErrno for VfioError {
+    fn errno(&self) -> Errno {
+        match self {
+            Self::Argsz { .. }
+            | Self::Flags { .. }
+            | Self::Range { .. }
+            | Self::AddressKept { .. }
+            | Self::NoIommu
+            | Self::IommuFixed
+            | Self::Attached
+            | Self::NotAttached
+            | Self::Negative(_)
+            | Self::LongName(_) => Errno::EINVAL,
+            Self::NoSuchMapping { .. } => Errno::ENOENT,
+            Self::Emulated | Self::InUse => Errno::EBUSY,
+            Self::NoSuchType(_) | Self::NoSuchDevice(_) | Self::Gone => Errno::ENODEV,
+            Self::Foreign => Errno::EPERM,
+            Self::NotAContainer(_) => Errno::EBADFD,
+            Self::NoDeviceFd | Self::NotOffered(_) => Errno::EOPNOTSUPP,
+            Self::NotV2 => Errno::EACCES,
+            Self::Unknown(_) => Errno::ENOTTY,
+            Self::Closed => Errno::EBADF,
+            Self::Caller(errno) => *errno,
+            Self::Map(error) => error.errno(),
+        }
+    }
+}

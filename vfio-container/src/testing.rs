@@ -1,0 +1,171 @@
+//! A client made of plain memory, so that what serves clients can be tested without a mount and without root.
+
+use crate::{Client, Home};
+use devnode::{OpenFile, Piece};
+use nix::errno::Errno;
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use virtio_mdev_api::dma::{Backing, Permissions, RemoteMemory};
+use virtio_mdev_api::notify::EventFd;
+
+/// Where the memory of a [`FakeClient`] begins.
+pub const BASE: u64 = 0x10_0000;
+/// How much of it there is.
+pub const SIZE: usize = 0x10_0000;
+
+/// What a descriptor of a [`FakeClient`] is.
+#[derive(Clone)]
+pub enum Descriptor {
+    /// An eventfd.
+    Event(EventFd),
+    /// One of our own device files.
+    Device(Arc<dyn OpenFile>),
+    /// Anything else.
+    Other,
+}
+
+/// A client with 1 MiB of memory at [`BASE`], made of stretches of `stretch` bytes that are mapped apart.
+pub struct FakeClient {
+    space: Arc<FakeSpace>,
+    uid: u32,
+}
+
+/// What threads of one fake process share.
+pub struct FakeSpace {
+    id: i32,
+    memory: Mutex<Vec<u8>>,
+    stretch: u64,
+    descriptors: Mutex<BTreeMap<i32, Descriptor>>,
+}
+
+impl FakeClient {
+    /// A process with the given number.
+    pub fn new(pid: i32) -> Self {
+        Self::with_stretches(pid, SIZE as u64)
+    }
+
+    /// A process whose memory shows another file every `stretch` bytes.
+    pub fn with_stretches(pid: i32, stretch: u64) -> Self {
+        let memory = Mutex::new(vec![0; SIZE]);
+        let descriptors = Mutex::default();
+        Self { space: Arc::new(FakeSpace { id: pid, memory, stretch, descriptors }), uid: 1000 }
+    }
+
+    /// Another thread of the same process.
+    pub fn thread(&self) -> Self {
+        Self { space: Arc::clone(&self.space), uid: self.uid }
+    }
+
+    /// Makes `fd` a descriptor of the process.
+    pub fn install(&self, fd: i32, descriptor: Descriptor) {
+        self.space.descriptors.lock().insert(fd, descriptor);
+    }
+
+    /// Puts bytes in its memory.
+    pub fn put(&self, addr: u64, bytes: &[u8]) {
+        self.space.store(addr, bytes).expect("the test's own address");
+    }
+
+    /// Takes bytes out of its memory.
+    pub fn get(&self, addr: u64, len: usize) -> Vec<u8> {
+        let mut bytes = vec![0; len];
+        self.space.load(addr, &mut bytes).expect("the test's own address");
+        bytes
+    }
+}
+
+impl FakeSpace {
+    fn range(addr: u64, len: usize) -> Result<std::ops::Range<usize>, Errno> {
+        let from = addr.checked_sub(BASE).and_then(|from| usize::try_from(from).ok()).ok_or(Errno::EFAULT)?;
+        let to = from.checked_add(len).filter(|&to| to <= SIZE).ok_or(Errno::EFAULT)?;
+        Ok(from..to)
+    }
+
+    fn load(&self, addr: u64, buf: &mut [u8]) -> Result<(), Errno> {
+        buf.copy_from_slice(&self.memory.lock()[Self::range(addr, buf.len())?]);
+        Ok(())
+    }
+
+    fn store(&self, addr: u64, buf: &[u8]) -> Result<(), Errno> {
+        self.memory.lock()[Self::range(addr, buf.len())?].copy_from_slice(buf);
+        Ok(())
+    }
+}
+
+impl std::fmt::Debug for FakeSpace {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "FakeSpace({})", self.id)
+    }
+}
+
+impl RemoteMemory for FakeSpace {
+    fn read(&self, addr: u64, buf: &mut [u8]) -> Result<(), Errno> {
+        self.load(addr, buf)
+    }
+
+    fn write(&self, addr: u64, buf: &[u8]) -> Result<(), Errno> {
+        self.store(addr, buf)
+    }
+
+    fn revoke(&self) {}
+}
+
+impl Client for FakeClient {
+    fn tid(&self) -> i32 {
+        self.space.id
+    }
+
+    fn uid(&self) -> u32 {
+        self.uid
+    }
+
+    fn home(&self) -> Result<Home, Errno> {
+        Ok(Home::new(self.space.id, Arc::new(self.space.id)))
+    }
+
+    fn lives_in(&self, home: &Home) -> bool {
+        home.id::<i32>() == Some(&self.space.id)
+    }
+
+    fn read(&self, addr: u64, buf: &mut [u8]) -> Result<(), Errno> {
+        self.space.load(addr, buf)
+    }
+
+    fn write(&self, addr: u64, buf: &[u8]) -> Result<(), Errno> {
+        self.space.store(addr, buf)
+    }
+
+    fn eventfd(&self, fd: i32) -> Result<EventFd, Errno> {
+        match self.space.descriptors.lock().get(&fd) {
+            Some(Descriptor::Event(event)) => Ok(event.clone()),
+            Some(_) => Err(Errno::EINVAL),
+            None => Err(Errno::EBADF),
+        }
+    }
+
+    fn device_file(&self, fd: i32) -> Result<Arc<dyn OpenFile>, Errno> {
+        match self.space.descriptors.lock().get(&fd) {
+            Some(Descriptor::Device(file)) => Ok(Arc::clone(file)),
+            Some(_) => Err(Errno::EINVAL),
+            None => Err(Errno::EBADF),
+        }
+    }
+
+    /// Like the real thing: memory that is only partly there is there, and faults on access.
+    fn map(&self, addr: u64, len: u64, _permissions: Permissions) -> Result<Vec<Piece>, Errno> {
+        let end = addr.checked_add(len).filter(|_| len != 0).ok_or(Errno::EINVAL)?;
+        if end <= BASE || addr >= BASE + SIZE as u64 {
+            return Err(Errno::EFAULT);
+        }
+        let mut pieces = Vec::new();
+        let mut at = addr;
+        while at < end {
+            let next = (at - at % self.space.stretch).saturating_add(self.space.stretch).min(end);
+            let memory = Arc::clone(&self.space) as Arc<dyn RemoteMemory>;
+            pieces.push(Piece { len: next - at, backing: Backing::Remote { memory, addr: at } });
+            at = next;
+        }
+        Ok(pieces)
+    }
+}
