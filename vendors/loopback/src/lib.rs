@@ -6,16 +6,14 @@
 
 mod iommu;
 mod port;
-mod seats;
 
 use iommu::IommuDevice;
 use nix::errno::Errno;
 use port::LoopbackPort;
-use seats::Seats;
 use std::sync::Arc;
 use virtio_mdev_api::{CreateRequest, Device, DmaModel, Parent, Refusal, TypeInfo};
 use virtio_net::features::Profile;
-use virtio_net::{LinkState, NetDevice, NetParameters};
+use virtio_net::{LinkState, NetDevice, NetParameters, Seats};
 
 /// How many instances there can be unless said otherwise.
 pub const DEFAULT_CAPACITY: u32 = 1024;

@@ -13,7 +13,6 @@ const NEEDS_CSUM: u8 = 1;
 const GSO_NONE: u8 = 0;
 const GSO_TCPV4: u8 = 1;
 const GSO_TCPV6: u8 = 4;
-const GSO_ECN: u8 = 0x80;
 
 fn u16_at(header: &[u8; HEADER], at: usize) -> usize {
     usize::from(u16::from_le_bytes([header[at], header[at + 1]]))
@@ -32,8 +31,9 @@ pub fn is_valid(header: &[u8; HEADER], len: usize, features: u64) -> bool {
     if checksum && csum_start + csum_offset + 2 > len {
         return false;
     }
-    match gso & !GSO_ECN {
-        GSO_NONE => gso == GSO_NONE,
+    // VIRTIO_NET_F_HOST_ECN is not offered, so its bit makes any of them another, unknown one.
+    match gso {
+        GSO_NONE => true,
         _ if gso_size == 0 || !checksum || hdr_len > len => false,
         GSO_TCPV4 => features & VIRTIO_NET_F_HOST_TSO4 != 0,
         GSO_TCPV6 => features & VIRTIO_NET_F_HOST_TSO6 != 0,
@@ -43,7 +43,7 @@ pub fn is_valid(header: &[u8; HEADER], len: usize, features: u64) -> bool {
 
 /// Whether the header asks for segmentation, so that its frame may be longer than the MTU.
 pub fn is_segmented(header: &[u8; HEADER]) -> bool {
-    header[1] & !GSO_ECN != GSO_NONE
+    header[1] != GSO_NONE
 }
 
 #[cfg(test)]
@@ -88,6 +88,7 @@ mod tests {
     fn f22_what_was_not_negotiated_is_refused() {
         assert!(!is_valid(&header(1, 0, 0, 0, (34, 16)), 60, 0));
         assert!(!is_valid(&header(1, 4, 54, 1448, (34, 16)), 9000, ALL & !VIRTIO_NET_F_HOST_TSO6));
+        assert!(!is_valid(&header(1, 0x81, 54, 1448, (34, 16)), 9000, ALL));
         assert!(!is_valid(&header(2, 0, 0, 0, (0, 0)), 60, ALL));
     }
 }

@@ -11,6 +11,7 @@ mod mac;
 mod parameters;
 mod port;
 mod receiver;
+mod seats;
 mod service;
 mod stats;
 
@@ -21,6 +22,7 @@ pub use mac::Mac;
 pub use parameters::{DEFAULT_MTU, MIN_MTU, NetParameters};
 pub use port::{Controls, Port, Sent};
 pub use receiver::{Delivery, Receiver};
+pub use seats::{Seat, Seats};
 pub use service::MAX_FRAME;
 pub use stats::{Counter, Statistics};
 // Ports are called within its bursts.

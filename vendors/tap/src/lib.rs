@@ -1,1 +1,123 @@
-//! A parent whose instances are virtio-net devices on a TAP interface.
+//! A parent whose instances are virtio-net devices on a TAP interface of the host.
+//!
+//! The interface comes with the instance and goes with it. The virtio-net header passes through, so that the kernel and
+//! the guest leave checksums and segmentation to each other as negotiated.
+
+mod controls;
+mod name;
+mod port;
+mod tun;
+
+use controls::TapControls;
+use name::interface_name;
+use nix::errno::Errno;
+use port::TapPort;
+use std::sync::Arc;
+use tun::Tun;
+use virtio_mdev_api::{CreateRequest, Device, DmaModel, Parent, Refusal, TypeInfo};
+use virtio_net::features::{OFFLOADS, Profile};
+use virtio_net::{LinkState, NetDevice, NetParameters, Seats};
+
+const TYPES: [(&str, &str, &str, Profile); 2] = [
+    ("net", "TAP network card", "virtio-net on a TAP interface; can be migrated", Profile::Migratable),
+    (
+        "net-fast",
+        "TAP network card, fast",
+        "virtio-net on a TAP interface; all features of the ring engine, not to be migrated",
+        Profile::Fast,
+    ),
+];
+
+/// How a TAP parent is to be.
+#[derive(Debug, Clone)]
+pub struct TapOptions {
+    /// How many instances there can be, of all types together.
+    pub capacity: u32,
+}
+
+impl Default for TapOptions {
+    fn default() -> Self {
+        Self { capacity: 1024 }
+    }
+}
+
+/// The parent.
+#[derive(Debug)]
+pub struct Tap {
+    name: String,
+    seats: Arc<Seats>,
+}
+
+impl Tap {
+    /// A parent called `name`. Its interfaces are made in the network namespace of the thread that creates an instance.
+    pub fn new(name: impl Into<String>, options: TapOptions) -> Self {
+        Self { name: name.into(), seats: Seats::new(options.capacity) }
+    }
+
+    /// The name given at creation.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Whether TAP interfaces can be made here. The only sure way to know is to make one; it is gone at once.
+    pub fn permitted() -> Result<(), Refusal> {
+        match Tun::create("umdevprobe%d") {
+            Ok(_) => Ok(()),
+            Err(errno @ (Errno::ENOENT | Errno::ENODEV | Errno::ENXIO)) => {
+                Err(Refusal::new(errno, "there is no /dev/net/tun: load the module tun"))
+            }
+            Err(errno @ (Errno::EPERM | Errno::EACCES)) => {
+                Err(Refusal::new(errno, "TAP interfaces need CAP_NET_ADMIN and access to /dev/net/tun"))
+            }
+            Err(errno) => Err(Refusal::new(errno, format!("TAP interfaces cannot be made: {}", errno.desc()))),
+        }
+    }
+}
+
+impl Parent for Tap {
+    fn driver_name(&self) -> &str {
+        "tap"
+    }
+
+    fn types(&self) -> Vec<TypeInfo> {
+        let describe = |&(name, pretty_name, what, _): &(&str, &str, &str, Profile)| TypeInfo {
+            name: name.to_owned(),
+            pretty_name: pretty_name.to_owned(),
+            description: format!("{what}; parameters: mac=, mtu=, ifname="),
+            device_api: "virtio-mdev",
+            dma_model: DmaModel::Vfio,
+        };
+        TYPES.iter().map(describe).collect()
+    }
+
+    fn available(&self, _type_name: &str) -> u32 {
+        self.seats.free()
+    }
+
+    fn create(&self, request: CreateRequest) -> Result<Device, Refusal> {
+        let kind = TYPES.iter().find(|kind| kind.0 == request.type_name);
+        let (_, _, _, profile) =
+            kind.ok_or_else(|| Refusal::new(Errno::EINVAL, format!("no type {}", request.type_name)))?;
+        let parameters = NetParameters::parse(&request, &["ifname"])?;
+        let name = interface_name(&request.uuid, request.parameters.get("ifname").map(String::as_str))?;
+        let seat = self.seats.take()?;
+        let tun = Arc::new(create_interface(&name, parameters.mtu)?);
+        let link = Arc::new(LinkState::new(request.link.clone()));
+        let controls = TapControls { tun: Arc::clone(&tun), link: Arc::clone(&link), _seat: seat };
+        let features = profile.features() | OFFLOADS;
+        let device = NetDevice::new(features, &parameters, request.link, link, TapPort::new(tun), Box::new(controls))?;
+        Ok(Device::Virtio(Box::new(device)))
+    }
+}
+
+fn create_interface(name: &str, mtu: u16) -> Result<Tun, Refusal> {
+    let tun = Tun::create(name).map_err(|errno| match errno {
+        Errno::EBUSY => Refusal::new(Errno::EEXIST, format!("there is an interface {name} already")),
+        Errno::EPERM => Refusal::new(errno, format!("making interface {name} needs CAP_NET_ADMIN")),
+        errno => Refusal::new(errno, format!("interface {name} cannot be made: {}", errno.desc())),
+    })?;
+    tun.bring_up(mtu).map_err(|errno| {
+        Refusal::new(errno, format!("interface {name} does not come up with an MTU of {mtu}: {}", errno.desc()))
+    })?;
+    Ok(tun)
+}

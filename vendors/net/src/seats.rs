@@ -1,11 +1,12 @@
 //! How many instances there may be.
 
+use crate::port::Controls;
 use nix::errno::Errno;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use virtio_mdev_api::Refusal;
-use virtio_net::Controls;
 
+/// Counts the instances of a parent.
 #[derive(Debug)]
 pub struct Seats {
     capacity: u32,
@@ -13,15 +14,17 @@ pub struct Seats {
 }
 
 impl Seats {
+    /// Room for `capacity`.
     pub fn new(capacity: u32) -> Arc<Self> {
         Arc::new(Self { capacity, free: AtomicU32::new(capacity) })
     }
 
+    /// How many more there can be.
     pub fn free(&self) -> u32 {
         self.free.load(Ordering::Acquire)
     }
 
-    /// Of two that race for the last one, one gets it.
+    /// Takes one, or ENOSPC. Of two that race for the last one, one gets it.
     pub fn take(self: &Arc<Self>) -> Result<Seat, Refusal> {
         let taken = self.free.fetch_update(Ordering::AcqRel, Ordering::Acquire, |free| free.checked_sub(1));
         match taken {

@@ -1,0 +1,110 @@
+//! TAP interfaces: the ioctls of `/dev/net/tun` and of network interfaces.
+#![allow(unsafe_code)] // UNSAFETY: ioctls take raw pointers, and `struct ifreq` has a union.
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+use nix::sys::stat::Mode;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+/// Names of interfaces are shorter than this (IFNAMSIZ).
+pub const NAME_SIZE: usize = 16;
+
+/// The kernel may hand over packets with partial checksums, and segments larger than the MTU.
+pub const OFFLOAD_CSUM: u32 = 1;
+pub const OFFLOAD_TSO4: u32 = 2;
+pub const OFFLOAD_TSO6: u32 = 4;
+
+mod ioctl {
+    nix::ioctl_write_ptr_bad!(set_iff, nix::request_code_write!(b'T', 202, 4), libc::ifreq);
+    nix::ioctl_write_int_bad!(set_offload, nix::request_code_write!(b'T', 208, 4));
+    nix::ioctl_write_ptr_bad!(set_header_size, nix::request_code_write!(b'T', 216, 4), libc::c_int);
+    nix::ioctl_write_ptr_bad!(set_header_le, nix::request_code_write!(b'T', 220, 4), libc::c_int);
+    nix::ioctl_write_ptr_bad!(set_carrier, nix::request_code_write!(b'T', 226, 4), libc::c_int);
+    nix::ioctl_read_bad!(get_flags, libc::SIOCGIFFLAGS, libc::ifreq);
+    nix::ioctl_write_ptr_bad!(set_flags, libc::SIOCSIFFLAGS, libc::ifreq);
+    nix::ioctl_write_ptr_bad!(set_mtu, libc::SIOCSIFMTU, libc::ifreq);
+}
+
+/// A TAP interface whose frames begin with a little-endian virtio-net header of 12 bytes. It disappears when dropped.
+#[derive(Debug)]
+pub struct Tun {
+    fd: OwnedFd,
+    name: String,
+}
+
+impl Tun {
+    /// Creates interface `name`; EBUSY when there is one. A `%d` in the name becomes the first free number.
+    pub fn create(name: &str) -> Result<Self, Errno> {
+        let fd = open("/dev/net/tun", OFlag::O_RDWR | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC, Mode::empty())?;
+        let mut request = request(name)?;
+        let flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR | libc::IFF_TUN_EXCL;
+        // The bits are those of a `short` the kernel takes as unsigned.
+        request.ifr_ifru.ifru_flags =
+            i16::from_ne_bytes(u16::try_from(flags).map_err(|_| Errno::EINVAL)?.to_ne_bytes());
+        // SAFETY: the pointer is to a whole `ifreq`, which the call reads and writes.
+        unsafe { ioctl::set_iff(fd.as_raw_fd(), &raw const request) }?;
+        let tun = Self { fd, name: name.to_owned() };
+        // SAFETY: the pointer is to an int, which the call reads.
+        unsafe { ioctl::set_header_size(tun.fd.as_raw_fd(), &raw const HEADER_SIZE) }?;
+        // SAFETY: as above.
+        unsafe { ioctl::set_header_le(tun.fd.as_raw_fd(), &raw const ONE) }?;
+        Ok(tun)
+    }
+
+    /// The name given at creation.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What the kernel may leave to whoever reads frames (`OFFLOAD_…`).
+    pub fn set_offload(&self, offload: u32) -> Result<(), Errno> {
+        let offload = libc::c_int::try_from(offload).map_err(|_| Errno::EINVAL)?;
+        // SAFETY: the argument is a plain number.
+        unsafe { ioctl::set_offload(self.fd.as_raw_fd(), offload) }.map(|_| ())
+    }
+
+    /// Whether the interface has a carrier.
+    pub fn set_carrier(&self, carrier: bool) -> Result<(), Errno> {
+        let carrier = libc::c_int::from(carrier);
+        // SAFETY: the pointer is to an int, which the call reads.
+        unsafe { ioctl::set_carrier(self.fd.as_raw_fd(), &raw const carrier) }.map(|_| ())
+    }
+
+    /// Sets the MTU and brings the interface up.
+    pub fn bring_up(&self, mtu: u16) -> Result<(), Errno> {
+        let control = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
+        let mut request = request(&self.name)?;
+        request.ifr_ifru.ifru_mtu = i32::from(mtu);
+        // SAFETY: the pointer is to a whole `ifreq`, which the call reads.
+        unsafe { ioctl::set_mtu(control.as_raw_fd(), &raw const request) }?;
+        // SAFETY: the pointer is to a whole `ifreq`, which the call reads and writes.
+        unsafe { ioctl::get_flags(control.as_raw_fd(), &raw mut request) }?;
+        let up = i16::try_from(libc::IFF_UP).unwrap_or(1);
+        // SAFETY: the call before filled the flags, and any bits are a valid `short`.
+        request.ifr_ifru.ifru_flags = unsafe { request.ifr_ifru.ifru_flags } | up;
+        // SAFETY: the pointer is to a whole `ifreq`, which the call reads.
+        unsafe { ioctl::set_flags(control.as_raw_fd(), &raw const request) }.map(|_| ())
+    }
+}
+
+impl AsFd for Tun {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+static HEADER_SIZE: libc::c_int = 12;
+static ONE: libc::c_int = 1;
+
+fn request(name: &str) -> Result<libc::ifreq, Errno> {
+    if name.len() >= NAME_SIZE {
+        return Err(Errno::EINVAL);
+    }
+    // SAFETY: all bytes of an `ifreq` may be zero.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (place, byte) in request.ifr_name.iter_mut().zip(name.bytes()) {
+        *place = libc::c_char::from_ne_bytes([byte]);
+    }
+    Ok(request)
+}
