@@ -14,6 +14,8 @@ mod receiver;
 mod seats;
 mod service;
 mod stats;
+#[cfg(feature = "testing")]
+pub mod testing;
 
 pub use config::{CONFIG_SIZE, LinkState};
 pub use device::{MAX_QUEUE_SIZE, NetDevice, QUEUES, VIRTIO_ID_NET};

@@ -104,6 +104,11 @@ impl Driver {
         head
     }
 
+    /// The head of the next chain.
+    pub fn next_head(&self) -> u16 {
+        self.next_desc
+    }
+
     /// Puts a head into the available ring, whatever it is, without making it available yet.
     pub fn push(&mut self, head: u16) {
         let slot = u64::from(self.next_avail % self.size);
