@@ -1,329 +1,191 @@
-//! A split virtqueue, seen from the driver's side and written raw (VIRTIO 1.3, section 2.7).
+//! A split virtqueue (virtio 1.3 §2.7) under the full control of its driver.
 
-use std::time::{Duration, Instant};
-
+use super::memory::{BUFFER_ROOM, BUFFERS, Memory, QUEUE_ROOM};
+use super::{CallResult, DriverError};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use std::os::fd::AsFd;
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use super::vhost::VringAddr;
-use super::{Error, Memory, Result};
-
-/// Bits of [`Desc::flags`].
-pub mod desc_flag {
-    /// The chain goes on at `next`.
-    pub const NEXT: u16 = 1;
-    /// The device writes this buffer.
-    pub const WRITE: u16 = 2;
-    /// The buffer is a table of descriptors.
-    pub const INDIRECT: u16 = 4;
-}
+const AVAIL: usize = 0x8000;
+const USED: usize = 0x1_0000;
 
 /// `struct virtq_desc`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
-#[repr(C)]
-pub struct Desc {
-    /// Where the buffer lies, as the device sees it (an IOVA).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Descriptor {
+    /// IOVA of the buffer.
     pub addr: u64,
-    /// Its length in bytes.
+    /// Its length.
     pub len: u32,
-    /// Bits of [`desc_flag`].
+    /// VIRTQ_DESC_F_*.
     pub flags: u16,
-    /// The next descriptor of the chain.
+    /// The next one, with VIRTQ_DESC_F_NEXT.
     pub next: u16,
 }
 
+impl Descriptor {
+    /// As it is in memory.
+    pub fn bytes(&self) -> [u8; 16] {
+        let mut bytes = [0; 16];
+        bytes[..8].copy_from_slice(&self.addr.to_le_bytes());
+        bytes[8..12].copy_from_slice(&self.len.to_le_bytes());
+        bytes[12..14].copy_from_slice(&self.flags.to_le_bytes());
+        bytes[14..].copy_from_slice(&self.next.to_le_bytes());
+        bytes
+    }
+}
+
 /// `struct virtq_used_elem`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
-#[repr(C)]
-pub struct UsedElem {
-    /// The head of the chain that was used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Used {
+    /// Head of the chain.
     pub id: u32,
-    /// How many bytes the device wrote into it.
+    /// Bytes written to it.
     pub len: u32,
 }
 
-/// The three areas of a split virtqueue within a [`Memory`]. Nothing checks what is written, that is its purpose.
-#[derive(Clone)]
+/// One queue of a driver.
+#[derive(Debug)]
 pub struct Ring {
-    memory: Memory,
-    size: u16,
-    offset: usize,
+    memory: Arc<Memory>,
+    /// Its number.
+    pub index: u32,
+    /// Its size.
+    pub size: u16,
+    /// The driver's index: what was made available so far.
+    pub avail_idx: u16,
+    /// What was taken from the used ring so far.
+    pub seen: u16,
+    /// The device listens here.
+    pub kick: EventFd,
+    /// The driver listens here.
+    pub call: EventFd,
 }
 
 impl Ring {
-    /// A ring of `size` descriptors, whose three areas begin at `offset`.
-    #[must_use]
-    pub fn new(memory: &Memory, offset: usize, size: u16) -> Self {
-        Self { memory: memory.clone(), size, offset }
+    /// A ring in the memory's room for queue `index`; its size a power of two, at most 1,024.
+    pub fn new(memory: Arc<Memory>, index: u32, size: u16) -> CallResult<Self> {
+        let event = || EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK);
+        let event = || event().map_err(DriverError::call("eventfd"));
+        let ring = Self { memory, index, size, avail_idx: 0, seen: 0, kick: event()?, call: event()? };
+        ring.clear();
+        Ok(ring)
     }
 
-    /// How many bytes a ring of `size` takes, in whole pages.
-    #[must_use]
-    pub fn bytes(size: u16) -> usize {
-        let size = usize::from(size);
-        let avail_end = size * 16 + 6 + size * 2;
-        (avail_end.next_multiple_of(4) + 6 + size * 8).next_multiple_of(4096)
+    /// Makes the ring as new: nothing available, nothing used.
+    pub fn restart(&mut self) {
+        self.clear();
+        (self.avail_idx, self.seen) = (0, 0);
     }
 
-    /// How many descriptors it has.
-    #[must_use]
-    pub fn size(&self) -> u16 {
-        self.size
+    fn clear(&self) {
+        self.memory.write(self.base(), &vec![0; QUEUE_ROOM]);
     }
 
-    /// Where the descriptor table lies in the memory.
-    #[must_use]
+    fn base(&self) -> usize {
+        usize::try_from(self.index).expect("64 bits") * QUEUE_ROOM
+    }
+
+    /// Offset of the descriptor table in memory.
     pub fn desc_offset(&self) -> usize {
-        self.offset
+        self.base()
     }
 
-    /// Where the available ring lies in the memory.
-    #[must_use]
+    /// Offset of the available ring in memory.
     pub fn avail_offset(&self) -> usize {
-        self.offset + usize::from(self.size) * 16
+        self.base() + AVAIL
     }
 
-    /// Where the used ring lies in the memory.
-    #[must_use]
+    /// Offset of the used ring in memory.
     pub fn used_offset(&self) -> usize {
-        (self.avail_offset() + 6 + usize::from(self.size) * 2).next_multiple_of(4)
+        self.base() + USED
     }
 
-    /// Its three addresses, for a memory that the device sees at `iova`.
-    #[must_use]
-    pub fn addresses(&self, iova: u64) -> VringAddr {
-        VringAddr {
-            desc: iova + self.desc_offset() as u64,
-            avail: iova + self.avail_offset() as u64,
-            used: iova + self.used_offset() as u64,
-        }
+    /// IOVAs of descriptor table, available ring and used ring.
+    pub fn addresses(&self) -> (u64, u64, u64) {
+        (Memory::iova(self.desc_offset()), Memory::iova(self.avail_offset()), Memory::iova(self.used_offset()))
     }
 
-    fn slot(&self, index: u16) -> usize {
-        usize::from(index % self.size)
+    /// Offset of the buffer set aside for a descriptor.
+    pub fn buffer(&self, descriptor: u16) -> usize {
+        // Queues share the buffers' room evenly for rings of up to 256.
+        let queue = usize::try_from(self.index).expect("64 bits") * 256;
+        BUFFERS + (queue + usize::from(descriptor)) * BUFFER_ROOM
     }
 
-    /// The descriptor at `index`.
-    #[must_use]
-    pub fn desc(&self, index: u16) -> Desc {
-        self.memory.get(self.desc_offset() + usize::from(index) * 16)
+    /// Writes a descriptor.
+    pub fn write_descriptor(&self, at: u16, descriptor: Descriptor) {
+        self.memory.write(self.desc_offset() + usize::from(at) * 16, &descriptor.bytes());
     }
 
-    /// Writes the descriptor at `index`.
-    pub fn set_desc(&self, index: u16, desc: Desc) {
-        self.memory.put(self.desc_offset() + usize::from(index) * 16, &desc);
+    /// Writes an entry of the available ring.
+    pub fn write_avail(&self, entry: u16, head: u16) {
+        self.memory.store(self.avail_offset() + 4 + usize::from(entry % self.size) * 2, head);
     }
 
-    /// Writes one descriptor after the other from `head` on, each linked to the next; other flags and a `next` are taken as they are.
-    pub fn set_chain(&self, head: u16, chain: &[Desc]) {
-        for (n, desc) in chain.iter().enumerate() {
-            let index = head + u16::try_from(n).expect("a chain fits its ring");
-            let mut desc = *desc;
-            if n + 1 < chain.len() {
-                desc.flags |= desc_flag::NEXT;
-                desc.next = index + 1;
-            }
-            self.set_desc(index, desc);
-        }
-    }
-
-    /// Writes `avail.flags` (bit 0: no interrupt wanted).
-    pub fn set_avail_flags(&self, flags: u16) {
-        self.memory.store(self.avail_offset(), flags);
-    }
-
-    /// `avail.idx`.
-    #[must_use]
-    pub fn avail_idx(&self) -> u16 {
-        self.memory.load(self.avail_offset() + 2)
-    }
-
-    /// Writes `avail.idx`.
-    pub fn set_avail_idx(&self, idx: u16) {
+    /// Writes the driver's index.
+    pub fn publish(&mut self, idx: u16) {
+        self.avail_idx = idx;
         self.memory.store(self.avail_offset() + 2, idx);
     }
 
-    /// Writes the entry of `avail.ring` that the running index `index` falls on.
-    pub fn set_avail_entry(&self, index: u16, head: u16) {
-        self.memory.store(self.avail_offset() + 4 + self.slot(index) * 2, head);
+    /// Writes `used_event`, which lies behind the available ring's entries.
+    pub fn write_used_event(&self, value: u16) {
+        self.memory.store(self.avail_offset() + 4 + usize::from(self.size) * 2, value);
     }
 
-    /// Writes `used_event`, the word behind `avail.ring` (EVENT_IDX).
-    pub fn set_used_event(&self, index: u16) {
-        self.memory.store(self.avail_offset() + 4 + usize::from(self.size) * 2, index);
+    /// Writes `avail_event`, which is the device's, behind the used ring's entries.
+    pub fn write_avail_event(&self, value: u16) {
+        self.memory.store(self.used_offset() + 4 + usize::from(self.size) * 8, value);
     }
 
-    /// `used.flags` (bit 0: no kick wanted).
-    #[must_use]
-    pub fn used_flags(&self) -> u16 {
-        self.memory.load(self.used_offset())
-    }
-
-    /// `used.idx`.
-    #[must_use]
+    /// The device's index.
     pub fn used_idx(&self) -> u16 {
         self.memory.load(self.used_offset() + 2)
     }
 
-    /// Writes `used.idx`, which a driver must never do.
-    pub fn set_used_idx(&self, idx: u16) {
-        self.memory.store(self.used_offset() + 2, idx);
+    /// Kicks the device.
+    pub fn notify(&self) -> CallResult<()> {
+        self.kick.write(1).map(drop).map_err(DriverError::call("kick"))
     }
 
-    /// The entry of `used.ring` that the running index `index` falls on.
-    #[must_use]
-    pub fn used_elem(&self, index: u16) -> UsedElem {
-        self.memory.get(self.used_offset() + 4 + self.slot(index) * 8)
+    /// Makes one chain available, without a kick.
+    pub fn offer(&mut self, head: u16) {
+        self.write_avail(self.avail_idx, head);
+        self.publish(self.avail_idx.wrapping_add(1));
     }
 
-    /// `avail_event`, the word behind `used.ring` (EVENT_IDX).
-    #[must_use]
-    pub fn avail_event(&self) -> u16 {
-        self.memory.load(self.used_offset() + 4 + usize::from(self.size) * 8)
-    }
-
-    /// Zeroes all three areas.
-    pub fn clear(&self) {
-        let end = self.used_offset() + 6 + usize::from(self.size) * 8;
-        self.memory.write(self.offset, &vec![0; end - self.offset]);
-    }
-}
-
-/// A ring with its two eventfds and the driver's two running indices.
-pub struct Queue {
-    /// The raw ring.
-    pub ring: Ring,
-    /// The device is told by it that buffers are available.
-    pub kick: EventFd,
-    /// The driver is told by it that buffers were used.
-    pub call: EventFd,
-    next_avail: u16,
-    last_used: u16,
-}
-
-impl Queue {
-    /// A queue over `ring` with fresh eventfds.
-    ///
-    /// # Panics
-    /// When no descriptor is left.
-    #[must_use]
-    pub fn new(ring: Ring) -> Self {
-        let eventfd =
-            || EventFd::from_value_and_flags(0, EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC).expect("eventfd");
-        Self { ring, kick: eventfd(), call: eventfd(), next_avail: 0, last_used: 0 }
-    }
-
-    /// Begins anew: a zeroed ring, both indices zero.
-    pub fn clear(&mut self) {
-        self.ring.clear();
-        self.next_avail = 0;
-        self.last_used = 0;
-        let _ = self.call.read();
-    }
-
-    /// Makes the chain at `head` available, without a kick.
-    pub fn publish(&mut self, head: u16) {
-        self.ring.set_avail_entry(self.next_avail, head);
-        self.next_avail = self.next_avail.wrapping_add(1);
-        self.ring.set_avail_idx(self.next_avail);
-    }
-
-    /// Tells the device to look.
-    ///
-    /// # Panics
-    /// When the eventfd is at its maximum.
-    pub fn kick(&self) {
-        self.kick.write(1).expect("kick");
-    }
-
-    /// The next used chain, if there is one by now.
-    pub fn take_used(&mut self) -> Option<UsedElem> {
-        if self.ring.used_idx() == self.last_used {
+    /// Takes the next used chain, if there is one.
+    pub fn take(&mut self) -> Option<Used> {
+        if self.used_idx() == self.seen {
             return None;
         }
-        let elem = self.ring.used_elem(self.last_used);
-        self.last_used = self.last_used.wrapping_add(1);
-        // ask for an interrupt on the very next one, whether or not EVENT_IDX is on
-        self.ring.set_used_event(self.last_used);
-        Some(elem)
+        let mut bytes = [0; 8];
+        self.memory.read(self.used_offset() + 4 + usize::from(self.seen % self.size) * 8, &mut bytes);
+        self.seen = self.seen.wrapping_add(1);
+        let [a, b, c, d, e, f, g, h] = bytes;
+        Some(Used { id: u32::from_le_bytes([a, b, c, d]), len: u32::from_le_bytes([e, f, g, h]) })
     }
 
-    /// The next used chain, waiting for the device's interrupt.
-    ///
-    /// # Errors
-    /// A timeout: nothing was used, or it was used and no interrupt came (the message says which).
-    ///
-    /// # Panics
-    /// When poll(2) fails.
-    pub fn wait_used(&mut self, within: Duration) -> Result<UsedElem> {
-        let end = Instant::now() + within;
+    /// Waits for the next used chain by the call eventfd.
+    pub fn wait(&mut self, timeout: Duration, what: &'static str) -> CallResult<Used> {
+        let deadline = Instant::now() + timeout;
         loop {
-            if let Some(elem) = self.take_used() {
-                return Ok(elem);
+            if let Some(used) = self.take() {
+                return Ok(used);
             }
-            if !self.wait_call(end.saturating_duration_since(Instant::now())) {
-                let what = if self.ring.used_idx() == self.last_used {
-                    format!("the use of a buffer (used idx {}, avail idx {})", self.last_used, self.ring.avail_idx())
-                } else {
-                    "the interrupt for a used buffer".to_owned()
-                };
-                return Err(Error::Timeout { what, within });
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(DriverError::Timeout { what });
+            }
+            let left = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+            let mut fds = [PollFd::new(self.call.as_fd(), PollFlags::POLLIN)];
+            match poll(&mut fds, left) {
+                Ok(0) | Err(nix::errno::Errno::EINTR) => {}
+                Ok(_) => drop(self.call.read()),
+                Err(errno) => return Err(DriverError::call("poll")(errno)),
             }
         }
-    }
-
-    /// Waits for an interrupt and takes it; false when none came.
-    ///
-    /// # Panics
-    /// When poll(2) fails.
-    #[must_use]
-    pub fn wait_call(&self, within: Duration) -> bool {
-        let mut fds = [PollFd::new(self.call.as_fd(), PollFlags::POLLIN)];
-        let timeout = PollTimeout::try_from(within.as_millis()).unwrap_or(PollTimeout::MAX);
-        poll(&mut fds, timeout).expect("poll");
-        self.call.read().is_ok()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_areas_lie_as_the_specification_sizes_them() {
-        let memory = Memory::new(2 * Ring::bytes(256));
-        let ring = Ring::new(&memory, Ring::bytes(256), 256);
-        let base = Ring::bytes(256) as u64;
-        // 16 bytes a descriptor; 6 + 2 a slot, then up to a multiple of 4; 6 + 8 a slot
-        assert_eq!(
-            ring.addresses(0x1000),
-            VringAddr { desc: 0x1000 + base, avail: 0x1000 + base + 4096, used: 0x1000 + base + 4096 + 520 }
-        );
-        assert!(Ring::bytes(256) >= 4096 + 520 + 6 + 2048);
-    }
-
-    #[test]
-    fn what_a_device_puts_into_the_used_ring_is_taken_once_and_in_order() {
-        let memory = Memory::new(Ring::bytes(4));
-        let mut queue = Queue::new(Ring::new(&memory, 0, 4));
-        assert_eq!(queue.take_used(), None);
-        let ring = queue.ring.clone();
-        for index in 0..10_u16 {
-            memory.put(ring.used_offset() + 4 + usize::from(index % 4) * 8, &UsedElem { id: index.into(), len: 7 });
-            ring.set_used_idx(index + 1);
-            assert_eq!(queue.take_used(), Some(UsedElem { id: index.into(), len: 7 }));
-            assert_eq!(queue.take_used(), None);
-        }
-    }
-
-    #[test]
-    fn a_missing_interrupt_is_told_from_an_unused_buffer() {
-        let memory = Memory::new(Ring::bytes(4));
-        let mut queue = Queue::new(Ring::new(&memory, 0, 4));
-        queue.publish(0);
-        let error = queue.wait_used(Duration::from_millis(1)).unwrap_err().to_string();
-        assert!(error.contains("the use of a buffer (used idx 0, avail idx 1)"), "{error}");
     }
 }

@@ -1,38 +1,121 @@
-//! ioctl(2), which no safe interface covers.
+//! ioctl and mmap.
+
 #![allow(unsafe_code)]
-// UNSAFETY: ioctl(2) takes an untyped third argument.
+// UNSAFETY: ioctls that carry raw pointers, and memory shared with the device, cannot be expressed otherwise.
 
-use std::fs::File;
-use std::os::fd::AsRawFd;
-
+use super::abi::size_of_argument;
 use nix::errno::Errno;
+use nix::sys::mman::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
+use std::ffi::c_void;
+use std::num::NonZeroUsize;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU16, Ordering};
 
-/// Room behind every argument: what an ioctl without a size in its number may write, going by its `argsz`.
-const ROOM: usize = 64 * 1024;
-
-/// Issues `number` with a plain number as its argument.
-///
-/// A number is also how a test hands over an address that is none: the far side answers EFAULT. Give it an address of this process only if whatever
-/// the device writes there may be written.
-///
-/// # Errors
-/// The errno of the call.
-pub fn ioctl_value(file: &File, number: u32, value: u64) -> Result<i32, Errno> {
-    // SAFETY: the argument is a number to the compiler. A call that takes it for an address reads and writes only what the caller of this function
-    // offered; tests pass file numbers, flags and addresses that are not mapped.
-    Errno::result(unsafe { nix::libc::ioctl(file.as_raw_fd(), number.into(), value) })
+/// An ioctl whose argument is a number, or an address that the test knows to be bad.
+pub fn ioctl_value(fd: impl AsFd, cmd: u32, value: u64) -> nix::Result<i32> {
+    // SAFETY: the argument is not the address of anything this process relies on.
+    Errno::result(unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), libc::c_ulong::from(cmd), value) })
 }
 
-/// Issues `number` with a pointer to a copy of `argument`, and copies back what the call wrote.
-///
-/// # Errors
-/// The errno of the call.
-pub fn ioctl_bytes(file: &File, number: u32, argument: &mut [u8]) -> Result<i32, Errno> {
-    let mut buffer = vec![0_u8; argument.len() + ROOM];
-    buffer[..argument.len()].copy_from_slice(argument);
-    // SAFETY: the pointer names a live buffer that is larger than any size an ioctl number can encode (14 bits) and than any structure of the two
-    // headers without one.
-    let result = Errno::result(unsafe { nix::libc::ioctl(file.as_raw_fd(), number.into(), buffer.as_mut_ptr()) })?;
-    argument.copy_from_slice(&buffer[..argument.len()]);
-    Ok(result)
+/// An ioctl whose argument is a struct. Panics when the bytes are fewer than the number of the call says; the length of
+/// an unsized one is in its `argsz`, and must be true.
+pub fn ioctl(fd: impl AsFd, cmd: u32, argument: &mut [u8]) -> nix::Result<i32> {
+    assert!(argument.len() >= size_of_argument(cmd), "argument of {cmd:#x} is too short");
+    // SAFETY: the argument is as long as the callee may take it to be.
+    Errno::result(unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), libc::c_ulong::from(cmd), argument.as_mut_ptr()) })
+}
+
+/// Takes over a descriptor that came in a control message just now.
+pub(super) fn own(number: i32) -> OwnedFd {
+    // SAFETY: nobody else knows the number yet.
+    unsafe { OwnedFd::from_raw_fd(number) }
+}
+
+/// A mapping, unmapped when dropped. All access is bounds-checked and treats the memory as shared with others.
+#[derive(Debug)]
+pub struct Map {
+    base: NonNull<c_void>,
+    len: usize,
+}
+
+// SAFETY: the mapping belongs to this value alone; access to its contents is by atomic or raw copies.
+unsafe impl Send for Map {}
+// SAFETY: as above.
+unsafe impl Sync for Map {}
+
+impl Map {
+    /// Maps `len` bytes of a file.
+    pub fn of(fd: impl AsFd, len: NonZeroUsize, prot: ProtFlags, flags: MapFlags) -> nix::Result<Self> {
+        // SAFETY: a new mapping at an address of the kernel's choice.
+        let base = unsafe { mmap(None, len, prot, flags, fd, 0) }?;
+        Ok(Self { base, len: len.get() })
+    }
+
+    /// Maps private memory of no file.
+    pub fn private(len: NonZeroUsize) -> nix::Result<Self> {
+        let prot = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        // SAFETY: a new mapping at an address of the kernel's choice.
+        let base = unsafe { mmap_anonymous(None, len, prot, MapFlags::MAP_PRIVATE) }?;
+        Ok(Self { base, len: len.get() })
+    }
+
+    /// Where it is.
+    pub fn address(&self) -> u64 {
+        u64::try_from(self.base.as_ptr().addr()).expect("addresses have 64 bits")
+    }
+
+    /// How long it is.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether it is empty, which a mapping never is.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    fn at(&self, offset: usize, len: usize) -> *mut u8 {
+        assert!(offset.checked_add(len).is_some_and(|end| end <= self.len), "{len} bytes at {offset:#x}");
+        // SAFETY: within the mapping.
+        unsafe { self.base.as_ptr().cast::<u8>().add(offset) }
+    }
+
+    /// Copies out of the memory.
+    pub fn read(&self, offset: usize, into: &mut [u8]) {
+        let from = self.at(offset, into.len());
+        // SAFETY: within the mapping; bytes that change meanwhile are only bytes.
+        unsafe { std::ptr::copy_nonoverlapping(from, into.as_mut_ptr(), into.len()) }
+    }
+
+    /// Copies into the memory.
+    pub fn write(&self, offset: usize, bytes: &[u8]) {
+        let to = self.at(offset, bytes.len());
+        // SAFETY: within the mapping.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) }
+    }
+
+    fn atomic(&self, offset: usize) -> &AtomicU16 {
+        let at = self.at(offset, 2).cast::<u16>();
+        assert!(at.is_aligned());
+        // SAFETY: aligned, within the mapping, and only read and written atomically while it is shared.
+        unsafe { AtomicU16::from_ptr(at) }
+    }
+
+    /// Reads a ring index.
+    pub fn load(&self, offset: usize) -> u16 {
+        u16::from_le(self.atomic(offset).load(Ordering::SeqCst))
+    }
+
+    /// Publishes a ring index: what was written before is seen before it.
+    pub fn store(&self, offset: usize, value: u16) {
+        self.atomic(offset).store(value.to_le(), Ordering::SeqCst);
+    }
+}
+
+impl Drop for Map {
+    fn drop(&mut self) {
+        // SAFETY: nobody has an address into the mapping any more.
+        let _ = unsafe { munmap(self.base, self.len) };
+    }
 }

@@ -1,179 +1,115 @@
-//! The VFIO container and group files.
+//! The VFIO container and the group of an instance.
 
-use std::fs::{File, OpenOptions};
-use std::os::fd::AsRawFd;
-use std::path::{Path, PathBuf};
+use super::abi::*;
+use super::sys;
+use super::{CallResult, DriverError};
+use std::fs::{self, File, OpenOptions};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::path::Path;
 
-use nix::errno::Errno;
-use vfio_bindings::bindings::vfio as b;
+/// `dev/vfio/vfio`, open.
+#[derive(Debug)]
+pub struct Container(pub File);
 
-use super::sys::{ioctl_bytes, ioctl_value};
-use super::{Error, Memory, Result};
+/// `dev/vfio/<n>`, open.
+#[derive(Debug)]
+pub struct Group(pub File);
 
-/// `_IO(';', 100 + n)`.
-const fn number(n: u32) -> u32 {
-    0x3b64 + n
-}
-
-/// Permission of a mapping, from the device's view.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct MapFlags(pub u32);
-
-impl MapFlags {
-    /// The device may read.
-    pub const READ: Self = Self(b::VFIO_DMA_MAP_FLAG_READ);
-    /// The device may write.
-    pub const WRITE: Self = Self(b::VFIO_DMA_MAP_FLAG_WRITE);
-    /// The device may do both.
-    pub const READ_WRITE: Self = Self(b::VFIO_DMA_MAP_FLAG_READ | b::VFIO_DMA_MAP_FLAG_WRITE);
-}
-
-fn open(path: &Path) -> Result<File> {
-    OpenOptions::new().read(true).write(true).open(path).map_err(|e| Error::Path {
-        path: path.to_owned(),
-        errno: Errno::from_raw(e.raw_os_error().unwrap_or(nix::libc::EIO)),
-    })
-}
-
-fn words<const N: usize>(values: [u64; N]) -> Vec<u8> {
-    values.iter().flat_map(|v| v.to_ne_bytes()).collect()
-}
-
-/// `dev/vfio/vfio`, opened.
-pub struct Container {
-    /// The file, for calls that this type has no method for.
-    pub file: File,
-}
-
-impl Container {
-    /// Opens the container file of the tree at `root`.
-    ///
-    /// # Errors
-    /// Of the open.
-    pub fn open(root: &Path) -> Result<Self> {
-        Ok(Self { file: open(&root.join("dev/vfio/vfio"))? })
-    }
-
-    /// VFIO_GET_API_VERSION.
-    ///
-    /// # Errors
-    /// Of the call.
-    pub fn api_version(&self) -> Result<i32> {
-        self.value("VFIO_GET_API_VERSION", 0, 0)
-    }
-
-    /// VFIO_CHECK_EXTENSION.
-    ///
-    /// # Errors
-    /// Of the call.
-    pub fn check_extension(&self, extension: u32) -> Result<bool> {
-        Ok(self.value("VFIO_CHECK_EXTENSION", 1, extension.into())? > 0)
-    }
-
-    /// VFIO_SET_IOMMU; 3 is type1 v2.
-    ///
-    /// # Errors
-    /// Of the call.
-    pub fn set_iommu(&self, kind: u32) -> Result<()> {
-        self.value("VFIO_SET_IOMMU", 2, kind.into()).map(drop)
-    }
-
-    /// VFIO_IOMMU_MAP_DMA of `len` bytes of `memory` from `offset` on.
-    ///
-    /// # Errors
-    /// Of the call.
-    pub fn map(&self, memory: &Memory, offset: usize, len: u64, iova: u64, flags: MapFlags) -> Result<()> {
-        self.map_raw(memory.address(offset), len, iova, flags.0)
-    }
-
-    /// VFIO_IOMMU_MAP_DMA with every field as given.
-    ///
-    /// # Errors
-    /// Of the call.
-    pub fn map_raw(&self, vaddr: u64, len: u64, iova: u64, flags: u32) -> Result<()> {
-        let mut argument = words([32 | u64::from(flags) << 32, vaddr, iova, len]);
-        self.bytes("VFIO_IOMMU_MAP_DMA", 13, &mut argument).map(drop)
-    }
-
-    /// VFIO_IOMMU_UNMAP_DMA; answers how many bytes were unmapped.
-    ///
-    /// # Errors
-    /// Of the call.
-    ///
-    /// # Panics
-    /// Never: the answer is as long as the question.
-    pub fn unmap(&self, iova: u64, len: u64) -> Result<u64> {
-        let mut argument = words([24, iova, len]);
-        self.bytes("VFIO_IOMMU_UNMAP_DMA", 14, &mut argument)?;
-        Ok(u64::from_ne_bytes(argument[16..24].try_into().expect("8 bytes")))
-    }
-
-    fn value(&self, call: &'static str, n: u32, value: u64) -> Result<i32> {
-        ioctl_value(&self.file, number(n), value).map_err(|errno| Error::Call { call, errno })
-    }
-
-    fn bytes(&self, call: &'static str, n: u32, argument: &mut [u8]) -> Result<i32> {
-        ioctl_bytes(&self.file, number(n), argument).map_err(|errno| Error::Call { call, errno })
+impl AsFd for Container {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }
 
-/// `dev/vfio/<n>`, opened.
-pub struct Group {
-    /// The file, for calls that this type has no method for.
-    pub file: File,
+impl AsFd for Group {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+fn open(path: &Path) -> CallResult<File> {
+    let file = OpenOptions::new().read(true).write(true).open(path);
+    file.map_err(DriverError::io(format_args!("open {}", path.display())))
+}
+
+/// The group an instance is in: the last part of its `iommu_group` link.
+pub fn group_number(root: &Path, uuid: &str) -> CallResult<String> {
+    let link = root.join("sys/bus/mdev/devices").join(uuid).join("iommu_group");
+    let target = fs::read_link(&link).map_err(DriverError::io(format_args!("readlink {}", link.display())))?;
+    let number = target.file_name().and_then(|name| name.to_str()).map(str::to_owned);
+    number.ok_or_else(|| DriverError::Wrong { what: format!("{} leads to {}", link.display(), target.display()) })
 }
 
 impl Group {
-    /// Opens the group of an instance, which its `iommu_group` link names.
-    ///
-    /// # Errors
-    /// Of the link or the open.
-    pub fn open(root: &Path, uuid: &str) -> Result<Self> {
-        Ok(Self { file: open(&Self::path(root, uuid)?)? })
-    }
-
-    /// The path of the group file of an instance.
-    ///
-    /// # Errors
-    /// Of the link.
-    pub fn path(root: &Path, uuid: &str) -> Result<PathBuf> {
-        let link = root.join("sys/bus/mdev/devices").join(uuid).join("iommu_group");
-        let target = nix::fcntl::readlink(&link).map_err(|errno| Error::Path { path: link.clone(), errno })?;
-        let number = Path::new(&target).file_name().ok_or(Error::Path { path: link, errno: Errno::EINVAL })?;
-        Ok(root.join("dev/vfio").join(number))
-    }
-
-    /// VFIO_GROUP_GET_STATUS: bit 0 viable, bit 1 has a container.
-    ///
-    /// # Errors
-    /// Of the call.
-    ///
-    /// # Panics
-    /// Never: the answer is as long as the question.
-    pub fn status(&self) -> Result<u32> {
-        let mut argument = words([8]);
-        self.bytes("VFIO_GROUP_GET_STATUS", 3, &mut argument)?;
-        Ok(u32::from_ne_bytes(argument[4..8].try_into().expect("4 bytes")))
+    /// Opens the group of an instance.
+    pub fn open(root: &Path, uuid: &str) -> CallResult<Self> {
+        open(&root.join("dev/vfio").join(group_number(root, uuid)?)).map(Self)
     }
 
     /// VFIO_GROUP_SET_CONTAINER.
-    ///
-    /// # Errors
-    /// Of the call.
-    pub fn set_container(&self, container: &Container) -> Result<()> {
-        let mut argument = container.file.as_raw_fd().to_ne_bytes();
-        self.bytes("VFIO_GROUP_SET_CONTAINER", 4, &mut argument).map(drop)
+    pub fn set_container(&self, container: &Container) -> CallResult<()> {
+        let mut fd = container.as_fd().as_raw_fd().to_ne_bytes();
+        let done = sys::ioctl(self, VFIO_GROUP_SET_CONTAINER, &mut fd);
+        done.map(drop).map_err(DriverError::call("VFIO_GROUP_SET_CONTAINER"))
     }
 
-    /// VFIO_GROUP_UNSET_CONTAINER.
-    ///
-    /// # Errors
-    /// Of the call.
-    pub fn unset_container(&self) -> Result<()> {
-        self.bytes("VFIO_GROUP_UNSET_CONTAINER", 5, &mut []).map(drop)
+    /// VFIO_GROUP_GET_STATUS.
+    pub fn status(&self) -> CallResult<u32> {
+        let mut bytes = struct_of(8, 0, &[]);
+        sys::ioctl(self, VFIO_GROUP_GET_STATUS, &mut bytes).map_err(DriverError::call("VFIO_GROUP_GET_STATUS"))?;
+        Ok(u32::from_ne_bytes([bytes[4], bytes[5], bytes[6], bytes[7]]))
+    }
+}
+
+impl Container {
+    /// Opens a container with no group in it.
+    pub fn open(root: &Path) -> CallResult<Self> {
+        open(&root.join("dev/vfio/vfio")).map(Self)
     }
 
-    fn bytes(&self, call: &'static str, n: u32, argument: &mut [u8]) -> Result<i32> {
-        ioctl_bytes(&self.file, number(n), argument).map_err(|errno| Error::Call { call, errno })
+    /// VFIO_GET_API_VERSION and VFIO_CHECK_EXTENSION of type1 v2.
+    pub fn check(&self) -> CallResult<()> {
+        let version = sys::ioctl_value(self, VFIO_GET_API_VERSION, 0);
+        let type1 = sys::ioctl_value(self, VFIO_CHECK_EXTENSION, VFIO_TYPE1V2_IOMMU);
+        match (version, type1) {
+            (Ok(0), Ok(1)) => Ok(()),
+            other => Err(DriverError::Wrong { what: format!("VFIO version and type1 v2: {other:?}") }),
+        }
     }
+
+    /// VFIO_SET_IOMMU, type1 v2.
+    pub fn set_iommu(&self) -> CallResult<()> {
+        let done = sys::ioctl_value(self, VFIO_SET_IOMMU, VFIO_TYPE1V2_IOMMU);
+        done.map(drop).map_err(DriverError::call("VFIO_SET_IOMMU"))
+    }
+
+    /// VFIO_IOMMU_MAP_DMA, readable and writable.
+    pub fn map(&self, iova: u64, size: u64, address: u64) -> CallResult<()> {
+        self.map_with(VFIO_DMA_MAP_FLAG_READ | VFIO_DMA_MAP_FLAG_WRITE, iova, size, address)
+    }
+
+    /// VFIO_IOMMU_MAP_DMA with flags of the caller's choice.
+    pub fn map_with(&self, flags: u32, iova: u64, size: u64, address: u64) -> CallResult<()> {
+        let mut bytes = struct_of(32, flags, &[address, iova, size]);
+        let done = sys::ioctl(self, VFIO_IOMMU_MAP_DMA, &mut bytes);
+        done.map(drop).map_err(DriverError::call("VFIO_IOMMU_MAP_DMA"))
+    }
+
+    /// VFIO_IOMMU_UNMAP_DMA; returns the bytes that were unmapped.
+    pub fn unmap(&self, iova: u64, size: u64) -> CallResult<u64> {
+        let mut bytes = struct_of(24, 0, &[iova, size]);
+        let done = sys::ioctl(self, VFIO_IOMMU_UNMAP_DMA, &mut bytes);
+        done.map_err(DriverError::call("VFIO_IOMMU_UNMAP_DMA"))?;
+        let size: [u8; 8] = bytes[16..24].try_into().expect("eight bytes");
+        Ok(u64::from_ne_bytes(size))
+    }
+}
+
+/// `argsz`, `flags`, and 64-bit fields.
+pub(super) fn struct_of(argsz: u32, flags: u32, fields: &[u64]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(32);
+    bytes.extend_from_slice(&argsz.to_ne_bytes());
+    bytes.extend_from_slice(&flags.to_ne_bytes());
+    fields.iter().for_each(|field| bytes.extend_from_slice(&field.to_ne_bytes()));
+    bytes
 }
