@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 const AVAIL: usize = 0x8000;
 const USED: usize = 0x1_0000;
+const LOOK: Duration = Duration::from_millis(50);
 
 /// `struct virtq_desc`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -168,7 +169,8 @@ impl Ring {
         Some(Used { id: u32::from_le_bytes([a, b, c, d]), len: u32::from_le_bytes([e, f, g, h]) })
     }
 
-    /// Waits for the next used chain by the call eventfd.
+    /// Waits for the next used chain by the call eventfd. Looks at the ring now and then in any case: a test may have
+    /// told the device not to interrupt.
     pub fn wait(&mut self, timeout: Duration, what: &'static str) -> CallResult<Used> {
         let deadline = Instant::now() + timeout;
         loop {
@@ -179,7 +181,7 @@ impl Ring {
             if left.is_zero() {
                 return Err(DriverError::Timeout { what });
             }
-            let left = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+            let left = PollTimeout::try_from(left.min(LOOK)).unwrap_or(PollTimeout::ZERO);
             let mut fds = [PollFd::new(self.call.as_fd(), PollFlags::POLLIN)];
             match poll(&mut fds, left) {
                 Ok(0) | Err(nix::errno::Errno::EINTR) => {}
