@@ -21,7 +21,7 @@ pub fn make_parent(spec: &ParentSpec) -> Result<Arc<dyn Parent>, DaemonError> {
         "loopback" => Ok(Arc::new(loopback::Loopback::new(&spec.name, capacity))),
         "tap" => {
             tap::Tap::permitted().map_err(|refusal| refused(refusal.to_string()))?;
-            Ok(Arc::new(tap::Tap::new(&spec.name, capacity)))
+            Ok(Arc::new(tap::Tap::new(&spec.name, tap::TapOptions { capacity })))
         }
         kind => Err(refused(format!("there is no kind {kind}; there are loopback and tap"))),
     }
