@@ -1,0 +1,312 @@
+//! TAP instances in a network namespace of their own: needs root, /dev/net/tun and `ip`.
+//!
+//! The host's side is the kernel's: its UDP sockets send and receive what the guest receives and sends.
+
+use nix::errno::Errno;
+use nix::sched::{CloneFlags, unshare};
+use std::net::UdpSocket;
+use std::process::Command;
+use std::time::Duration;
+use tap::{Tap, TapOptions};
+use uuid::Uuid;
+use virtio_mdev_api::features::{REQUIRED, VIRTIO_F_EVENT_IDX};
+use virtio_mdev_api::{CreateRequest, Device, DeviceLink, Parent, Refusal};
+use virtio_net::features::{
+    VIRTIO_NET_F_CSUM, VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_GUEST_TSO4, VIRTIO_NET_F_MRG_RXBUF,
+};
+use virtio_net::testing::Guest;
+
+const GUEST_MAC: [u8; 6] = [0x52, 0x54, 0, 0, 0, 2];
+const HOST_MAC: [u8; 6] = [0x52, 0x54, 0, 0, 0, 1];
+const GUEST_IP: [u8; 4] = [10, 9, 0, 2];
+const HOST_IP: [u8; 4] = [10, 9, 0, 1];
+const PORT: u16 = 7000;
+
+/// From now on this thread, and the processes it starts, have a network of their own.
+fn own_network() {
+    unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace needs root");
+}
+
+fn ip(arguments: &str) -> String {
+    let output = Command::new("ip").args(arguments.split(' ')).output().expect("ip is installed");
+    assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn create(parent: &Tap, link: &DeviceLink, uuid: u128, parameters: &[(&str, &str)]) -> Result<Device, Refusal> {
+    parent.create(CreateRequest {
+        uuid: Uuid::from_u128(uuid),
+        type_name: "net".to_owned(),
+        parameters: parameters.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
+        link: link.clone(),
+    })
+}
+
+/// A guest on interface `vnet0` of a fresh network, the host's side configured.
+fn guest(features: u64) -> (Guest, DeviceLink) {
+    own_network();
+    let link = DeviceLink::new("tap-test");
+    let device = create(&Tap::new("tap0", TapOptions::default()), &link, 1, &[("ifname", "vnet0")]).unwrap();
+    let Device::Virtio(device) = device else { panic!("not a virtio device") };
+    ip("link set dev vnet0 address 52:54:00:00:00:01");
+    ip("addr add 10.9.0.1/24 dev vnet0");
+    ip("neigh add 10.9.0.2 lladdr 52:54:00:00:00:02 dev vnet0");
+    let mut guest = Guest::new(device, REQUIRED | features, 64);
+    guest.start();
+    guest.post(64);
+    (guest, link)
+}
+
+fn sum(bytes: &[u8], from: u32) -> u32 {
+    bytes
+        .chunks(2)
+        .fold(from, |sum, pair| sum + u32::from(u16::from_be_bytes([pair[0], pair.get(1).copied().unwrap_or(0)])))
+}
+
+fn fold(mut sum: u32) -> u16 {
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    u16::try_from(sum).unwrap()
+}
+
+/// An Ethernet frame with a UDP datagram from the guest to the host. With `partial`, the checksum is left to do.
+fn datagram(payload: &[u8], partial: bool) -> Vec<u8> {
+    let len = |extra: usize| u16::try_from(payload.len() + extra).unwrap().to_be_bytes();
+    let mut udp = [PORT.to_be_bytes(), PORT.to_be_bytes(), len(8), [0, 0]].concat();
+    let pseudo = [GUEST_IP, HOST_IP, [0, 17, len(8)[0], len(8)[1]]].concat();
+    let checksum =
+        if partial { fold(sum(&pseudo, 0)) } else { !fold(sum(&[&udp[..], payload].concat(), sum(&pseudo, 0))) };
+    udp[6..].copy_from_slice(&checksum.to_be_bytes());
+    let mut ip = vec![0x45, 0, len(28)[0], len(28)[1], 0, 0, 0x40, 0, 64, 17, 0, 0];
+    ip.extend([GUEST_IP, HOST_IP].concat());
+    let checksum = !fold(sum(&ip, 0));
+    ip[10..12].copy_from_slice(&checksum.to_be_bytes());
+    [&HOST_MAC[..], &GUEST_MAC, &[8, 0], &ip, &udp, payload].concat()
+}
+
+fn host_socket() -> UdpSocket {
+    let socket = UdpSocket::bind(("10.9.0.1", PORT)).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    socket
+}
+
+/// The next UDP datagram the host sent to the guest: its header and its frame.
+fn next_datagram(guest: &mut Guest) -> ([u8; 12], Vec<u8>) {
+    loop {
+        let (header, frame) = guest.wait();
+        guest.post(64);
+        if frame[..6] == GUEST_MAC && frame[12..14] == [8, 0] && frame[23] == 17 {
+            return (header, frame);
+        }
+    }
+}
+
+#[test]
+fn frames_cross_both_ways() {
+    for features in [0, VIRTIO_F_EVENT_IDX | VIRTIO_NET_F_MRG_RXBUF] {
+        let (mut guest, link) = guest(features);
+        let host = host_socket();
+        for n in 0..200u32 {
+            let payload = n.to_be_bytes().repeat(1 + n as usize % 300);
+            assert!(guest.send(&datagram(&payload, false)));
+            let mut received = [0; 2000];
+            let len = host.recv(&mut received).unwrap();
+            assert_eq!(received[..len], payload);
+            host.send_to(&payload, ("10.9.0.2", PORT)).unwrap();
+            let (header, frame) = next_datagram(&mut guest);
+            assert_eq!(frame[42..], payload);
+            assert_eq!(header, [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0]);
+        }
+        assert!(!link.needs_reset(), "{:?}", link.last_fault());
+        let shown = |guest: &mut Guest, name| guest.device.show_attribute(name).unwrap();
+        assert_eq!(shown(&mut guest, "statistics/tx_packets"), "200");
+        assert_eq!(shown(&mut guest, "statistics/tx_dropped"), "0");
+        assert_eq!(shown(&mut guest, "ifname"), "vnet0");
+    }
+}
+
+#[test]
+fn a_partial_checksum_is_the_others_to_finish() {
+    let (mut guest, _) = guest(VIRTIO_NET_F_CSUM | VIRTIO_NET_F_GUEST_CSUM);
+    let host = host_socket();
+    let needs_csum = [1, 0, 0, 0, 0, 0, 34, 0, 6, 0, 0, 0];
+    assert!(guest.send_with(&needs_csum, &datagram(b"left to the host", true)));
+    let mut received = [0; 100];
+    let len = host.recv(&mut received).unwrap();
+    assert_eq!(&received[..len], b"left to the host");
+    host.send_to(b"left to the guest", ("10.9.0.2", PORT)).unwrap();
+    let (header, frame) = next_datagram(&mut guest);
+    assert_eq!(frame[42..], *b"left to the guest");
+    assert_eq!((header[0], header[6], header[8]), (1, 34, 6), "VIRTIO_NET_HDR_F_NEEDS_CSUM at 34, offset 6");
+}
+
+#[test]
+fn without_guest_csum_checksums_are_complete_and_nothing_is_said_of_them() {
+    let (mut guest, _) = guest(0);
+    let host = host_socket();
+    host.send_to(b"complete", ("10.9.0.2", PORT)).unwrap();
+    let (header, frame) = next_datagram(&mut guest);
+    assert_eq!(header[..10], [0; 10]);
+    let pseudo = [HOST_IP, GUEST_IP, [0, 17, frame[38], frame[39]]].concat();
+    assert_eq!(fold(sum(&frame[34..], sum(&pseudo, 0))), 0xffff);
+}
+
+/// A TCP segment from the guest without payload.
+fn segment(seq: u32, ack: u32, flags: u8, host_port: [u8; 2]) -> Vec<u8> {
+    let mut tcp = [&PORT.to_be_bytes()[..], &host_port, &seq.to_be_bytes(), &ack.to_be_bytes()].concat();
+    // 24 bytes of header, the last four say that segments may have 1400 bytes.
+    tcp.extend([0x60, flags, 0xff, 0xff, 0, 0, 0, 0, 2, 4, 5, 0x78]);
+    let pseudo = [GUEST_IP, HOST_IP, [0, 6, 0, 24]].concat();
+    let checksum = !fold(sum(&tcp, sum(&pseudo, 0)));
+    tcp[16..18].copy_from_slice(&checksum.to_be_bytes());
+    let mut ip = vec![0x45, 0, 0, 44, 0, 0, 0x40, 0, 64, 6, 0, 0];
+    ip.extend([GUEST_IP, HOST_IP].concat());
+    let checksum = !fold(sum(&ip, 0));
+    ip[10..12].copy_from_slice(&checksum.to_be_bytes());
+    [&HOST_MAC[..], &GUEST_MAC, &[8, 0], &ip, &tcp].concat()
+}
+
+/// The next TCP segment the host sent to the guest: its virtio-net header, its TCP header and payload.
+fn next_segment(guest: &mut Guest) -> ([u8; 12], Vec<u8>) {
+    loop {
+        let (header, frame) = guest.wait();
+        guest.post(64);
+        if frame[..6] == GUEST_MAC && frame[12..14] == [8, 0] && frame[23] == 6 {
+            return (header, frame[34..].to_vec());
+        }
+    }
+}
+
+#[test]
+fn segments_larger_than_the_mtu_arrive_whole_where_negotiated() {
+    let (mut guest, link) = guest(VIRTIO_NET_F_GUEST_CSUM | VIRTIO_NET_F_GUEST_TSO4 | VIRTIO_NET_F_MRG_RXBUF);
+    // Connects while the guest answers; the writer's thread is in the guest's network too.
+    let text: Vec<u8> = (0..8000u32).map(|n| n.to_le_bytes()[0]).collect();
+    let sent = text.clone();
+    let host = std::thread::spawn(move || {
+        let mut host = std::net::TcpStream::connect(("10.9.0.2", PORT)).unwrap();
+        std::io::Write::write_all(&mut host, &sent).unwrap();
+        host
+    });
+    let (_, syn) = next_segment(&mut guest);
+    let seq = u32::from_be_bytes(*syn[4..].first_chunk().unwrap());
+    assert!(guest.send(&segment(1000, seq.wrapping_add(1), 0x12, [syn[0], syn[1]])));
+    loop {
+        let (header, tcp) = next_segment(&mut guest);
+        let payload = &tcp[usize::from(tcp[12] >> 4) * 4..];
+        if payload.is_empty() {
+            continue;
+        }
+        assert!(payload.len() > 1500, "{} bytes at once", payload.len());
+        assert_eq!(payload, &text[..payload.len()]);
+        assert_eq!((header[0], header[1]), (1, 1), "VIRTIO_NET_HDR_F_NEEDS_CSUM, VIRTIO_NET_HDR_GSO_TCPV4");
+        assert_eq!(u16::from_le_bytes([header[4], header[5]]), 1400, "gso_size");
+        break;
+    }
+    drop(host.join().unwrap());
+    assert!(!link.needs_reset());
+}
+
+#[test]
+fn without_receive_buffers_frames_wait_in_the_interface() {
+    let (mut guest, _) = guest(0);
+    guest.stop();
+    guest.rx.reset();
+    guest.tx.reset();
+    guest.device.reset();
+    guest.reset();
+    let host = host_socket();
+    for n in 0..20u8 {
+        host.send_to(&[n], ("10.9.0.2", PORT)).unwrap();
+    }
+    std::thread::sleep(Duration::from_millis(50));
+    assert!(guest.receive().is_none());
+    guest.post(64);
+    for n in 0..20u8 {
+        assert_eq!(next_datagram(&mut guest).1[42..], [n]);
+    }
+}
+
+#[test]
+fn the_link_goes_down_on_both_sides_and_the_driver_is_told() {
+    let (mut guest, link) = guest(0);
+    let host = host_socket();
+    let status = |guest: &mut Guest| {
+        let mut status = [0; 2];
+        guest.device.read_config(6, &mut status);
+        status
+    };
+    assert_eq!(status(&mut guest), [1, 0]);
+    let generation = link.generation();
+    guest.device.store_attribute("link", "down").unwrap();
+    assert_eq!((status(&mut guest), link.generation()), ([0, 0], generation + 1));
+    assert_eq!(guest.device.show_attribute("link").unwrap(), "down");
+    assert!(ip("link show dev vnet0").contains("NO-CARRIER"));
+    assert!(guest.send(&datagram(b"into the void", false)));
+    host.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+    assert!(host.recv(&mut [0; 10]).is_err());
+    guest.device.store_attribute("link", "up").unwrap();
+    assert_eq!(status(&mut guest), [1, 0]);
+    assert!(guest.send(&datagram(b"back", false)));
+    host.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    assert_eq!(host.recv(&mut [0; 10]).unwrap(), 4);
+    assert_eq!(guest.device.store_attribute("link", "maybe").unwrap_err().errno(), Errno::EINVAL);
+    assert_eq!(guest.device.show_attribute("statistics/tx_link_down").unwrap(), "1");
+}
+
+#[test]
+fn an_interface_taken_down_by_the_host_comes_back() {
+    let (mut guest, link) = guest(0);
+    let host = host_socket();
+    ip("link set dev vnet0 down");
+    assert!(guest.send(&datagram(b"nobody hears", false)));
+    std::thread::sleep(Duration::from_millis(50));
+    ip("link set dev vnet0 up");
+    ip("neigh replace 10.9.0.2 lladdr 52:54:00:00:00:02 dev vnet0");
+    host.send_to(b"hello again", ("10.9.0.2", PORT)).unwrap();
+    assert_eq!(next_datagram(&mut guest).1[42..], *b"hello again");
+    assert!(guest.send(&datagram(b"heard", false)));
+    let mut received = [0; 100];
+    let len = host.recv(&mut received).unwrap();
+    assert_eq!(&received[..len], b"heard");
+    assert!(!link.needs_reset());
+}
+
+#[test]
+fn the_interface_comes_and_goes_with_its_instance() {
+    own_network();
+    let (parent, link) = (Tap::new("tap0", TapOptions { capacity: 1 }), DeviceLink::new("test"));
+    let uuid = 0x0123_4567_89ab_cdef_0123_4567_89ab_cdef;
+    let device = create(&parent, &link, uuid, &[("mtu", "1400")]).unwrap();
+    let shown = ip("link show dev umdev01234567");
+    assert!(shown.contains("mtu 1400") && shown.contains("UP"), "{shown}");
+    let full = create(&parent, &link, 2, &[]).err().unwrap();
+    assert_eq!((full.errno(), parent.available("net")), (Errno::ENOSPC, 0));
+    drop(device);
+    assert!(!ip("link show").contains("umdev"));
+    assert_eq!(parent.available("net"), 1);
+}
+
+#[test]
+fn a_name_in_use_and_a_name_that_is_none_are_refused_in_words() {
+    own_network();
+    let (parent, link) = (Tap::new("tap0", TapOptions::default()), DeviceLink::new("test"));
+    let first = create(&parent, &link, 1, &[("ifname", "mine")]).unwrap();
+    for name in ["lo", "mine"] {
+        let refusal = create(&parent, &link, 2, &[("ifname", name)]).err().unwrap();
+        assert_eq!(refusal.errno(), Errno::EEXIST);
+        assert_eq!(refusal.reason(), format!("there is an interface {name} already"));
+    }
+    let refusal = create(&parent, &link, 2, &[("ifname", "a/b")]).err().unwrap();
+    assert_eq!(refusal.errno(), Errno::EINVAL);
+    assert_eq!(parent.available("net"), 1023);
+    drop(first);
+}
+
+#[test]
+fn whether_interfaces_can_be_made_is_known_before() {
+    own_network();
+    assert_eq!(Tap::permitted(), Ok(()));
+    assert!(!ip("link show").contains("umdevprobe"));
+}
