@@ -11,6 +11,7 @@ use devnode::{Broadcast, FdSocket, Server, ServerConfig, Tree};
 use mdev_parent::{Bus, BusOptions, CreateText, Restore};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use std::fs;
@@ -79,6 +80,7 @@ impl Builder {
         fs::create_dir_all(&state_dir).map_err(DaemonError::path("make", &state_dir))?;
         let lock = lock::take(&self.root, &state_dir)?;
         let signals = Signals::block()?;
+        raise_descriptor_limit();
 
         let tree = Tree::new();
         let incomplete = |error: devnode::TreeError| DaemonError::Serve(std::io::Error::other(error));
@@ -148,6 +150,15 @@ impl Daemon {
         }
         drop(self.server);
         Ok(())
+    }
+}
+
+/// Every instance in use holds a few descriptors; the soft limit is meant for programs that use select(2).
+fn raise_descriptor_limit() {
+    let raised =
+        getrlimit(Resource::RLIMIT_NOFILE).and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
+        tracing::warn!(%error, "the limit of open files stays as it is");
     }
 }
 
