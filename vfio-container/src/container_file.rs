@@ -13,7 +13,7 @@ use std::mem::{offset_of, size_of};
 use std::sync::Arc;
 use vfio_bindings::bindings::vfio::{
     VFIO_API_VERSION, VFIO_DMA_CC_IOMMU, VFIO_IOMMU_INFO_CAPS, VFIO_IOMMU_INFO_PGSIZES,
-    VFIO_IOMMU_TYPE1_INFO_DMA_AVAIL, VFIO_TYPE1_IOMMU, VFIO_TYPE1v2_IOMMU, VFIO_UNMAP_ALL,
+    VFIO_IOMMU_TYPE1_INFO_DMA_AVAIL, VFIO_TYPE1_IOMMU, VFIO_TYPE1v2_IOMMU as VFIO_TYPE1V2_IOMMU, VFIO_UNMAP_ALL,
 };
 use zerocopy::IntoBytes;
 
@@ -84,7 +84,7 @@ impl ContainerFile {
 
     fn has_extension(&self, extension: u64) -> bool {
         match u32::try_from(extension) {
-            Ok(VFIO_TYPE1_IOMMU | VFIO_TYPE1v2_IOMMU | VFIO_UNMAP_ALL) => true,
+            Ok(VFIO_TYPE1_IOMMU | VFIO_TYPE1V2_IOMMU | VFIO_UNMAP_ALL) => true,
             // Memory is memory to a device in software; the kernel knows only once there is an IOMMU.
             Ok(VFIO_DMA_CC_IOMMU) => self.container.iommu().is_some(),
             _ => false,
@@ -95,7 +95,7 @@ impl ContainerFile {
         self.container.check_settable()?;
         let version = match u32::try_from(kind) {
             Ok(VFIO_TYPE1_IOMMU) => Version::V1,
-            Ok(VFIO_TYPE1v2_IOMMU) => Version::V2,
+            Ok(VFIO_TYPE1V2_IOMMU) => Version::V2,
             _ => return Err(VfioError::NoSuchType(kind)),
         };
         let home = client.home()?;

@@ -1,6 +1,6 @@
 //! Mappings as the client made them, beside the regions they became.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use virtio_mdev_api::dma::{AddressSpace, MapError, Region};
 
@@ -56,16 +56,16 @@ impl Mappings {
 
     /// Adds mappings, each given as its regions in order, all at once or none.
     pub fn add(&mut self, mappings: Vec<Vec<Region>>) -> Result<(), MapError> {
-        let mut added: Vec<u64> = Vec::with_capacity(mappings.len());
+        let mut added = BTreeSet::new();
         let placed = mappings.iter().try_for_each(|regions| {
             let (Some(front), Some(back)) = (regions.first(), regions.last()) else { return Ok(()) };
             self.place(front.iova, back.last())?;
-            added.push(front.iova);
+            added.insert(front.iova);
             Ok(())
         });
         let mapped = placed.and_then(|()| self.space.map_all(mappings.into_iter().flatten().collect()));
         if mapped.is_err() {
-            added.iter().for_each(|first| drop(self.table.remove(first)));
+            self.table.retain(|first, _| !added.contains(first));
         }
         mapped
     }
@@ -81,12 +81,24 @@ impl Mappings {
         Ok(())
     }
 
-    /// Removes mappings, which must be neighbours in order, and answers how many bytes they had. When this returns no
-    /// device can touch that memory.
+    /// Removes mappings, given in order, and answers how many bytes they had. When this returns no device can touch that
+    /// memory.
     pub fn remove(&mut self, doomed: &[(u64, u64)]) -> u64 {
-        let (Some(&(first, _)), Some(&(_, last))) = (doomed.first(), doomed.last()) else { return 0 };
-        doomed.iter().for_each(|(first, _)| drop(self.table.remove(first)));
-        self.space.unmap(first, last).bytes
+        let mut bytes = 0u64;
+        // Neighbours go together: each removal waits for the readers once.
+        for run in doomed.chunk_by(|before, after| self.are_neighbours(*before, *after)).collect::<Vec<_>>() {
+            let (Some(&(first, _)), Some(&(_, last))) = (run.first(), run.last()) else { continue };
+            for (first, _) in run {
+                self.table.remove(first);
+            }
+            bytes = bytes.saturating_add(self.space.unmap(first, last).bytes);
+        }
+        bytes
+    }
+
+    fn are_neighbours(&self, before: (u64, u64), after: (u64, u64)) -> bool {
+        let gap = (before.1.saturating_add(1), after.0.saturating_sub(1));
+        gap.0 > gap.1 || self.touching(gap.0, gap.1).next().is_none()
     }
 
     /// Removes every mapping with a byte in `first..=last`, whole.

@@ -1,1 +1,23 @@
-//! The mdev driver that gives an instance its vhost ioctl file.
+//! The mdev driver `vhost_mdev`: gives a virtio instance its vhost ioctl file, `dev/vhost-mdev/<uuid>`.
+//!
+//! The file speaks the vhost-mdev ABI in the form it lives on in, vhost-vdpa: numbers, layouts and rules are those of
+//! `/dev/vhost-vdpa-N`, and a client of either works. All device logic is below, in
+//! [`Session`](virtio_mdev_api::Session); what is done here is to decode, to say who may, and to find the device its
+//! memory.
+//!
+//! Known deviations from the kernel: a failed IOTLB message answers the errno of its failure, where the kernel answers
+//! EFAULT for all but one; and a network device's configuration space reads as zeros up to its eighth byte even if it
+//! is shorter, because QEMU reads eight bytes whatever the size.
+
+mod command;
+mod error;
+mod file;
+mod iotlb;
+mod memory;
+mod message;
+mod node;
+mod serve;
+mod wire;
+
+pub use file::VhostFile;
+pub use node::VhostMdev;

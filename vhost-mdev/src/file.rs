@@ -1,0 +1,137 @@
+//! An open vhost file: who may use it, and its life.
+
+use crate::VhostMdev;
+use crate::command::{self, Access};
+use crate::error::VhostError;
+use crate::memory::Memory;
+use crate::message::{MESSAGE_SIZE, Message};
+use devnode::{Caller, Ioctl, IoctlReply, OpenFile};
+use nix::errno::Errno;
+use parking_lot::{MappedMutexGuard, Mutex, MutexGuard};
+use std::sync::{Arc, OnceLock};
+use vfio_container::trace::Trace;
+use vfio_container::{Client, Home};
+use virtio_mdev_api::Session;
+
+/// An open vhost file.
+///
+/// Calls that touch the device are served one at a time, as in the kernel; each looks into its client before it takes
+/// the lock, so a client that blocks there blocks itself alone.
+pub struct VhostFile {
+    pub(crate) node: Arc<VhostMdev>,
+    owner: OnceLock<Home>,
+    /// `None` once the file is closed or revoked.
+    state: Mutex<Option<State>>,
+}
+
+/// What changes while the file is open.
+pub(crate) struct State {
+    pub memory: Memory,
+    pub backend_features: u64,
+}
+
+impl VhostFile {
+    /// Resets the device and gives it an empty IOTLB.
+    pub(crate) fn open(node: Arc<VhostMdev>) -> Result<Self, VhostError> {
+        node.session().reset()?;
+        let state = State { memory: Memory::new(node.session())?, backend_features: 0 };
+        Ok(Self { node, owner: OnceLock::new(), state: Mutex::new(Some(state)) })
+    }
+
+    pub(crate) fn session(&self) -> &Session {
+        self.node.session()
+    }
+
+    pub(crate) fn owner_pid(&self) -> Option<i32> {
+        self.owner.get().map(Home::pid)
+    }
+
+    pub(crate) fn lock(&self) -> Result<MappedMutexGuard<'_, State>, VhostError> {
+        MutexGuard::try_map(self.state.lock(), Option::as_mut).map_err(|_| VhostError::Gone)
+    }
+
+    /// The device loses everything it has of the client. Whether this call did it.
+    pub(crate) fn shut(&self) -> bool {
+        let mut state = self.state.lock();
+        let Some(mut open) = state.take() else { return false };
+        let session = self.session();
+        if let Err(error) = session.reset() {
+            tracing::warn!(instance = session.link().name(), %error, "cannot be reset");
+        }
+        session.set_config_call(None);
+        open.memory.clear(session);
+        true
+    }
+
+    /// The group left its container.
+    pub(crate) fn group_detached(&self) {
+        if let Ok(mut state) = self.lock() {
+            state.memory.lose_if_detached(self.session());
+        }
+    }
+
+    /// Makes `client` the owner.
+    pub(crate) fn set_owner(&self, client: &dyn Client) -> Result<(), VhostError> {
+        if self.owner.get().is_some() {
+            return Err(VhostError::Owned);
+        }
+        let home = client.home()?;
+        drop(self.lock()?);
+        self.owner.set(home).map_err(|_| VhostError::Owned)
+    }
+
+    fn check(&self, client: &dyn Client, access: Access) -> Result<(), VhostError> {
+        match (access, self.owner.get()) {
+            (Access::Any, _) | (Access::Mutating, None) => Ok(()),
+            (_, Some(owner)) if client.lives_in(owner) => Ok(()),
+            _ => Err(VhostError::NotOwner),
+        }
+    }
+
+    /// Serves an ioctl of `client`.
+    pub fn serve(&self, client: &dyn Client, call: &Ioctl<'_>) -> Result<IoctlReply, Errno> {
+        let mut trace = Trace::begin([self.node.trace().clone()]);
+        let known = command::find(call.cmd);
+        let outcome = self.lock().map(drop).and_then(|()| {
+            let (name, access) = known.ok_or(VhostError::Unknown(call.cmd))?;
+            self.check(client, access)?;
+            self.dispatch(client, call, name, &mut trace)
+        });
+        trace.answer(client, "vhost", known.map_or("unknown", |(name, _)| name), outcome)
+    }
+
+    /// Serves a `write(2)`: one IOTLB message, of the owner. Answers the size of a whole message, as the kernel does
+    /// even if the end of its padding was left out.
+    pub fn serve_write(&self, client: &dyn Client, data: &[u8]) -> Result<usize, Errno> {
+        let mut trace = Trace::begin([self.node.trace().clone()]);
+        let decoded = Message::decode(data);
+        let name = decoded.as_ref().map_or("write", Message::name);
+        let outcome = self.lock().map(drop).and_then(|()| {
+            let message = decoded?;
+            self.check(client, Access::Owner)?;
+            self.message(client, message, &mut trace)
+        });
+        trace.answer(client, "vhost", name, outcome.map(|()| IoctlReply::ok()))?;
+        Ok(MESSAGE_SIZE.min(data.len()))
+    }
+}
+
+impl OpenFile for VhostFile {
+    fn ioctl(&self, caller: &Caller, call: &Ioctl<'_>) -> Result<IoctlReply, Errno> {
+        self.serve(caller, call)
+    }
+
+    fn write(&self, caller: &Caller, _offset: u64, data: &[u8]) -> Result<usize, Errno> {
+        self.serve_write(caller, data)
+    }
+
+    fn release(&self) {
+        self.node.close(self);
+    }
+}
+
+impl std::fmt::Debug for VhostFile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("VhostFile").field("node", &self.node).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,116 @@
+//! The mappings made by IOTLB messages.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use vfio_container::{MAX_MAPPINGS, MAX_REGIONS, Mappings};
+use virtio_mdev_api::dma::{AddressSpace, Limits, MapError, Region};
+
+/// What one vhost file has mapped, and the batch under way.
+///
+/// There may be 65,535 mappings (the kernel's 2,048 are too few for a guest with a vIOMMU); one more is ENOSPC.
+pub(crate) struct Iotlb {
+    table: Mappings,
+    limits: Limits,
+    batch: Option<Batch>,
+}
+
+/// Changes that are not published yet.
+#[derive(Default)]
+struct Batch {
+    removed: BTreeMap<u64, u64>,
+    added: BTreeMap<u64, Vec<Region>>,
+}
+
+impl Iotlb {
+    pub fn new(limits: Limits) -> Self {
+        let limits = Limits { max_entries: MAX_REGIONS, ..limits };
+        Self { table: Mappings::new(AddressSpace::new(limits), MAX_MAPPINGS), limits, batch: None }
+    }
+
+    pub fn space(&self) -> &Arc<AddressSpace> {
+        self.table.space()
+    }
+
+    /// Whether nothing is mapped, nor is going to be when the batch ends.
+    pub fn is_empty(&self) -> bool {
+        self.table.is_empty() && self.batch.as_ref().is_none_or(|batch| batch.added.is_empty())
+    }
+
+    /// Whether `size` bytes could be mapped at `iova` now.
+    pub fn check(&self, iova: u64, size: u64) -> Result<(), MapError> {
+        let Limits { first, last, .. } = self.limits;
+        let end = size.checked_sub(1).ok_or(MapError::Empty { iova })?;
+        let end = iova.checked_add(end).ok_or(MapError::Wraps { iova, len: size })?;
+        if iova < first || end > last {
+            return Err(MapError::OutsideRange { iova, len: size, first, last });
+        }
+        if let Some(align) = self.limits.alignment().filter(|align| (iova | size) % align != 0) {
+            return Err(MapError::Unaligned { iova, len: size, align });
+        }
+        if let Some(other) = self.in_the_way(iova, end) {
+            return Err(MapError::Overlap { iova, other });
+        }
+        if self.room() == 0 { Err(MapError::Full { max: MAX_MAPPINGS }) } else { Ok(()) }
+    }
+
+    fn in_the_way(&self, first: u64, last: u64) -> Option<u64> {
+        let staying = |(at, _): &(u64, u64)| self.batch.as_ref().is_none_or(|batch| !batch.removed.contains_key(at));
+        let published = self.table.touching(first, last).find(staying).map(|(at, _)| at);
+        published.or_else(|| self.batch.as_ref()?.touching(first, last))
+    }
+
+    fn room(&self) -> usize {
+        let Some(batch) = &self.batch else { return self.table.room() };
+        (self.table.room() + batch.removed.len()).saturating_sub(batch.added.len())
+    }
+
+    /// Maps `regions`, in order and without a gap, as one map.
+    pub fn update(&mut self, regions: Vec<Region>) -> Result<(), MapError> {
+        let (Some(front), Some(back)) = (regions.first(), regions.last()) else { return Ok(()) };
+        self.check(front.iova, back.last().wrapping_sub(front.iova).saturating_add(1))?;
+        match &mut self.batch {
+            Some(batch) => drop(batch.added.insert(front.iova, regions)),
+            None => self.table.add(vec![regions])?,
+        }
+        Ok(())
+    }
+
+    /// Removes every map with a byte in `first..=last`, whole. No map there is success.
+    pub fn invalidate(&mut self, first: u64, last: u64) {
+        let Some(batch) = &mut self.batch else {
+            self.table.remove_touching(first, last);
+            return;
+        };
+        batch.removed.extend(self.table.touching(first, last));
+        while let Some(at) = batch.touching(first, last) {
+            batch.added.remove(&at);
+        }
+    }
+
+    /// From here on changes wait. A batch in a batch is no other.
+    pub fn begin(&mut self) {
+        self.batch.get_or_insert_default();
+    }
+
+    /// Publishes what waited: the removals, then all additions at once. When an addition is refused, none is made.
+    pub fn end(&mut self) -> Result<(), MapError> {
+        let Some(Batch { removed, added }) = self.batch.take() else { return Ok(()) };
+        self.table.remove(&removed.into_iter().collect::<Vec<_>>());
+        self.table.add(added.into_values().collect())
+    }
+
+    /// Forgets everything, the batch included.
+    pub fn clear(&mut self) {
+        self.batch = None;
+        self.table.remove_touching(0, u64::MAX);
+    }
+}
+
+impl Batch {
+    /// An added map with a byte in `first..=last`.
+    fn touching(&self, first: u64, last: u64) -> Option<u64> {
+        let (at, regions) = self.added.range(..=last).next_back()?;
+        let end = regions.last().map_or(*at, Region::last);
+        (end >= first).then_some(*at)
+    }
+}

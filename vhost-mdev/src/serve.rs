@@ -1,0 +1,323 @@
+//! What each call does.
+
+use crate::VhostFile;
+use crate::command::*;
+use crate::error::VhostError;
+use crate::memory::has_own_iommu;
+use crate::message::Message;
+use crate::wire::{ConfigRange, IovaRange, VringAddr, VringFile, VringState, argument};
+use devnode::{Ioctl, IoctlReply};
+use nix::errno::Errno;
+use vfio_container::trace::Trace;
+use vfio_container::{Attachment, Client, regions};
+use virtio_mdev_api::notify::EventFd;
+use virtio_mdev_api::{SessionError, Status};
+use zerocopy::{FromBytes, IntoBytes};
+
+/// The backend features (`vhost_types.h`): IOTLB_MSG_V2, IOTLB_BATCH, SUSPEND, RESUME, ENABLE_AFTER_DRIVER_OK and
+/// IOTLB_PERSIST. Not IOTLB_ASID: the queues of a device share an address space.
+const BACKEND_FEATURES: u64 = 1 << 1 | 1 << 2 | 1 << 4 | 1 << 5 | 1 << 6 | 1 << 8;
+
+/// `VHOST_VRING_F_LOG`: log what is written to the used ring. Nothing is logged without `VHOST_F_LOG_ALL`, which is not
+/// offered.
+const VRING_F_LOG: u32 = 1;
+/// `VHOST_FILE_UNBIND`.
+const UNBIND: i32 = -1;
+/// Bytes of configuration space before the bytes themselves, in `struct vhost_vdpa_config`.
+const CONFIG_HEADER: u64 = 8;
+/// QEMU reads this much of a network device's space, whatever its size; beyond the end it finds zeros.
+const CONFIG_READABLE: u32 = 8;
+
+impl VhostFile {
+    pub(crate) fn dispatch(
+        &self,
+        client: &dyn Client,
+        call: &Ioctl<'_>,
+        name: &'static str,
+        trace: &mut Trace,
+    ) -> Result<IoctlReply, VhostError> {
+        let session = self.session();
+        let info = session.info();
+        match call.cmd {
+            VHOST_GET_FEATURES => tell(info.features, trace),
+            VHOST_SET_FEATURES => {
+                let features: u64 = argument(call)?;
+                trace.arg("features", format!("{features:#x}"));
+                self.settle(|_| Ok(session.set_features(features)?))
+            }
+            VHOST_GET_BACKEND_FEATURES => tell(BACKEND_FEATURES, trace),
+            VHOST_SET_BACKEND_FEATURES => self.set_backend_features(argument(call)?, trace),
+            VHOST_SET_OWNER => self.set_owner(client).map(|()| IoctlReply::ok()),
+            // The kernel's answer is no "not supported" here.
+            VHOST_SET_LOG_BASE | VHOST_SET_LOG_FD => Err(VhostError::Unknown(call.cmd)),
+            VHOST_VDPA_GET_DEVICE_ID => tell(info.device_id, trace),
+            VHOST_VDPA_GET_STATUS => tell(session.status()?.bits(), trace),
+            VHOST_VDPA_SET_STATUS => self.set_status(client, argument(call)?, trace),
+            VHOST_VDPA_GET_CONFIG => self.get_config(client, call.arg, trace),
+            VHOST_VDPA_SET_CONFIG => self.set_config(client, call, trace),
+            VHOST_VDPA_SET_CONFIG_CALL => {
+                let call = eventfd(client, argument(call)?, trace)?;
+                self.settle(|_| {
+                    session.set_config_call(call);
+                    Ok(())
+                })
+            }
+            VHOST_VDPA_GET_VRING_NUM => tell(info.queues.iter().map(|queue| queue.max_size).min().unwrap_or(0), trace),
+            VHOST_VDPA_GET_IOVA_RANGE => {
+                let range = IovaRange { first: info.limits.first, last: info.limits.last };
+                tell_bytes(range.as_bytes())
+            }
+            VHOST_VDPA_GET_CONFIG_SIZE => tell(info.config_size, trace),
+            VHOST_VDPA_GET_VQS_COUNT => tell(count(info.queues.len()), trace),
+            VHOST_VDPA_GET_GROUP_NUM => tell(self.groups(), trace),
+            VHOST_VDPA_GET_AS_NUM => tell(self.address_spaces(), trace),
+            VHOST_VDPA_SUSPEND => self.settle(|_| Ok(session.suspend()?)),
+            VHOST_VDPA_RESUME => {
+                let attachment = self.attachment(client);
+                self.settle(|state| {
+                    state.memory.choose(session, self.node.group(), attachment.as_ref())?;
+                    Ok(session.resume()?)
+                })
+            }
+            _ => self.dispatch_vring(client, call, name, trace),
+        }
+    }
+
+    fn dispatch_vring(
+        &self,
+        client: &dyn Client,
+        call: &Ioctl<'_>,
+        name: &'static str,
+        trace: &mut Trace,
+    ) -> Result<IoctlReply, VhostError> {
+        let session = self.session();
+        match call.cmd {
+            VHOST_SET_VRING_NUM
+            | VHOST_SET_VRING_BASE
+            | VHOST_GET_VRING_BASE
+            | VHOST_VDPA_SET_VRING_ENABLE
+            | VHOST_VDPA_GET_VRING_GROUP
+            | VHOST_VDPA_GET_VRING_SIZE
+            | VHOST_VDPA_SET_GROUP_ASID => {
+                let state: VringState = argument(call)?;
+                trace.arg("index", state.index);
+                trace.arg("num", state.num);
+                self.check_index(state.index)?;
+                self.vring_state(client, call.cmd, state)
+            }
+            VHOST_SET_VRING_ADDR => self.set_vring_addr(argument(call)?, trace),
+            VHOST_SET_VRING_KICK | VHOST_SET_VRING_CALL | VHOST_SET_VRING_ERR => {
+                let VringFile { index, fd } = argument(call)?;
+                trace.arg("index", index);
+                self.check_index(index)?;
+                let event = eventfd(client, fd, trace)?;
+                self.settle(|_| {
+                    match call.cmd {
+                        VHOST_SET_VRING_KICK => session.set_kick(index, event)?,
+                        VHOST_SET_VRING_CALL => session.set_call(index, event)?,
+                        _ => session.set_err(index, event)?,
+                    }
+                    Ok(())
+                })
+            }
+            _ => Err(VhostError::NotOffered(name)),
+        }
+    }
+
+    fn vring_state(&self, client: &dyn Client, cmd: u32, state: VringState) -> Result<IoctlReply, VhostError> {
+        let VringState { index, num } = state;
+        let session = self.session();
+        let queue = usize::try_from(index).ok().and_then(|index| session.info().queues.get(index));
+        let queue = queue.ok_or(SessionError::NoSuchQueue { index })?;
+        match cmd {
+            VHOST_SET_VRING_NUM => self.settle(|_| Ok(session.set_queue_size(index, num)?)),
+            VHOST_SET_VRING_BASE => self.settle(|_| Ok(session.set_queue_base(index, num)?)),
+            VHOST_GET_VRING_BASE => {
+                let held = self.lock()?;
+                let num = session.queue_base(index)?;
+                drop(held);
+                tell_bytes(VringState { index, num }.as_bytes())
+            }
+            VHOST_VDPA_GET_VRING_GROUP => tell_bytes(VringState { index, num: queue.group }.as_bytes()),
+            VHOST_VDPA_GET_VRING_SIZE => tell_bytes(VringState { index, num: queue.max_size.into() }.as_bytes()),
+            // Here the index is that of a group; that it is first taken for a queue's is the kernel's way.
+            VHOST_VDPA_SET_GROUP_ASID if index >= self.groups() || num >= self.address_spaces() => {
+                Err(VhostError::Group { group: index, asid: num })
+            }
+            VHOST_VDPA_SET_GROUP_ASID if num != 0 => Err(VhostError::NotOffered("an address space for each group")),
+            VHOST_VDPA_SET_GROUP_ASID => self.settle(|_| Ok(())),
+            _ => self.enable(client, index, num != 0),
+        }
+    }
+
+    fn enable(&self, client: &dyn Client, index: u32, enabled: bool) -> Result<IoctlReply, VhostError> {
+        let session = self.session();
+        let attachment = self.attachment(client);
+        self.settle(|state| {
+            if enabled && session.status()?.contains(Status::DRIVER_OK) {
+                state.memory.choose(session, self.node.group(), attachment.as_ref())?;
+            }
+            Ok(session.set_queue_enabled(index, enabled)?)
+        })
+    }
+
+    fn set_status(&self, client: &dyn Client, status: u8, trace: &mut Trace) -> Result<IoctlReply, VhostError> {
+        trace.arg("status", format!("{status:#x}"));
+        let session = self.session();
+        let starts = status & Status::DRIVER_OK.bits() != 0;
+        let attachment = if starts { self.attachment(client) } else { None };
+        self.settle(|state| {
+            if starts {
+                state.memory.choose(session, self.node.group(), attachment.as_ref())?;
+            }
+            let written = session.set_status(status);
+            if !session.status().is_ok_and(|now| now.contains(Status::DRIVER_OK)) {
+                state.memory.release(session)?;
+            }
+            Ok(written?)
+        })
+    }
+
+    fn set_vring_addr(&self, addr: VringAddr, trace: &mut Trace) -> Result<IoctlReply, VhostError> {
+        let VringAddr { index, flags, desc, used, avail, log } = addr;
+        trace.arg("index", index);
+        trace.arg("desc", desc);
+        trace.arg("avail", avail);
+        trace.arg("used", used);
+        self.check_index(index)?;
+        if flags & !VRING_F_LOG != 0 {
+            return Err(VhostError::VringFlags(flags));
+        }
+        if log % 4 != 0 {
+            return Err(VhostError::LogAlignment(log));
+        }
+        self.settle(|_| Ok(self.session().set_queue_addresses(index, desc, avail, used)?))
+    }
+
+    fn set_backend_features(&self, features: u64, trace: &mut Trace) -> Result<IoctlReply, VhostError> {
+        trace.arg("features", format!("{features:#x}"));
+        let unknown = features & !BACKEND_FEATURES;
+        if unknown != 0 {
+            return Err(VhostError::BackendFeatures { unknown });
+        }
+        self.settle(|state| {
+            state.backend_features = features;
+            Ok(())
+        })
+    }
+
+    fn get_config(&self, client: &dyn Client, arg: u64, trace: &mut Trace) -> Result<IoctlReply, VhostError> {
+        let mut header = [0; size_of::<ConfigRange>()];
+        client.read(arg, &mut header)?;
+        let ConfigRange { offset, len } = ConfigRange::read_from_bytes(&header).map_err(|_| Errno::EFAULT)?;
+        trace.arg("offset", offset);
+        trace.arg("len", len);
+        let size = self.session().info().config_size;
+        let len = within(offset, len, size.max(CONFIG_READABLE))?;
+        let mut bytes = vec![0; len];
+        let real = size.saturating_sub(offset).min(count(len));
+        if real != 0 {
+            let held = self.lock()?;
+            let read = self.session().read_config(offset, real)?;
+            drop(held);
+            bytes[..read.len()].copy_from_slice(&read);
+        }
+        client.write(arg.checked_add(CONFIG_HEADER).ok_or(Errno::EFAULT)?, &bytes)?;
+        Ok(IoctlReply::ok())
+    }
+
+    fn set_config(&self, client: &dyn Client, call: &Ioctl<'_>, trace: &mut Trace) -> Result<IoctlReply, VhostError> {
+        let ConfigRange { offset, len } = argument(call)?;
+        trace.arg("offset", offset);
+        trace.arg("len", len);
+        let mut bytes = vec![0; within(offset, len, self.session().info().config_size)?];
+        client.read(call.arg.checked_add(CONFIG_HEADER).ok_or(Errno::EFAULT)?, &mut bytes)?;
+        self.settle(|_| Ok(self.session().write_config(offset, bytes)?))
+    }
+
+    /// An IOTLB message of the owner.
+    pub(crate) fn message(&self, client: &dyn Client, message: Message, trace: &mut Trace) -> Result<(), VhostError> {
+        match message {
+            Message::Update { iova, size, uaddr, permissions } => {
+                trace.arg("iova", iova);
+                trace.arg("size", size);
+                trace.arg("uaddr", uaddr);
+                trace.arg("perm", permissions.bits());
+                if self.attachment(client).is_some() {
+                    return Err(VhostError::TwoSources);
+                }
+                // Look first: taking hold of memory that is not going to be mapped is dear.
+                self.lock()?.memory.iotlb.check(iova, size)?;
+                let regions = regions(client, iova, uaddr, size, permissions)?;
+                Ok(self.lock()?.memory.iotlb.update(regions)?)
+            }
+            Message::Invalidate { first, last } => {
+                trace.arg("first", first);
+                trace.arg("last", last);
+                self.lock()?.memory.iotlb.invalidate(first, last);
+                Ok(())
+            }
+            Message::BatchBegin => {
+                self.lock()?.memory.iotlb.begin();
+                Ok(())
+            }
+            Message::BatchEnd => Ok(self.lock()?.memory.iotlb.end()?),
+        }
+    }
+
+    /// The container that `client` proves to hold, for a device that would use it. Looks into the client.
+    fn attachment(&self, client: &dyn Client) -> Option<Attachment> {
+        if has_own_iommu(self.session()) { None } else { self.node.group().attachment(client) }
+    }
+
+    /// Does `work` while no other call on this file does anything.
+    fn settle(
+        &self,
+        work: impl FnOnce(&mut crate::file::State) -> Result<(), VhostError>,
+    ) -> Result<IoctlReply, VhostError> {
+        work(&mut *self.lock()?)?;
+        Ok(IoctlReply::ok())
+    }
+
+    fn check_index(&self, index: u32) -> Result<(), VhostError> {
+        let known = usize::try_from(index).is_ok_and(|index| index < self.session().info().queues.len());
+        if known { Ok(()) } else { Err(SessionError::NoSuchQueue { index }.into()) }
+    }
+
+    fn groups(&self) -> u32 {
+        self.session().info().queues.iter().map(|queue| queue.group.saturating_add(1)).max().unwrap_or(1)
+    }
+
+    fn address_spaces(&self) -> u32 {
+        self.session().info().address_spaces.max(1)
+    }
+}
+
+fn tell<T: IntoBytes + zerocopy::Immutable + Into<u64> + Copy>(
+    value: T,
+    trace: &mut Trace,
+) -> Result<IoctlReply, VhostError> {
+    trace.arg("answer", value.into());
+    tell_bytes(value.as_bytes())
+}
+
+fn tell_bytes(bytes: &[u8]) -> Result<IoctlReply, VhostError> {
+    Ok(IoctlReply::output(bytes))
+}
+
+/// The eventfd that the client calls `fd`; -1 is none.
+fn eventfd(client: &dyn Client, fd: i32, trace: &mut Trace) -> Result<Option<EventFd>, VhostError> {
+    trace.arg("fd", fd);
+    if fd == UNBIND { Ok(None) } else { Ok(Some(client.eventfd(fd)?)) }
+}
+
+/// The length, if the range lies within `size` bytes.
+fn within(offset: u32, len: u32, size: u32) -> Result<usize, VhostError> {
+    let fits = len != 0 && size.checked_sub(offset).is_some_and(|room| len <= room);
+    let len_bytes = usize::try_from(len).ok().filter(|_| fits);
+    len_bytes.ok_or(VhostError::ConfigRange { offset, len })
+}
+
+fn count(items: usize) -> u32 {
+    u32::try_from(items).unwrap_or(u32::MAX)
+}
