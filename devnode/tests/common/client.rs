@@ -23,12 +23,19 @@ pub struct Client {
 impl Client {
     /// Runs `body` in a new process without any of our descriptors. A panic in it is exit code 101.
     pub fn spawn(body: impl FnOnce()) -> Self {
+        Self::spawn_keeping(|| {
+            // SAFETY: descriptors of this process mean nothing to the client.
+            unsafe { libc::close_range(3, libc::c_uint::MAX, 0) };
+            body();
+        })
+    }
+
+    /// Runs `body` in a new process that inherits our descriptors.
+    pub fn spawn_keeping(body: impl FnOnce()) -> Self {
         // SAFETY: the child runs `body` and leaves by _exit; what it uses of this process is plain memory.
         match unsafe { fork() }.unwrap() {
             ForkResult::Parent { child } => Self { pid: child, status: None },
             ForkResult::Child => {
-                // SAFETY: descriptors of this process mean nothing to the client.
-                unsafe { libc::close_range(3, libc::c_uint::MAX, 0) };
                 let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body));
                 // SAFETY: ends the child without running the parent's destructors.
                 unsafe { libc::_exit(if result.is_ok() { 0 } else { 101 }) }
@@ -97,6 +104,12 @@ pub fn ioctl(fd: impl AsFd, cmd: u32, arg: usize) -> Result<i32, Errno> {
 /// A descriptor number as an ioctl argument.
 pub fn number(fd: RawFd) -> usize {
     usize::try_from(fd).unwrap()
+}
+
+/// Makes `fd` known by `number` too, also to programs executed later.
+pub fn keep_as(fd: impl AsFd, number: RawFd) {
+    // SAFETY: a number of the client's own choice.
+    Errno::result(unsafe { libc::dup2(fd.as_fd().as_raw_fd(), number) }).unwrap();
 }
 
 /// A new eventfd.
@@ -246,17 +259,17 @@ pub fn become_user(uid: u32) {
     nix::unistd::setresuid(uid.into(), uid.into(), uid.into()).unwrap();
 }
 
-/// A child that shares this process's memory and never ends by itself.
+/// A child that shares this process's memory for a few seconds.
 pub fn share_memory_with_a_sleeper() {
     let stack = Memory::anonymous(64 * 1024, false);
     extern "C" fn sleep(_: *mut libc::c_void) -> i32 {
-        loop {
-            // SAFETY: waits for a signal.
-            unsafe { libc::pause() };
-        }
+        // SAFETY: sleeps and ends without a trace.
+        unsafe { libc::sleep(5) };
+        // SAFETY: as above.
+        unsafe { libc::_exit(0) }
     }
     let top = std::ptr::with_exposed_provenance_mut(stack.addr + stack.len);
-    // SAFETY: the child has a stack of its own and only pauses.
+    // SAFETY: the child has a stack of its own and only sleeps.
     let child = unsafe { libc::clone(sleep, top, libc::CLONE_VM | libc::SIGCHLD, std::ptr::null_mut()) };
     Errno::result(child).unwrap();
 }

@@ -112,6 +112,11 @@ impl Device {
         }
     }
 
+    /// Without ioctls.
+    pub fn silent() -> Self {
+        Self::new(|_, _| Err(Errno::ENOTTY))
+    }
+
     pub fn released(&self) -> u32 {
         self.released.load(Ordering::SeqCst)
     }
