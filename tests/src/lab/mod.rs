@@ -1,0 +1,30 @@
+//! The lab: guards for everything a whole-system test starts (network namespaces, the daemon, the shim, servers, virtual machines), and the initramfs
+//! of a guest. What a guard started is gone when it is dropped, and when the process dies.
+//!
+//! Whole-system tests share one machine. Each begins with [`claim`], so that they run one after the other whichever runner starts them.
+
+mod daemon;
+mod deps;
+mod error;
+mod guest;
+mod http;
+mod initramfs;
+mod kernel;
+mod machine;
+mod netns;
+mod process;
+mod shim;
+mod vm;
+
+pub use daemon::{Daemon, DaemonOptions};
+pub use deps::{cache_dir, program, require};
+pub use error::{LabError, LabResult};
+pub use guest::{DhcpServer, Download, GUEST_SUBNET, HOST_ADDRESS, MODULES, NetworkReport, network_script};
+pub use http::{HttpServer, sha256_of};
+pub use initramfs::Initramfs;
+pub use kernel::{Kernel, KernelName};
+pub use machine::{Claim, claim};
+pub use netns::Netns;
+pub use process::{Running, run, shell, wait_until};
+pub use shim::Shim;
+pub use vm::{Memory, Netdev, Vm, VmOptions};
