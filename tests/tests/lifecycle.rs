@@ -153,7 +153,7 @@ mod create {
             assert_eq!(file.unwrap().write(uuid.as_bytes()).unwrap(), 36);
             assert!(daemon.instance_dir(&uuid).exists());
         }
-        let stranger = OpenOptions::new().write(true).create(true).open(create.with_file_name("stranger"));
+        let stranger = OpenOptions::new().write(true).create_new(true).open(create.with_file_name("stranger"));
         assert!(matches!(errno(&stranger.unwrap_err()), Errno::EACCES | Errno::EPERM | Errno::ENOENT));
     }
 

@@ -19,4 +19,4 @@ pub use error::{CallResult, DriverError};
 pub use memory::Memory;
 pub use ring::{Descriptor, Ring, Used};
 pub use vfio::{Container, Group, group_number};
-pub use vhost::Vhost;
+pub use vhost::{Vhost, config_argument};

@@ -6,11 +6,13 @@
 use super::abi::size_of_argument;
 use nix::errno::Errno;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use std::ffi::c_void;
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::Duration;
 
 /// An ioctl whose argument is a number, or an address that the test knows to be bad.
 pub fn ioctl_value(fd: impl AsFd, cmd: u32, value: u64) -> nix::Result<i32> {
@@ -30,6 +32,25 @@ pub fn ioctl(fd: impl AsFd, cmd: u32, argument: &mut [u8]) -> nix::Result<i32> {
 pub(super) fn own(number: i32) -> OwnedFd {
     // SAFETY: nobody else knows the number yet.
     unsafe { OwnedFd::from_raw_fd(number) }
+}
+
+extern "C" fn ignore(_signal: i32) {}
+
+/// From now on a signal with a handler, and without SA_RESTART, comes to this process at this interval.
+pub fn signal_every(interval: Duration) -> nix::Result<()> {
+    let action = SigAction::new(SigHandler::Handler(ignore), SaFlags::empty(), SigSet::empty());
+    // SAFETY: the handler does nothing.
+    unsafe { sigaction(Signal::SIGALRM, &action) }?;
+    let micros = i64::try_from(interval.as_micros()).map_err(|_| Errno::EINVAL)?;
+    let every = libc::timeval { tv_sec: micros / 1_000_000, tv_usec: micros % 1_000_000 };
+    let timer = libc::itimerval { it_interval: every, it_value: every };
+    // SAFETY: a valid timer, and the old one is not asked for.
+    Errno::result(unsafe { libc::setitimer(libc::ITIMER_REAL, &raw const timer, std::ptr::null_mut()) }).map(drop)
+}
+
+/// Takes over a descriptor this process was started with.
+pub fn inherited(number: i32) -> OwnedFd {
+    own(number)
 }
 
 /// A mapping, unmapped when dropped. All access is bounds-checked and treats the memory as shared with others.

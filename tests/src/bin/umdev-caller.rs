@@ -1,0 +1,106 @@
+//! `umdev-caller DEED …`: what a test needs another process to do with the files of an instance. Prints what came of it.
+//!
+//! `empty ROOT UUID` drives an instance without mapping anything; `inherited FD` uses a vhost file that another process
+//! owns; `signals ROOT UUID` calls while a timer interrupts it a thousand times a second.
+
+use nix::errno::Errno;
+use std::fs::File;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+use umdev_tests::driver::abi::{VHOST_SET_VRING_CALL, VHOST_SET_VRING_KICK};
+use umdev_tests::driver::{CallResult, Client, DriverError, Memory, Options, Ring, Vhost, memory, sys};
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let done = match arguments.as_slice() {
+        ["empty", root, uuid] => empty(Path::new(root), uuid),
+        ["signals", root, uuid] => signals(Path::new(root), uuid),
+        ["inherited", fd] => inherited(fd.parse().expect("a number")),
+        _ => {
+            eprintln!("usage: umdev-caller empty|signals ROOT UUID | inherited FD");
+            return ExitCode::from(2);
+        }
+    };
+    match done {
+        Ok(said) => {
+            println!("{said}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            println!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Points a device at addresses that another process's container maps.
+fn empty(root: &Path, uuid: &str) -> CallResult<String> {
+    let vhost = Vhost::open(root, uuid)?;
+    vhost.set_owner()?;
+    let memory = Arc::new(Memory::new()?);
+    let features = vhost.features()?;
+    vhost.set_status(3)?;
+    vhost.set_features(features & (3 << 32))?;
+    vhost.set_status(0xb)?;
+    let rings = [Ring::new(Arc::clone(&memory), 0, 64)?, Ring::new(Arc::clone(&memory), 1, 64)?];
+    for ring in &rings {
+        let (desc, avail, used) = ring.addresses();
+        vhost.set_vring_num(ring.index, 64)?;
+        vhost.set_vring_base(ring.index, 0)?;
+        vhost.set_vring_addr(ring.index, desc, avail, used)?;
+        vhost.set_vring_fd(VHOST_SET_VRING_KICK, ring.index, &ring.kick)?;
+        vhost.set_vring_fd(VHOST_SET_VRING_CALL, ring.index, &ring.call)?;
+        vhost.set_vring_enable(ring.index, true)?;
+    }
+    if let Err(error) = vhost.set_status(0xf) {
+        return Ok(format!("start: {error}"));
+    }
+    rings.iter().try_for_each(Ring::notify)?;
+    std::thread::sleep(Duration::from_millis(500));
+    Ok(format!("status {:#x}", vhost.status()?))
+}
+
+fn inherited(fd: i32) -> CallResult<String> {
+    let vhost = Vhost(File::from(sys::inherited(fd)));
+    let errno = |result: CallResult<()>| match result {
+        Ok(()) => "done".to_owned(),
+        Err(error) => error.errno().map_or_else(|| error.to_string(), |errno| format!("{errno:?}")),
+    };
+    let num = errno(vhost.set_vring_num(0, 64));
+    let enable = errno(vhost.set_vring_enable(0, true));
+    let message = errno(vhost.iotlb_update(0x7000_0000, 0x1000, 0x1000));
+    let status = errno(vhost.status().map(drop));
+    Ok(format!("num {num}, enable {enable}, message {message}, status {status}"))
+}
+
+fn signals(root: &Path, uuid: &str) -> CallResult<String> {
+    let mut client = Client::start(root, uuid, Options::default())?;
+    sys::signal_every(Duration::from_millis(1)).map_err(DriverError::call("timer"))?;
+    let (mut interrupted, mut calls) = (0_u32, 0_u32);
+    let mut count = |result: CallResult<()>| {
+        calls += 1;
+        match result {
+            Err(error) if error.errno() == Some(Errno::EINTR) => interrupted += 1,
+            Err(error) => return Err(error),
+            Ok(()) => {}
+        }
+        Ok(())
+    };
+    let (_, container) = client.vfio.as_ref().expect("a container");
+    for _ in 0..1000 {
+        count(client.vhost.features().map(drop))?;
+        count(client.vhost.config(0, 8).map(drop))?;
+        count(client.vhost.set_vring_fd(VHOST_SET_VRING_CALL, 0, &client.rx.call))?;
+        count(container.map(memory::IOVA << 8, 0x1000, client.memory.address()))?;
+        count(container.unmap(memory::IOVA << 8, 0x1000).map(drop))?;
+        count(client.vhost.suspend())?;
+        count(client.vhost.resume())?;
+    }
+    for _ in 0..50 {
+        count(client.restart())?;
+    }
+    Ok(format!("{interrupted} interrupted of {calls}"))
+}
