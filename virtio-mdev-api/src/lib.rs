@@ -4,6 +4,7 @@
 //! are legal, when a queue starts, which memory it may touch) is here too, once, so that no front end and no vendor
 //! repeats it: [`Session`] enforces the rules, [`dma::AddressSpace`] is the memory, [`Guarded`] runs vendor code under
 //! a deadline.
+#![doc = include_str!("worked_parent.md")]
 
 mod device;
 pub mod dirty;
