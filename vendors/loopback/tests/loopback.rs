@@ -6,10 +6,12 @@ use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 use uuid::Uuid;
+use virtio_mdev_api::executor::{DEFAULT_DEADLINE, VendorFault};
 use virtio_mdev_api::features::{REQUIRED, VIRTIO_F_EVENT_IDX};
-use virtio_mdev_api::{CreateRequest, Device, DeviceLink, Parent, Refusal, VirtioMdev};
+use virtio_mdev_api::{CreateRequest, Device, DeviceLink, Guarded, Parent, Refusal, VirtioMdev};
 use virtio_net::features::VIRTIO_NET_F_MRG_RXBUF;
 use virtio_net::testing::{Guest, RX, TX};
+use virtqueue::testing::Ram;
 
 fn create_with(
     parent: &Loopback,
@@ -370,6 +372,29 @@ fn a_refused_create_takes_no_place() {
     }
     assert_eq!(create_with(&parent, "disk", &link, &[]).err().unwrap().errno(), Errno::EINVAL);
     assert_eq!(parent.available("net"), 1);
+}
+
+#[test]
+fn b1_a_client_that_never_answers_breaks_its_own_instance_within_the_deadline() {
+    let link = DeviceLink::new("stuck");
+    let mut guest = Guest::with_private_memory(device("net", &link), REQUIRED, 64);
+    guest.start();
+    let Ram::Private(memory) = guest.rx.ram.clone() else { unreachable!() };
+    let stalled = memory.stall.lock();
+    guest.kick(TX);
+    std::thread::sleep(Duration::from_millis(20));
+    let guarded = Guarded::new(guest.device, DEFAULT_DEADLINE);
+    let fault = guarded.call("stop_queue", |device| device.stop_queue(TX)).unwrap_err();
+    assert!(
+        matches!(&fault, VendorFault::Panicked { message, .. } if message.contains("queue 1 does not stop")),
+        "{fault}"
+    );
+    assert!(link.needs_reset());
+    let (mut other, _) = self::guest("net", 0);
+    other.post(4);
+    assert!(other.send(&frame(1, 60)));
+    assert_eq!(other.wait().1, frame(1, 60));
+    drop(stalled);
 }
 
 proptest! {

@@ -6,9 +6,11 @@
 //!
 //! A [`Worker`] is the thread of a device. It runs a [`Service`], which says what the device does with its queues.
 //!
-//! What a driver does wrong and the specification lets a device ignore is ignored: any value of `used_event` and
-//! `used_event`'s counterpart (they are hints, virtio 1.3 §2.7.7 and §2.7.10), the write flag of an indirect descriptor
-//! (§2.7.5.3.2), a *readable* buffer that overlaps the ring (only a copy is read), unmapped memory no chain uses.
+//! What a driver does wrong and a device may ignore is ignored: any value of `used_event` and `avail_event` (they are
+//! hints, virtio 1.3 §2.7.7 and §2.7.10: the worst that comes of a wrong one is a notification more or less), the write
+//! flag of an indirect descriptor (§2.7.5.3.2), a *readable* buffer that overlaps the ring (what was read of the ring is
+//! a copy), unmapped memory that no chain uses. A ring that the client unmaps while it is in use is waited for: clients
+//! do that before they reset a device.
 
 mod area;
 mod chain;

@@ -210,3 +210,21 @@ fn a_notifier_at_its_maximum_does_not_hold_the_device_up() {
     queue.interrupt();
     assert_eq!(rig.driver.used_idx(), 1);
 }
+
+#[test]
+fn a_notifier_that_fails_stops_the_device() {
+    let mut rig = Rig::new(0);
+    // Stands for a client that makes the write block until it is interrupted: a pipe nobody reads fails at once.
+    let (reader, writer) = nix::unistd::pipe().unwrap();
+    drop(reader);
+    let slot = virtio_mdev_api::notify::CallSlot::default();
+    slot.set(Some(writer.into()));
+    let start = virtio_mdev_api::QueueStart { call: Arc::new(slot), ..rig.queue_start(0) };
+    rig.queue = Some(virtqueue::Queue::start(3, start, 1024, Arc::clone(&rig.health), Arc::clone(&rig.waker)).unwrap());
+    rig.driver.add(&[(DATA, 1, false)]);
+    rig.serve();
+    assert_eq!(rig.driver.used_idx(), 1);
+    assert!(rig.link.last_fault().unwrap().contains("notifier of used buffers: EPIPE"));
+    rig.reset();
+    rig.exchange(b"after the reset");
+}
