@@ -3,7 +3,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 
@@ -40,6 +40,17 @@ pub struct Refusal {
     pub errno: Errno,
     /// The words found on the descriptor that wrote.
     pub reason: Option<String>,
+    /// Whether the write was made at all: the file could be opened.
+    pub written: bool,
+}
+
+impl Refusal {
+    /// The words found, or else those of the first of these `last_error` files that has some. A write that was never made left no words there: they would
+    /// be about another's.
+    #[must_use]
+    pub fn reason_or(self, last_errors: &[PathBuf]) -> Option<String> {
+        self.reason.or_else(|| last_errors.iter().filter(|_| self.written).find_map(|path| read_optional(path)))
+    }
 }
 
 /// Writes one line in one `write`, as `echo` does.
@@ -47,7 +58,8 @@ pub struct Refusal {
 /// # Errors
 /// The errno, and the reason that the same descriptor gives when it is read.
 pub fn write(path: &Path, line: &str) -> Result<(), Refusal> {
-    let mut file = open_for_write(path).map_err(|error| Refusal { errno: errno_of(&error), reason: None })?;
+    let mut file =
+        open_for_write(path).map_err(|error| Refusal { errno: errno_of(&error), reason: None, written: false })?;
     let line = format!("{line}\n");
     match file.write(line.as_bytes()) {
         Ok(written) if written == line.len() => Ok(()),
@@ -55,10 +67,13 @@ pub fn write(path: &Path, line: &str) -> Result<(), Refusal> {
         Ok(written) => Err(Refusal {
             errno: Errno::EIO,
             reason: Some(format!("only {written} of {} bytes were taken", line.len())),
+            written: true,
         }),
-        Err(error) => {
-            Err(Refusal { errno: errno_of(&error), reason: value_of(&file).ok().filter(|words| !words.is_empty()) })
-        }
+        Err(error) => Err(Refusal {
+            errno: errno_of(&error),
+            reason: value_of(&file).ok().filter(|words| !words.is_empty()),
+            written: true,
+        }),
     }
 }
 

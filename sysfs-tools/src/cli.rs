@@ -18,8 +18,8 @@ use uuid::Uuid;
     after_help = "\
 Examples:
   umdev types                                     what can be created
-  umdev create loopback0-net                      an instance with a new UUID, which is printed
-  umdev create tap0/tap0-net owner=alice mtu=9000 with settings, its files handed to alice
+  umdev create loopback-net                      an instance with a new UUID, which is printed
+  umdev create tap0/tap-net owner=alice mtu=9000  with settings, its files handed to alice
   umdev list                                      what there is, and who uses it
   umdev show 83b8f4f2-509f-382f-3c1e-e6bfe0fa1001
   umdev remove 83b8f4f2-509f-382f-3c1e-e6bfe0fa1001
@@ -84,9 +84,9 @@ owner=USER[:GROUP] hands all files of the instance to that user. Other settings 
 network types know mac and mtu. They are applied all or none.
 
 Examples:
-  umdev create loopback0-net
-  umdev create loopback0/loopback0-net 83b8f4f2-509f-382f-3c1e-e6bfe0fa1001
-  umdev create tap0-net mac=52:54:00:12:34:56 owner=alice
+  umdev create loopback-net
+  umdev create loopback0/loopback-net 83b8f4f2-509f-382f-3c1e-e6bfe0fa1001
+  umdev create tap-net mac=52:54:00:12:34:56 owner=alice
 
 The same by a shell:
   echo UUID > ROOT/sys/class/mdev_bus/PARENT/mdev_supported_types/TYPE/create
@@ -105,17 +105,22 @@ JSON:
 
     /// Remove an instance
     #[command(after_help = "\
-An instance in use is asked for first: its client is told to let go, and when it does not within a
-bounded time the removal is refused (EBUSY).
+The client of an instance in use is asked to let go first; when it does not within a bounded time, the
+removal is refused (EBUSY). --force takes the instance from its client at once; the client's further
+calls on its files fail.
 
 The same by a shell:
   echo 1 > ROOT/sys/bus/mdev/devices/UUID/remove
+  echo force > ROOT/sys/bus/mdev/devices/UUID/remove
 
 JSON:
   {\"uuid\"}")]
     Remove {
         /// The instance
         uuid: Uuid,
+        /// Take it from its client, without asking
+        #[arg(long)]
+        force: bool,
     },
 
     /// Show everything about one instance
@@ -139,8 +144,8 @@ Examples:
   umdev --json watch | jq -c 'select(.event == \"state\")'
 
 JSON:
-  {\"event\": \"create\"|\"remove\"|\"bind\"|\"unbind\"|\"open\"|\"close\"|\"state\"|\"parent_add\"|\"parent_remove\",
-   \"time\": SECONDS, \"parent\", \"type\", \"uuid\", \"driver\", \"state\"}; what does not apply is absent
+  {\"event\": \"create\"|\"remove\"|\"bind\"|\"unbind\"|\"open\"|\"close\"|\"state\"|\"remove_request\"|
+   \"parent_add\"|\"parent_remove\", \"time\": SECONDS, \"parent\", \"type\", \"uuid\", \"driver\", \"state\"}; what does not apply is absent
   {\"event\": \"lost\", \"count\": N}")]
     Watch,
 

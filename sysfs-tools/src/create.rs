@@ -1,5 +1,7 @@
 //! `umdev create`: one line written to a type's `create`.
 
+use std::path::{Path, PathBuf};
+
 use serde::Serialize;
 use uuid::Uuid;
 
@@ -52,7 +54,7 @@ pub(crate) fn create(tree: &Tree, target: &TypeSpec, uuid: Option<Uuid>, setting
     attribute::write(&chosen.path.join("create"), &line).map_err(|refusal| Error::Refused {
         action: format!("create {uuid} of {}", crate::text::printable(&chosen.full_name())),
         errno: refusal.errno,
-        reason: refusal.reason.or_else(|| last_error_of(&chosen)),
+        reason: refusal.reason_or(&last_errors(&chosen)),
     })?;
     let vhost = tree.path("dev/vhost-mdev").join(uuid.to_string());
     Ok(Created {
@@ -82,8 +84,8 @@ fn choose(types: Vec<MdevType>, target: &TypeSpec) -> Result<MdevType, Error> {
     }
 }
 
-fn last_error_of(chosen: &MdevType) -> Option<String> {
-    let parent = chosen.path.parent().and_then(|types| types.parent());
-    attribute::read_optional(&chosen.path.join("last_error"))
-        .or_else(|| attribute::read_optional(&parent?.join("last_error")))
+/// Of the type, then of its parent.
+fn last_errors(chosen: &MdevType) -> Vec<PathBuf> {
+    let parent = chosen.path.parent().and_then(Path::parent);
+    [Some(chosen.path.as_path()), parent].into_iter().flatten().map(|dir| dir.join("last_error")).collect()
 }

@@ -68,8 +68,8 @@ fn dispatch(cli: &Cli, output: &mut Output) -> Result<ExitCode, Error> {
             let (uuid, settings) = create::split_words(words)?;
             output.created(&create::create(&tree::Tree::open(root)?, target, uuid, &settings)?)?;
         }
-        Command::Remove { uuid } => {
-            remove::remove(&tree::Tree::open(root)?, *uuid)?;
+        Command::Remove { uuid, force } => {
+            remove::remove(&tree::Tree::open(root)?, *uuid, *force)?;
             output.removed(*uuid)?;
         }
         Command::Show { uuid } => output.detail(&detail::Detail::read(&tree::Tree::open(root)?, *uuid)?)?,

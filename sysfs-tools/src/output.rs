@@ -105,7 +105,7 @@ impl Output {
                 Value::Value(value) => cell(value),
                 Value::Error(words) => format!("({words})"),
             };
-            self.line(&format!("  {}: {value}", cell(name)))?;
+            self.line(format!("  {}: {value}", cell(name)).trim_end())?;
         }
         Ok(())
     }

@@ -9,13 +9,13 @@ use crate::text::printable;
 /// Integers from here on are addresses, masks and lengths: they read better in hexadecimal.
 const HEXADECIMAL_FROM: u64 = 1 << 16;
 
-/// `08:40:12.345Z create  UUID loopback0/loopback0-net driver=vhost_mdev`
+/// `08:40:12.345Z create UUID loopback0/loopback-net driver=vhost_mdev`
 pub(crate) fn event(line: &str) -> String {
     let Some(fields) = parse(line) else { return printable(line) };
     if let Some(lost) = lost(&fields) {
         return lost;
     }
-    let mut words = vec![time(&fields), format!("{:<13}", word(&fields, "event").unwrap_or_else(|| "?".into()))];
+    let mut words = vec![time(&fields), format!("{:<14}", word(&fields, "event").unwrap_or_else(|| "?".into()))];
     words.extend(word(&fields, "uuid"));
     words.extend(match (word(&fields, "parent"), word(&fields, "type")) {
         (Some(parent), Some(name)) => Some(format!("{parent}/{name}")),
@@ -125,12 +125,12 @@ mod tests {
     #[test]
     fn an_event_names_what_happened_to_what() {
         let line = r#"{"event":"state","time":86399.9989,"parent":"p","type":"p-net","uuid":"u","state":"running"}"#;
-        assert_eq!(event(line), "23:59:59.999Z state         u p/p-net state=running");
+        assert_eq!(event(line), "23:59:59.999Z state          u p/p-net state=running");
     }
 
     #[test]
     fn an_event_of_a_parent_has_no_instance() {
-        assert_eq!(event(r#"{"event":"parent_add","time":1,"parent":"p"}"#), "00:00:01.000Z parent_add    p");
+        assert_eq!(event(r#"{"event":"parent_add","time":1,"parent":"p"}"#), "00:00:01.000Z parent_add     p");
     }
 
     #[test]

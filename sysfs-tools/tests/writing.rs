@@ -117,8 +117,9 @@ fn then_by_the_name_of_the_error() {
 }
 
 #[test]
-fn a_type_without_create_is_refused() {
+fn a_write_that_could_not_be_made_is_not_told_in_the_words_of_an_older_one() {
     let fixture = Fixture::new();
+    fixture.file(LAST_ERROR, "an older reason\n");
     fixture.link(CREATE, "nowhere/create");
     assert!(fixture.run(&["create", "loopback0-net", NEW]).refused().ends_with("No such file or directory (ENOENT)\n"));
 }
@@ -128,6 +129,13 @@ fn remove_writes_1_and_says_nothing() {
     let fixture = Fixture::new();
     assert_eq!(fixture.run(&["remove", BUSY]).ok(), "");
     assert_eq!(fixture.read(&format!("{MDEV}/tap0/{BUSY}/remove")), "1\n");
+}
+
+#[test]
+fn remove_by_force_writes_the_word() {
+    let fixture = Fixture::new();
+    assert_eq!(fixture.run(&["remove", "--force", BUSY]).ok(), "");
+    assert_eq!(fixture.read(&format!("{MDEV}/tap0/{BUSY}/remove")), "force\n");
 }
 
 #[test]
