@@ -1,0 +1,38 @@
+# What a newcomer needs: `make demo`, `make test`. Everything else is cargo.
+
+export UMDEV_CACHE ?= $(CURDIR)/.cache
+PROFILE ?= dev
+# nextest runs each test in a process of its own; plain cargo test does as well where it is absent
+RUNNER := $(shell cargo nextest --version >/dev/null 2>&1 && echo nextest run || echo test)
+
+.PHONY: help deps build demo test test-full bench
+
+help:
+	@echo 'make demo       a Linux guest in QEMU that pings and downloads through an instance'
+	@echo 'make test       what CI runs'
+	@echo 'make test-full  the same and the long tests'
+	@echo 'make bench      figures, as a table and as JSON'
+	@echo 'make deps       only install what these need (Debian 12, root)'
+
+deps:
+	@scripts/deps
+
+# the programs that whole-system tests start
+build: deps
+	cargo build --workspace --locked --profile $(PROFILE)
+
+demo: deps
+	@cargo build --quiet --locked --profile $(PROFILE) -p umdevd -p qemu-backend-shim -p umdev-tests
+	@cargo run --quiet --locked --profile $(PROFILE) -p umdev-tests --bin umdev-demo
+
+test: build
+	cargo $(RUNNER) --workspace --locked
+	cargo test --workspace --locked --doc
+
+test-full: build
+	cargo $(RUNNER) --workspace --locked --features umdev-tests/full
+	cargo test --workspace --locked --doc
+
+bench: deps
+	cargo build --locked --release -p umdevd -p qemu-backend-shim
+	cargo run --locked --release -p umdev-tests --bin umdev-bench
