@@ -12,7 +12,7 @@ use uuid::Uuid;
 use virtio_mdev_api::features::{REQUIRED, VIRTIO_F_EVENT_IDX};
 use virtio_mdev_api::{CreateRequest, Device, DeviceLink, Parent, Refusal};
 use virtio_net::features::{
-    VIRTIO_NET_F_CSUM, VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_GUEST_TSO4, VIRTIO_NET_F_MRG_RXBUF,
+    VIRTIO_NET_F_CSUM, VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_GUEST_TSO4, VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_MRG_RXBUF,
 };
 use virtio_net::testing::Guest;
 
@@ -152,19 +152,20 @@ fn without_guest_csum_checksums_are_complete_and_nothing_is_said_of_them() {
     assert_eq!(fold(sum(&frame[34..], sum(&pseudo, 0))), 0xffff);
 }
 
-/// A TCP segment from the guest without payload.
-fn segment(seq: u32, ack: u32, flags: u8, host_port: [u8; 2]) -> Vec<u8> {
+/// A TCP segment from the guest. With payload, its checksum is left to do.
+fn segment(seq: u32, ack: u32, flags: u8, host_port: [u8; 2], payload: &[u8]) -> Vec<u8> {
+    let len = |extra: usize| u16::try_from(payload.len() + extra).unwrap().to_be_bytes();
     let mut tcp = [&PORT.to_be_bytes()[..], &host_port, &seq.to_be_bytes(), &ack.to_be_bytes()].concat();
     // 24 bytes of header, the last four say that segments may have 1400 bytes.
     tcp.extend([0x60, flags, 0xff, 0xff, 0, 0, 0, 0, 2, 4, 5, 0x78]);
-    let pseudo = [GUEST_IP, HOST_IP, [0, 6, 0, 24]].concat();
-    let checksum = !fold(sum(&tcp, sum(&pseudo, 0)));
+    let pseudo = sum(&[GUEST_IP, HOST_IP, [0, 6, len(24)[0], len(24)[1]]].concat(), 0);
+    let checksum = if payload.is_empty() { !fold(sum(&tcp, pseudo)) } else { fold(pseudo) };
     tcp[16..18].copy_from_slice(&checksum.to_be_bytes());
-    let mut ip = vec![0x45, 0, 0, 44, 0, 0, 0x40, 0, 64, 6, 0, 0];
+    let mut ip = vec![0x45, 0, len(44)[0], len(44)[1], 0, 0, 0x40, 0, 64, 6, 0, 0];
     ip.extend([GUEST_IP, HOST_IP].concat());
     let checksum = !fold(sum(&ip, 0));
     ip[10..12].copy_from_slice(&checksum.to_be_bytes());
-    [&HOST_MAC[..], &GUEST_MAC, &[8, 0], &ip, &tcp].concat()
+    [&HOST_MAC[..], &GUEST_MAC, &[8, 0], &ip, &tcp, payload].concat()
 }
 
 /// The next TCP segment the host sent to the guest: its virtio-net header, its TCP header and payload.
@@ -191,7 +192,7 @@ fn segments_larger_than_the_mtu_arrive_whole_where_negotiated() {
     });
     let (_, syn) = next_segment(&mut guest);
     let seq = u32::from_be_bytes(*syn[4..].first_chunk().unwrap());
-    assert!(guest.send(&segment(1000, seq.wrapping_add(1), 0x12, [syn[0], syn[1]])));
+    assert!(guest.send(&segment(1000, seq.wrapping_add(1), 0x12, [syn[0], syn[1]], &[])));
     loop {
         let (header, tcp) = next_segment(&mut guest);
         let payload = &tcp[usize::from(tcp[12] >> 4) * 4..];
@@ -206,6 +207,29 @@ fn segments_larger_than_the_mtu_arrive_whole_where_negotiated() {
     }
     drop(host.join().unwrap());
     assert!(!link.needs_reset());
+}
+
+#[test]
+fn segmentation_is_left_to_the_host_where_negotiated() {
+    let (mut guest, _) = guest(VIRTIO_NET_F_CSUM | VIRTIO_NET_F_HOST_TSO4);
+    let text: Vec<u8> = (0..5000u32).map(|n| n.to_le_bytes()[0]).collect();
+    let expected = text.clone();
+    let host = std::thread::spawn(move || {
+        let mut host = std::net::TcpStream::connect(("10.9.0.2", PORT)).unwrap();
+        host.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        let mut received = vec![0; 5000];
+        std::io::Read::read_exact(&mut host, &mut received).unwrap();
+        assert_eq!(received, expected);
+    });
+    let (_, syn) = next_segment(&mut guest);
+    let ack = u32::from_be_bytes(*syn[4..].first_chunk().unwrap()).wrapping_add(1);
+    let port = [syn[0], syn[1]];
+    assert!(guest.send(&segment(1000, ack, 0x12, port, &[])));
+    // NEEDS_CSUM, TCPV4, headers of 58 bytes, segments of 1400, checksum at 34 + 16.
+    let header = [1, 1, 58, 0, 0x78, 5, 34, 0, 16, 0, 0, 0];
+    assert!(guest.send_with(&header, &segment(1001, ack, 0x18, port, &text)));
+    host.join().unwrap();
+    assert_eq!(guest.device.show_attribute("statistics/tx_dropped").unwrap(), "0");
 }
 
 #[test]
