@@ -19,12 +19,14 @@ use umdev_tests::driver::{
 };
 
 const FRAME: [u8; 200] = [0xc3; 200];
-const IOTLB: Options = Options { via: Via::Iotlb, features: 0, queue_size: 256 };
+const IOTLB: Options = Options { via: Via::Iotlb, features: 0, queue_size: 256, private: false };
+const PRIVATE: Options = Options { via: Via::Container, private: true, ..IOTLB };
 const PAGE: u64 = 4096;
 
 fn client(daemon: &Daemon) -> (String, Client) {
     let uuid = daemon.create();
-    let client = Client::start(daemon.root(), &uuid, Options::default()).unwrap();
+    let mut client = Client::start(daemon.root(), &uuid, Options::default()).unwrap();
+    client.exchange(&FRAME).unwrap();
     (uuid, client)
 }
 
@@ -257,7 +259,7 @@ mod descriptors {
             bystander.exchange(&FRAME).unwrap();
         }
         // The counter at its maximum says already that there is something to see.
-        assert!(eventually(std::time::Duration::from_secs(5), || client.rx.used_idx() == 5));
+        assert!(eventually(std::time::Duration::from_secs(5), || client.rx.used_idx() == 6));
         assert_eq!(daemon.attribute(&uuid, "state"), "running");
         client.restart().unwrap();
         client.exchange(&FRAME).unwrap();
@@ -571,7 +573,17 @@ mod dma {
     }
 
     #[test]
-    fn private_memory_works_and_is_warned_about() {
+    fn private_memory_works_and_private_rings_are_warned_about() {
+        let daemon = Daemon::start();
+        let uuid = daemon.create();
+        let mut client = Client::start(daemon.root(), &uuid, PRIVATE).unwrap();
+        (0..100).for_each(|_| client.exchange(&FRAME).unwrap());
+        let log = daemon.log();
+        assert!(log.lines().any(|line| line.contains("WARN") && line.contains(&uuid)), "{log}");
+    }
+
+    #[test]
+    fn memory_may_be_shared_and_private_at_once() {
         let daemon = Daemon::start();
         let (_, mut client) = client(&daemon);
         let map = Map::private(NonZeroUsize::new(4096).unwrap()).unwrap();
@@ -587,7 +599,6 @@ mod dma {
             received == FRAME
         });
         assert!(arrived, "{}", daemon.log());
-        assert!(daemon.log().contains("WARN"), "{}", daemon.log());
     }
 }
 

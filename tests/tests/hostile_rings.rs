@@ -10,13 +10,12 @@ use umdev_tests::driver::abi::{
     VIRTQ_DESC_F_NEXT as NEXT, VIRTQ_DESC_F_WRITE as WRITE,
 };
 use umdev_tests::driver::memory::{IOVA, Memory, SCRATCH, SIZE};
-use umdev_tests::driver::{Client, Daemon, Descriptor, Options, Ring, eventually};
+use umdev_tests::driver::{Client, Daemon, Descriptor, Options, Ring, Via, eventually};
 
 const FRAME: [u8; 100] = [0x5a; 100];
-const PLAIN: Options = Options { queue_size: 64, ..DEFAULT };
-const WITH_INDIRECT: Options = Options { queue_size: 64, features: VIRTIO_F_INDIRECT_DESC, ..DEFAULT };
-const WITH_EVENT_IDX: Options = Options { queue_size: 64, features: VIRTIO_F_EVENT_IDX, ..DEFAULT };
-const DEFAULT: Options = Options { via: umdev_tests::driver::Via::Container, features: 0, queue_size: 64 };
+const PLAIN: Options = Options { via: Via::Container, features: 0, queue_size: 64, private: false };
+const WITH_INDIRECT: Options = Options { features: VIRTIO_F_INDIRECT_DESC, ..PLAIN };
+const WITH_EVENT_IDX: Options = Options { features: VIRTIO_F_EVENT_IDX, ..PLAIN };
 
 /// Two running instances of one parent.
 struct Scene {

@@ -331,8 +331,12 @@ mod remove {
         let daemon = Daemon::start();
         let uuid = daemon.create();
         let _holder = Vhost::open(daemon.root(), &uuid).unwrap();
+        let remove = || {
+            let file = OpenOptions::new().write(true).open(daemon.instance_dir(&uuid).join("remove"));
+            errno(&file.unwrap().write(b"1").unwrap_err())
+        };
         let results = std::thread::scope(|scope| {
-            let removals = [(); 2].map(|()| scope.spawn(|| errno(&daemon.remove(&uuid, "1").unwrap_err())));
+            let removals = [(); 2].map(|()| scope.spawn(remove));
             removals.map(|removal| removal.join().unwrap())
         });
         assert!(matches!(results, [Errno::EBUSY, Errno::EAGAIN] | [Errno::EAGAIN, Errno::EBUSY]), "{results:?}");

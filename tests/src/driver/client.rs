@@ -36,11 +36,13 @@ pub struct Options {
     pub features: u64,
     /// Entries of its rings, at most 256.
     pub queue_size: u16,
+    /// Its memory is private, and thus out of the device's direct reach.
+    pub private: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { via: Via::Container, features: 0, queue_size: QUEUE_SIZE }
+        Self { via: Via::Container, features: 0, queue_size: QUEUE_SIZE, private: false }
     }
 }
 
@@ -76,7 +78,7 @@ impl Client {
         };
         let vhost = Vhost::open(root, uuid)?;
         vhost.set_owner()?;
-        let memory = Arc::new(Memory::new()?);
+        let memory = Arc::new(if options.private { Memory::private()? } else { Memory::new()? });
         let rx = Ring::new(Arc::clone(&memory), 0, options.queue_size)?;
         let tx = Ring::new(Arc::clone(&memory), 1, options.queue_size)?;
         let client = Self { vhost, vfio, memory, rx, tx, options };

@@ -45,6 +45,13 @@ impl Memory {
         Ok(Self { map: map.map_err(DriverError::call("mmap"))?, file })
     }
 
+    /// Private memory of [`SIZE`] bytes, which the device reaches through this process. The memfd is not part of it.
+    pub fn private() -> CallResult<Self> {
+        let shared = Self::new()?;
+        let len = NonZeroUsize::new(SIZE).expect("memory is not empty");
+        Ok(Self { map: Map::private(len).map_err(DriverError::call("mmap"))?, ..shared })
+    }
+
     /// The memfd.
     pub fn file(&self) -> &File {
         &self.file
