@@ -1,6 +1,6 @@
 //! What can go wrong in the lab.
 
-use std::fmt::Display;
+use std::fmt::{self, Debug, Display};
 use std::io;
 use std::path::Path;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use std::time::Duration;
 pub type LabResult<T> = Result<T, LabError>;
 
 /// Why the lab could not do what it was asked for.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 pub enum LabError {
     /// A system call failed.
     #[error("{what}: {error}")]
@@ -43,6 +43,13 @@ pub enum LabError {
     /// Something is not as it should be.
     #[error("{0}")]
     Wrong(String),
+}
+
+// a test that returns an error shows it so, and what is shown has lines
+impl Debug for LabError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Display::fmt(self, f)
+    }
 }
 
 impl LabError {

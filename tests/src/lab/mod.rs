@@ -13,6 +13,7 @@ mod kernel;
 mod machine;
 mod netns;
 mod process;
+mod scene;
 mod shim;
 mod vm;
 
@@ -26,5 +27,6 @@ pub use kernel::{Kernel, KernelName};
 pub use machine::{Claim, claim};
 pub use netns::Netns;
 pub use process::{Running, run, shell, wait_until};
+pub use scene::TapScene;
 pub use shim::Shim;
 pub use vm::{Memory, Netdev, Vm, VmOptions};
