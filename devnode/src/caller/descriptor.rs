@@ -36,13 +36,13 @@ pub(super) fn eventfd(caller: &Caller, fd: i32) -> Result<OwnedFd, Errno> {
 }
 
 pub(super) fn any(caller: &Caller, fd: i32) -> Result<OwnedFd, Errno> {
-    link(caller, fd)?;
+    let link = link(caller, fd)?;
     if is_path_only_in(caller, fd) {
         return Err(Errno::EBADF);
     }
     let before = Identity::of_path(&format!("/proc/{}/fd/{fd}", caller.tid()))?;
     caller.still_there()?;
-    if caller.host().is_own(before.dev) || !before.may_be_held() {
+    if caller.host().is_own(before.dev) || !before.may_be_held(&link) {
         return Err(Errno::EINVAL);
     }
     let grabbed = grab(caller, fd)?;
@@ -158,9 +158,14 @@ impl Identity {
         })
     }
 
-    /// Whether a close of such a file ends soon. An anonymous inode has no type.
-    fn may_be_held(&self) -> bool {
-        !matches!(self.kind, FileType::Directory | FileType::Symlink | FileType::BlockDevice)
+    /// Whether a close of such a file ends soon. No type at all has an anonymous inode, and a file of a FUSE mount
+    /// that does not let us in.
+    fn may_be_held(&self, link: &str) -> bool {
+        match self.kind {
+            FileType::Directory | FileType::Symlink | FileType::BlockDevice => false,
+            FileType::Unknown => link.starts_with("anon_inode:"),
+            _ => true,
+        }
     }
 }
 

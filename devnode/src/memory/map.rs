@@ -102,7 +102,7 @@ impl Pieces {
 /// own `mem` file still gives exactly what the caller itself could reach.
 fn window(
     caller: &Caller,
-    space: &Space,
+    space: &Arc<Space>,
     maps: &Maps,
     run: &Vma,
     range: std::ops::Range<u64>,
@@ -130,7 +130,7 @@ fn window(
         tracing::warn!(uid = caller.uid(), "at its limit of shared mappings: reached through the client, slowly");
         None
     })?;
-    let window = match Window::new(file, view, page, share) {
+    let window = match Window::new(space.clone(), file, view, page, share) {
         Ok(window) => Arc::new(window),
         Err(error) => {
             tracing::warn!(%error, "shared memory cannot be mapped: reached through the client, slowly");

@@ -3,6 +3,7 @@
 // UNSAFETY: owns a mapping and hands out volatile slices of it.
 
 use super::{PAGE, sigbus};
+use crate::caller::Space;
 use crate::quota::WindowShare;
 use nix::errno::Errno;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
@@ -10,6 +11,7 @@ use std::ffi::c_void;
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
+use std::sync::Arc;
 use virtio_mdev_api::dma::SharedMemory;
 use vm_memory::VolatileSlice;
 
@@ -43,6 +45,8 @@ pub(crate) struct Window {
     file: OwnedFd,
     guard: Option<sigbus::Guard>,
     _share: WindowShare,
+    /// Whose memory it shows: kept, so that the next map of this address space finds its windows.
+    _space: Arc<Space>,
 }
 
 // SAFETY: the mapping may be used from any thread; access goes through volatile slices.
@@ -52,7 +56,7 @@ unsafe impl Sync for Window {}
 
 impl Window {
     /// Maps `view` of `file`, whose pages have `page` bytes.
-    pub fn new(file: OwnedFd, view: View, page: u64, share: WindowShare) -> Result<Self, Errno> {
+    pub fn new(space: Arc<Space>, file: OwnedFd, view: View, page: u64, share: WindowShare) -> Result<Self, Errno> {
         let len = usize::try_from(view.len).ok().and_then(NonZeroUsize::new).ok_or(Errno::EINVAL)?;
         let offset = i64::try_from(view.offset).map_err(|_| Errno::EOVERFLOW)?;
         let mut prot = ProtFlags::PROT_READ;
@@ -61,7 +65,7 @@ impl Window {
         let start = unsafe { mmap(None, len, prot, MapFlags::MAP_SHARED, &file, offset)? };
         let page_len = usize::try_from(page).map_err(|_| Errno::EINVAL)?;
         let guard = sigbus::Guard::new(start.as_ptr().expose_provenance(), len.get(), page_len);
-        let window = Self { view, start, len: len.get(), page, file, guard, _share: share };
+        let window = Self { view, start, len: len.get(), page, file, guard, _share: share, _space: space };
         if window.guard.is_some() { Ok(window) } else { Err(Errno::ENOSPC) }
     }
 }
