@@ -7,6 +7,8 @@
 
 mod error;
 mod iommu;
+mod memory;
+mod queues;
 mod saved;
 #[cfg(test)]
 mod tests;
@@ -19,10 +21,7 @@ use crate::dma::{AddressSpace, SubscriptionGuard};
 use crate::executor::Guarded;
 use crate::features::{self, VIRTIO_F_RING_PACKED};
 use crate::notify::{CallSlot, EventFd};
-use crate::{
-    AttributeSpec, Capabilities, DeviceInfo, DeviceLink, QueueConfig, QueueStart, QueueState, Refusal, Status,
-    Transition, VirtioMdev,
-};
+use crate::{AttributeSpec, DeviceInfo, DeviceLink, QueueConfig, QueueState, Refusal, Status, Transition, VirtioMdev};
 use parking_lot::{Mutex, MutexGuard};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -218,51 +217,6 @@ impl Session {
         Ok(())
     }
 
-    /// Starts every queue that should run and stops every queue that should not.
-    fn settle(&self, state: &mut State) -> Result<(), SessionError> {
-        let live = state.status.contains(Status::DRIVER_OK) && !state.suspended;
-        for index in 0..self.info.queues.len() {
-            let queue = &state.queues[index];
-            match (queue.running, live && queue.enabled) {
-                (true, false) => self.stop_queue(state, index)?,
-                (false, true) if !self.link.needs_reset() => self.start_queue(state, index)?,
-                _ => {}
-            }
-        }
-        Ok(())
-    }
-
-    fn start_queue(&self, state: &mut State, index: usize) -> Result<(), SessionError> {
-        let space = state.space.as_ref().ok_or(SessionError::NoMemory)?;
-        let queue = &state.queues[index];
-        check_areas(&queue.config, state.features)?;
-        let start = QueueStart {
-            config: queue.config,
-            state: queue.state,
-            features: state.features,
-            space: Arc::clone(space),
-            kick: queue.kick.clone(),
-            call: Arc::clone(&queue.call),
-            err: Arc::clone(&queue.err),
-            dirty: Arc::clone(&self.dirty),
-        };
-        let number = number(index);
-        self.device.call("start_queue", move |device| device.start_queue(number, start))??;
-        state.queues[index].running = true;
-        Ok(())
-    }
-
-    fn stop_queue(&self, state: &mut State, index: usize) -> Result<(), SessionError> {
-        let number = number(index);
-        let stopped = self.device.call("stop_queue", move |device| device.stop_queue(number))?;
-        let queue = &mut state.queues[index];
-        queue.running = false;
-        if let Some(stood) = stopped {
-            queue.state = stood;
-        }
-        Ok(())
-    }
-
     /// The features the driver accepted.
     pub fn features(&self) -> Result<u64, SessionError> {
         Ok(self.lock()?.features)
@@ -315,86 +269,6 @@ impl Session {
         self.link.config_call().set(call);
     }
 
-    /// Sets the ring size. Refused with EBUSY while the driver runs.
-    pub fn set_queue_size(&self, index: u32, size: u32) -> Result<(), SessionError> {
-        let mut state = self.lock()?;
-        let index = self.check_index(index)?;
-        if live(&state) {
-            return Err(SessionError::RingLive);
-        }
-        let max = self.info.queues[index].max_size;
-        let size = u16::try_from(size).ok().filter(|&size| size.is_power_of_two() && size <= max);
-        state.queues[index].config.size = size.ok_or(SessionError::QueueSize { max })?;
-        Ok(())
-    }
-
-    /// Sets the ring addresses. Refused with EINVAL while the driver runs.
-    pub fn set_queue_addresses(&self, index: u32, desc: u64, driver: u64, device: u64) -> Result<(), SessionError> {
-        let mut state = self.lock()?;
-        let index = self.check_index(index)?;
-        check_frozen(&state)?;
-        if !desc.is_multiple_of(16) || !driver.is_multiple_of(2) || !device.is_multiple_of(4) {
-            return Err(SessionError::QueueAlignment { desc, driver, device });
-        }
-        let config = &mut state.queues[index].config;
-        *config = QueueConfig { desc, driver, device, ..*config };
-        Ok(())
-    }
-
-    /// Sets where the queue begins, as VHOST_SET_VRING_BASE encodes it. Refused with EINVAL while the driver runs.
-    pub fn set_queue_base(&self, index: u32, base: u32) -> Result<(), SessionError> {
-        let mut state = self.lock()?;
-        let index = self.check_index(index)?;
-        check_frozen(&state)?;
-        let packed = state.features & VIRTIO_F_RING_PACKED != 0;
-        let start = QueueState::from_vring_base(packed, base).ok_or(SessionError::QueueBase { base })?;
-        state.queues[index].state = start;
-        Ok(())
-    }
-
-    /// Where the queue stands, as VHOST_GET_VRING_BASE encodes it; EBUSY while it runs.
-    pub fn queue_base(&self, index: u32) -> Result<u32, SessionError> {
-        let state = self.lock()?;
-        let queue = &state.queues[self.check_index(index)?];
-        if queue.running { Err(SessionError::RingLive) } else { Ok(queue.state.to_vring_base()) }
-    }
-
-    /// Enables or disables a queue, at any time.
-    pub fn set_queue_enabled(&self, index: u32, enabled: bool) -> Result<(), SessionError> {
-        let mut state = self.lock()?;
-        let index = self.check_index(index)?;
-        let before = std::mem::replace(&mut state.queues[index].enabled, enabled);
-        let settled = self.settle(&mut state);
-        if settled.is_err() {
-            state.queues[index].enabled = before;
-        }
-        settled
-    }
-
-    /// Replaces a queue's kick, at any time.
-    pub fn set_kick(&self, index: u32, kick: Option<EventFd>) -> Result<(), SessionError> {
-        let mut state = self.lock()?;
-        let index = self.check_index(index)?;
-        state.queues[index].kick.clone_from(&kick);
-        if state.queues[index].running {
-            let number = number(index);
-            self.device.call("set_kick", move |device| device.set_kick(number, kick))?;
-        }
-        Ok(())
-    }
-
-    /// Replaces whom a queue's interrupts go to, at any time and at once.
-    pub fn set_call(&self, index: u32, call: Option<EventFd>) -> Result<(), SessionError> {
-        self.lock()?.queues[self.check_index(index)?].call.set(call);
-        Ok(())
-    }
-
-    /// Replaces whom a queue's errors are told to.
-    pub fn set_err(&self, index: u32, err: Option<EventFd>) -> Result<(), SessionError> {
-        self.lock()?.queues[self.check_index(index)?].err.set(err);
-        Ok(())
-    }
-
     /// Stops all queues, their state readable and settable. Without DRIVER_OK there is nothing to stop.
     pub fn suspend(&self) -> Result<(), SessionError> {
         self.set_suspended(true)
@@ -412,40 +286,6 @@ impl Session {
         }
         state.suspended = suspended;
         self.settle(&mut state)
-    }
-
-    /// Gives the device its memory, or takes it away. Refused with EBUSY while a queue runs.
-    pub fn set_space(&self, space: Option<Arc<AddressSpace>>) -> Result<(), SessionError> {
-        let mut state = self.lock()?;
-        if state.queues.iter().any(|queue| queue.running) {
-            return Err(SessionError::RingLive);
-        }
-        state.iommu = None;
-        state.space = None;
-        let Some(space) = space else { return Ok(()) };
-        if self.info.capabilities.contains(Capabilities::OWN_IOMMU) {
-            state.iommu = Some(iommu::forward(&space, self.device.clone(), self.link.clone())?);
-        }
-        state.space = Some(space);
-        Ok(())
-    }
-
-    /// The memory went away under the device: its queues stop, and a driver that was running sees
-    /// DEVICE_NEEDS_RESET.
-    pub fn lose_space(&self) -> Result<(), SessionError> {
-        let mut state = self.lock()?;
-        let was_running = state.queues.iter().any(|queue| queue.running);
-        for index in 0..state.queues.len() {
-            if state.queues[index].running {
-                self.stop_queue(&mut state, index)?;
-            }
-        }
-        if was_running {
-            self.link.fault(None, "its memory was taken away");
-        }
-        state.iommu = None;
-        state.space = None;
-        Ok(())
     }
 
     /// Ends the session: the device is reset where it still answers, and dropped. Later calls answer ENODEV.
@@ -478,40 +318,10 @@ impl Session {
         self.device.call("store_attribute", move |device| device.store_attribute(&name, &value))?
     }
 
-    fn check_index(&self, index: u32) -> Result<usize, SessionError> {
-        let wanted = usize::try_from(index).ok().filter(|&at| at < self.info.queues.len());
-        wanted.ok_or(SessionError::NoSuchQueue { index })
-    }
-
     fn lock(&self) -> Result<MutexGuard<'_, State>, SessionError> {
         if let Some(fault) = self.device.broken() {
             return Err(SessionError::Vendor(crate::executor::VendorFault::Broken(Box::new(fault.clone()))));
         }
         self.state.try_lock_for(LOCK_PATIENCE).ok_or(SessionError::Occupied)
-    }
-}
-
-fn live(state: &State) -> bool {
-    state.status.contains(Status::DRIVER_OK) && !state.suspended
-}
-
-/// Ring addresses and state stand still while the driver runs.
-fn check_frozen(state: &State) -> Result<(), SessionError> {
-    if live(state) { Err(SessionError::DriverRuns) } else { Ok(()) }
-}
-
-/// Queue indices fit 16 bits: a device has at most 65,536 queues (virtio 1.3 §2.6).
-fn number(index: usize) -> u16 {
-    u16::try_from(index).unwrap_or(u16::MAX)
-}
-
-/// No ring area may wrap around the end of the address space.
-fn check_areas(config: &QueueConfig, features: u64) -> Result<(), SessionError> {
-    let size = u64::from(config.size);
-    let (driver, device) = if features & VIRTIO_F_RING_PACKED == 0 { (6 + 2 * size, 6 + 8 * size) } else { (4, 4) };
-    let areas = [(config.desc, 16 * size), (config.driver, driver), (config.device, device)];
-    match areas.iter().find(|(start, len)| start.checked_add(len - 1).is_none()) {
-        Some(&(start, len)) => Err(SessionError::QueueWraps { start, len }),
-        None => Ok(()),
     }
 }
