@@ -38,6 +38,26 @@ fn f01_an_available_index_beyond_the_ring_stops_the_device() {
 }
 
 #[test]
+fn f01_chains_that_were_not_given_back_yet_count_too() {
+    let mut rig = Rig::new(0);
+    for _ in 0..SIZE {
+        rig.driver.add(&[(DATA, 1, false)]);
+    }
+    let driver = rig.driver.clone();
+    let _ = rig.queue.as_mut().unwrap().burst(|io| {
+        while let Some(chain) = io.take()? {
+            io.complete(&chain, 0);
+            io.commit();
+            // The driver has not seen one of them used, and goes on all the same.
+            driver.set_avail_idx(SIZE + 1);
+        }
+        Ok(())
+    });
+    assert_eq!(rig.driver.used_idx(), SIZE);
+    rig.expect_fault("available index 9 follows 8 on a ring of 8");
+}
+
+#[test]
 fn f02_an_available_index_that_goes_back_stops_the_device() {
     let mut rig = Rig::new(0);
     rig.exchange(b"one");
