@@ -1,7 +1,7 @@
 use super::*;
 use crate::dma::{Limits, Region};
 use crate::features::REQUIRED;
-use crate::{HasErrno, QueueInfo};
+use crate::{Capabilities, HasErrno, QueueInfo, QueueStart};
 use nix::errno::Errno;
 use parking_lot::Mutex as PlainMutex;
 
