@@ -111,7 +111,7 @@ impl VhostFile {
             self.check(client, Access::Owner)?;
             self.message(client, message, &mut trace)
         });
-        trace.answer(client, "vhost", name, outcome.map(|()| IoctlReply::ok()))?;
+        trace.answer(client, "vhost", name, outcome.map(|()| IoctlReply::value(72)))?;
         Ok(MESSAGE_SIZE.min(data.len()))
     }
 }
