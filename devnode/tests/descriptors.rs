@@ -81,9 +81,9 @@ fn f27_what_is_no_eventfd_is_refused_as_the_kernel_does() {
         let (reader, _writer) = nix::unistd::pipe().unwrap();
         assert_eq!(take(usize::MAX), Err(Errno::EBADF), "-1");
         assert_eq!(take(999), Err(Errno::EBADF), "closed");
-        assert_eq!(give(&device, EVENTFD, &path_only(&path)), Err(Errno::EBADF), "O_PATH");
+        assert_eq!(give(&device, EVENTFD, path_only(&path)), Err(Errno::EBADF), "O_PATH");
         let link = format!("/proc/self/fd/{}", event.as_raw_fd());
-        assert_eq!(give(&device, EVENTFD, &path_only(link.as_ref())), Err(Errno::EBADF), "O_PATH of an eventfd");
+        assert_eq!(give(&device, EVENTFD, path_only(link.as_ref())), Err(Errno::EBADF), "O_PATH of an eventfd");
         assert_eq!(give(&device, EVENTFD, &reader), Err(Errno::EINVAL), "a pipe");
         assert_eq!(give(&device, EVENTFD, &device), Err(Errno::EINVAL), "a file of our own mount");
         assert_eq!(give(&device, EVENTFD, File::open("/dev/null").unwrap()), Err(Errno::EINVAL));

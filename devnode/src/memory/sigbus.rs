@@ -6,8 +6,6 @@
 #![allow(unsafe_code)]
 // UNSAFETY: a signal handler, and mappings placed over mappings.
 
-use std::cell::UnsafeCell;
-use std::mem::MaybeUninit;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 
@@ -84,10 +82,8 @@ pub(crate) unsafe fn replace(start: usize, len: usize) -> bool {
     unsafe { libc::mmap(at, len, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0) != libc::MAP_FAILED }
 }
 
-struct Previous(UnsafeCell<MaybeUninit<libc::sigaction>>);
-// SAFETY: written once before the handler is installed, read only afterwards.
-unsafe impl Sync for Previous {}
-static PREVIOUS: Previous = Previous(UnsafeCell::new(MaybeUninit::zeroed()));
+/// Whose SIGBUS it was before; known before the handler can run, and only read by it.
+static PREVIOUS: OnceLock<libc::sigaction> = OnceLock::new();
 
 fn install() {
     static ONCE: OnceLock<()> = OnceLock::new();
@@ -97,9 +93,12 @@ fn install() {
         let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
         action.sa_sigaction = handler as *const () as usize;
         action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK | libc::SA_NODEFER;
-        // SAFETY: PREVIOUS is only written here, once, before the handler can run. The old action is asked for first.
-        let result = unsafe { libc::sigaction(libc::SIGBUS, std::ptr::null(), (*PREVIOUS.0.get()).as_mut_ptr()) };
+        // SAFETY: as above.
+        let mut previous: libc::sigaction = unsafe { std::mem::zeroed() };
+        // SAFETY: only asks.
+        let result = unsafe { libc::sigaction(libc::SIGBUS, std::ptr::null(), &raw mut previous) };
         assert_eq!(result, 0, "SIGBUS has an action");
+        PREVIOUS.get_or_init(|| previous);
         // SAFETY: `action` is complete and the handler is async-signal-safe.
         let result = unsafe { libc::sigaction(libc::SIGBUS, &raw const action, std::ptr::null_mut()) };
         assert_eq!(result, 0, "SIGBUS can be handled");
@@ -112,8 +111,10 @@ extern "C" fn on_sigbus(signal: i32, info: *mut libc::siginfo_t, context: *mut l
     let errno = unsafe { libc::__errno_location() };
     // SAFETY: as above.
     let saved = unsafe { *errno };
-    // SAFETY: SA_SIGINFO: the kernel passes a valid siginfo; si_addr is set for SIGBUS.
-    let addr = unsafe { (*info).si_addr() }.addr();
+    // SAFETY: SA_SIGINFO: the kernel passes a valid siginfo.
+    let details = unsafe { &*info };
+    // SAFETY: the address is set for SIGBUS.
+    let addr = unsafe { details.si_addr() }.addr();
     if !survive(addr) {
         chain(signal, info, context);
     }
@@ -139,8 +140,7 @@ fn survive(addr: usize) -> bool {
 }
 
 fn chain(signal: i32, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
-    // SAFETY: initialised before the handler was installed, never written since.
-    let previous = unsafe { (*PREVIOUS.0.get()).assume_init_ref() };
+    let Some(previous) = PREVIOUS.get() else { return };
     match previous.sa_sigaction {
         libc::SIG_DFL | libc::SIG_IGN => {
             // The access is repeated when the handler returns, and then the default action comes.
