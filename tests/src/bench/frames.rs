@@ -1,0 +1,79 @@
+//! Frames a second through a loopback instance, there and back, none lost and none changed.
+
+use serde::Serialize;
+use std::time::{Duration, Instant};
+use umdev_tests::driver::{CallResult, Client, Daemon, DriverError, HEADER, Options};
+
+const TIME: Duration = Duration::from_secs(2);
+const BURST: usize = 64;
+
+/// What passed.
+#[derive(Debug, Serialize)]
+pub struct Frames {
+    /// Bytes of a frame.
+    pub bytes: usize,
+    /// Frames that came back.
+    pub frames: u64,
+    /// A second.
+    pub frames_per_second: f64,
+}
+
+/// One driver thread and the device's, with frames of these sizes.
+pub fn measure(daemon: &Daemon, sizes: &[usize]) -> Vec<Frames> {
+    sizes.iter().map(|&bytes| run(daemon, bytes).unwrap_or_else(|error| panic!("{bytes} bytes: {error}"))).collect()
+}
+
+fn run(daemon: &Daemon, bytes: usize) -> CallResult<Frames> {
+    let uuid = daemon.create();
+    let mut client = Client::start(daemon.root(), &uuid, Options::default())?;
+    let mut frame = vec![0x5a; bytes];
+    let (mut sent, mut received, mut in_flight) = (0_u64, 0_u64, 0);
+    let begun = Instant::now();
+    while begun.elapsed() < TIME || received < sent {
+        let mut posted = 0;
+        while begun.elapsed() < TIME && posted < BURST && in_flight < client.tx.size {
+            frame[..8].copy_from_slice(&sent.to_le_bytes());
+            client.queue(&frame);
+            (sent, posted, in_flight) = (sent + 1, posted + 1, in_flight + 1);
+        }
+        if posted > 0 {
+            client.tx.notify()?;
+        }
+        while client.tx.take().is_some() {
+            in_flight -= 1;
+        }
+        if !receive_burst(&mut client, &mut received, bytes)? && posted == 0 {
+            // Nothing to do: the device's thread may need this core.
+            std::thread::yield_now();
+        }
+        if begun.elapsed() > TIME * 5 {
+            return Err(DriverError::Timeout { what: "the last frames" });
+        }
+    }
+    let took = begun.elapsed().as_secs_f64();
+    drop(client);
+    daemon.remove(&uuid, "1").map_err(DriverError::io("remove"))?;
+    let count = u32::try_from(received).unwrap_or(u32::MAX);
+    Ok(Frames { bytes, frames: received, frames_per_second: f64::from(count) / took })
+}
+
+/// Takes what has come; each frame carries its number.
+fn receive_burst(client: &mut Client, received: &mut u64, bytes: usize) -> CallResult<bool> {
+    let mut any = false;
+    while let Some(used) = client.rx.take() {
+        any = true;
+        let mut number = [0; 8];
+        let head = u16::try_from(used.id).map_err(|_| DriverError::Wrong { what: format!("{used:?}") })?;
+        client.memory.read(client.rx.buffer(head) + HEADER, &mut number);
+        if u64::from_le_bytes(number) != *received || usize::try_from(used.len) != Ok(HEADER + bytes) {
+            let number = u64::from_le_bytes(number);
+            return Err(DriverError::Wrong { what: format!("frame {number}, {used:?} where {received} was due") });
+        }
+        *received += 1;
+        client.rx.offer(head);
+    }
+    if any {
+        client.rx.notify()?;
+    }
+    Ok(any)
+}

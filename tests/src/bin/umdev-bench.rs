@@ -1,0 +1,52 @@
+//! `umdev-bench [--json FILE]`: what control calls cost, what a thousand instances cost, and how many frames pass.
+//!
+//! It starts the `umdevd` that was built beside it, on roots of its own; root and `/dev/fuse` are needed.
+
+#[path = "../bench/mod.rs"]
+mod bench;
+
+use std::process::ExitCode;
+
+const HELP: &str = "\
+usage: umdev-bench [--json FILE]
+  --json FILE   also write the figures to FILE, as JSON; - is standard output, and no table then
+Starts the umdevd built beside it. Each call is measured beside a getattr on the same mount, in turn.";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let json = match arguments.as_slice() {
+        [] => None,
+        ["--json", file] => Some(*file),
+        ["--help" | "-h"] => {
+            println!("{HELP}");
+            return ExitCode::SUCCESS;
+        }
+        _ => {
+            eprintln!("{HELP}");
+            return ExitCode::from(2);
+        }
+    };
+    let report = bench::run();
+    if json != Some("-") {
+        bench::print(&report);
+    }
+    let Some(file) = json else { return ExitCode::SUCCESS };
+    let text = match serde_json::to_string_pretty(&report) {
+        Ok(text) => text + "\n",
+        Err(error) => return failed(&error),
+    };
+    if file == "-" {
+        print!("{text}");
+        return ExitCode::SUCCESS;
+    }
+    match std::fs::write(file, text) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => failed(&error),
+    }
+}
+
+fn failed(error: &dyn std::fmt::Display) -> ExitCode {
+    eprintln!("umdev-bench: {error}");
+    ExitCode::FAILURE
+}
