@@ -44,7 +44,7 @@ impl Iotlb {
         if iova < first || end > last {
             return Err(MapError::OutsideRange { iova, len: size, first, last });
         }
-        if let Some(align) = self.limits.alignment().filter(|align| (iova | size) % align != 0) {
+        if let Some(align) = self.limits.alignment().filter(|&align| !(iova | size).is_multiple_of(align)) {
             return Err(MapError::Unaligned { iova, len: size, align });
         }
         if let Some(other) = self.in_the_way(iova, end) {

@@ -1,0 +1,11 @@
+//! The vhost file as its clients see it.
+
+mod config;
+mod iotlb;
+mod lab;
+mod life;
+mod memory;
+mod owner;
+mod queues;
+mod real_caller;
+mod trace;
