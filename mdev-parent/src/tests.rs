@@ -96,8 +96,8 @@ impl VirtioMdev for Nothing {
         Ok(())
     }
 
-    fn stop_queue(&mut self, _index: u16) -> Option<QueueState> {
-        None
+    fn stop_queue(&mut self, _index: u16) -> Result<Option<QueueState>, Refusal> {
+        Ok(None)
     }
 
     fn set_kick(&mut self, _index: u16, _kick: Option<EventFd>) {}

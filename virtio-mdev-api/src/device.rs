@@ -76,8 +76,8 @@ pub trait VirtioMdev: Send {
     fn start_queue(&mut self, index: u16, queue: QueueStart) -> Result<(), Refusal>;
 
     /// Stops queue `index` and says where it stood; when it returns, the device touches neither its ring nor its
-    /// buffers. `None` when it was not running.
-    fn stop_queue(&mut self, index: u16) -> Option<QueueState>;
+    /// buffers. `None` when it was not running. An error says that the device cannot be stopped: the instance is broken.
+    fn stop_queue(&mut self, index: u16) -> Result<Option<QueueState>, Refusal>;
 
     /// Replaces the kick of a running queue. A kick already given may have been rung: look at the ring once.
     fn set_kick(&mut self, index: u16, kick: Option<EventFd>);

@@ -3,7 +3,7 @@
 //! Threads are made on demand and kept a while. A call that outlives its deadline keeps its thread (nothing can take it
 //! back), is counted as stuck, and its caller goes on with an error.
 
-use crate::HasErrno;
+use crate::{HasErrno, Refusal};
 use crossbeam_channel::{Receiver, Sender};
 use nix::errno::Errno;
 use parking_lot::Mutex;
@@ -41,6 +41,14 @@ pub enum VendorFault {
         /// What the panic said.
         message: String,
     },
+    /// The code said that it failed where it must not.
+    #[error("{call} failed: {reason}")]
+    Failed {
+        /// The operation.
+        call: &'static str,
+        /// What it said.
+        reason: Refusal,
+    },
     /// An earlier call hung or panicked.
     #[error("the instance is broken: {0}")]
     Broken(Box<VendorFault>),
@@ -60,6 +68,7 @@ impl HasErrno for VendorFault {
         match self {
             Self::Hung { .. } => Errno::ETIMEDOUT,
             Self::Panicked { .. } | Self::Broken(_) => Errno::EIO,
+            Self::Failed { reason, .. } => reason.errno(),
             Self::Gone => Errno::ENODEV,
             Self::NoThread { .. } => Errno::EAGAIN,
         }

@@ -82,7 +82,7 @@ impl VirtioMdev for IommuDevice {
         self.net.write_config(offset, data)
     }
 
-    fn stop_queue(&mut self, index: u16) -> Option<QueueState> {
+    fn stop_queue(&mut self, index: u16) -> Result<Option<QueueState>, Refusal> {
         self.net.stop_queue(index)
     }
 

@@ -170,22 +170,21 @@ impl<P: Port> VirtioMdev for NetDevice<P> {
         }
     }
 
-    fn stop_queue(&mut self, index: u16) -> Option<QueueState> {
+    fn stop_queue(&mut self, index: u16) -> Result<Option<QueueState>, Refusal> {
         if let Some(state) = self.refused.remove(&index) {
-            return Some(state);
+            return Ok(Some(state));
         }
-        let Run::Running(worker) = &self.run else { return None };
+        let Run::Running(worker) = &self.run else { return Ok(None) };
         match worker.stop_queue(index) {
             Ok(state) => {
                 self.running.retain(|running| *running != index);
                 self.end_idle_thread();
-                state
+                Ok(state)
             }
             Err(error) => {
+                // The thread may still be in the client's memory.
                 self.health.fault(Some(index), &error.to_string());
-                // There is no state to give, and "not running" would be a lie: the thread may still be in the client's
-                // memory. A panic is how a device says that it is broken.
-                panic!("queue {index} does not stop: {error}");
+                Err(error.into())
             }
         }
     }

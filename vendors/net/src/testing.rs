@@ -103,7 +103,7 @@ impl Guest {
     /// Stops both queues; they can be started again where they stood.
     pub fn stop(&mut self) {
         for index in [TX, RX] {
-            if let Some(state) = self.device.stop_queue(index) {
+            if let Some(state) = self.device.stop_queue(index).expect("the device stops") {
                 self.states[usize::from(index)] = state;
             }
         }

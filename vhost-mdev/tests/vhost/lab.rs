@@ -96,10 +96,10 @@ impl VirtioMdev for Recorder {
         Ok(())
     }
 
-    fn stop_queue(&mut self, index: u16) -> Option<QueueState> {
+    fn stop_queue(&mut self, index: u16) -> Result<Option<QueueState>, Refusal> {
         let mut seen = self.seen.lock();
         seen.calls.push(format!("stop {index}"));
-        seen.running.remove(&index).map(|_| QueueState::Split { avail: 5 })
+        Ok(seen.running.remove(&index).map(|_| QueueState::Split { avail: 5 }))
     }
 
     fn set_kick(&mut self, index: u16, kick: Option<EventFd>) {

@@ -1,6 +1,7 @@
 //! Queues: their set-up, and the one place where they start and stop.
 
 use super::{Session, SessionError, State};
+use crate::executor::VendorFault;
 use crate::features::VIRTIO_F_RING_PACKED;
 use crate::notify::EventFd;
 use crate::{QueueConfig, QueueStart, QueueState, Status};
@@ -124,6 +125,11 @@ impl Session {
     pub(super) fn stop_queue(&self, state: &mut State, index: usize) -> Result<(), SessionError> {
         let number = number(index);
         let stopped = self.device.call("stop_queue", move |device| device.stop_queue(number))?;
+        let stopped = stopped.map_err(|reason| {
+            let fault = VendorFault::Failed { call: "stop_queue", reason };
+            self.device.break_with(fault.clone());
+            fault
+        })?;
         let queue = &mut state.queues[index];
         queue.running = false;
         if let Some(stood) = stopped {

@@ -10,6 +10,7 @@ use parking_lot::Mutex as PlainMutex;
 struct Recorder {
     calls: Arc<PlainMutex<Vec<String>>>,
     refuse_start: bool,
+    refuse_stop: bool,
     own_iommu: bool,
     running: [Option<u16>; 2],
 }
@@ -58,9 +59,12 @@ impl VirtioMdev for Recorder {
         Ok(())
     }
 
-    fn stop_queue(&mut self, index: u16) -> Option<QueueState> {
+    fn stop_queue(&mut self, index: u16) -> Result<Option<QueueState>, Refusal> {
         self.note(format!("stop {index}"));
-        self.running[usize::from(index)].take().map(|avail| QueueState::Split { avail })
+        if self.refuse_stop {
+            return Err(Refusal::new(Errno::ETIMEDOUT, "the doorbell does not answer"));
+        }
+        Ok(self.running[usize::from(index)].take().map(|avail| QueueState::Split { avail }))
     }
 
     fn set_kick(&mut self, index: u16, kick: Option<EventFd>) {
@@ -212,6 +216,18 @@ fn a_queue_that_cannot_start_leaves_the_status_as_it_was() {
     assert_eq!(errno(session.set_status(0xf)), Some(Errno::ENODEV));
     assert_eq!(session.status().unwrap().bits(), 0xb);
     assert_eq!(calls.lock().last().unwrap(), "stop 0");
+}
+
+#[test]
+fn a_queue_that_cannot_stop_breaks_its_instance() {
+    let Fixture { session, .. } = fixture(Recorder { refuse_stop: true, ..Recorder::default() });
+    session.set_features(REQUIRED).unwrap();
+    session.set_queue_enabled(0, true).unwrap();
+    session.set_status(0xf).unwrap();
+    assert_eq!(errno(session.suspend()), Some(Errno::ETIMEDOUT));
+    assert_eq!(session.condition(), Condition::Broken);
+    assert!(session.broken().unwrap().contains("the doorbell does not answer"));
+    assert_eq!(errno(session.reset()), Some(Errno::EIO));
 }
 
 #[test]
