@@ -1,7 +1,8 @@
 //! `umdev-caller DEED …`: what a test needs another process to do with the files of an instance. Prints what came of it.
 //!
 //! `empty ROOT UUID` drives an instance without mapping anything; `inherited FD` uses a vhost file that another process
-//! owns; `signals ROOT UUID` calls while a timer interrupts it a thousand times a second.
+//! owns; `signals ROOT UUID` calls while a timer interrupts it a thousand times a second; `hangs ROOT UUID` runs its
+//! queues and never comes back from a call, because the memory its argument is in never answers.
 
 use nix::errno::Errno;
 use std::fs::File;
@@ -9,7 +10,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
-use umdev_tests::driver::abi::{VHOST_SET_VRING_CALL, VHOST_SET_VRING_KICK};
+use umdev_tests::driver::abi::{VHOST_SET_VRING_CALL, VHOST_SET_VRING_KICK, VHOST_VDPA_GET_CONFIG};
 use umdev_tests::driver::{CallResult, Client, DriverError, Memory, Options, Ring, Vhost, memory, sys};
 
 fn main() -> ExitCode {
@@ -18,9 +19,10 @@ fn main() -> ExitCode {
     let done = match arguments.as_slice() {
         ["empty", root, uuid] => empty(Path::new(root), uuid),
         ["signals", root, uuid] => signals(Path::new(root), uuid),
+        ["hangs", root, uuid] => hangs(Path::new(root), uuid),
         ["inherited", fd] => inherited(fd.parse().expect("a number")),
         _ => {
-            eprintln!("usage: umdev-caller empty|signals ROOT UUID | inherited FD");
+            eprintln!("usage: umdev-caller empty|signals|hangs ROOT UUID | inherited FD");
             return ExitCode::from(2);
         }
     };
@@ -61,6 +63,15 @@ fn empty(root: &Path, uuid: &str) -> CallResult<String> {
     rings.iter().try_for_each(Ring::notify)?;
     std::thread::sleep(Duration::from_millis(500));
     Ok(format!("status {:#x}", vhost.status()?))
+}
+
+fn hangs(root: &Path, uuid: &str) -> CallResult<String> {
+    let mut client = Client::start(root, uuid, Options::default())?;
+    client.exchange(&[0; 60])?;
+    let (page, _fd) = sys::page_that_never_comes().map_err(DriverError::call("userfaultfd"))?;
+    println!("calling");
+    let result = sys::ioctl_value(&client.vhost, VHOST_VDPA_GET_CONFIG, page.address());
+    Err(DriverError::Wrong { what: format!("the call came back: {result:?}") })
 }
 
 fn inherited(fd: i32) -> CallResult<String> {

@@ -53,6 +53,22 @@ pub fn inherited(number: i32) -> OwnedFd {
     own(number)
 }
 
+/// A page whose first reader waits for as long as the returned descriptor is open.
+pub fn page_that_never_comes() -> nix::Result<(Map, OwnedFd)> {
+    const UFFDIO_API: u32 = 0xc018_aa3f;
+    const UFFDIO_REGISTER: u32 = 0xc020_aa00;
+    const UFFD_API: u64 = 0xaa;
+    const MODE_MISSING: u64 = 1;
+    let words = |words: &[u64]| words.iter().flat_map(|word| word.to_ne_bytes()).collect::<Vec<u8>>();
+    // SAFETY: the call takes no address.
+    let fd = Errno::result(unsafe { libc::syscall(libc::SYS_userfaultfd, libc::O_CLOEXEC) })?;
+    let fd = own(i32::try_from(fd).map_err(|_| Errno::EBADF)?);
+    ioctl(&fd, UFFDIO_API, &mut words(&[UFFD_API, 0, 0]))?;
+    let page = Map::private(NonZeroUsize::new(4096).expect("a page"))?;
+    ioctl(&fd, UFFDIO_REGISTER, &mut words(&[page.address(), 4096, MODE_MISSING, 0]))?;
+    Ok((page, fd))
+}
+
 /// A mapping, unmapped when dropped. All access is bounds-checked and treats the memory as shared with others.
 #[derive(Debug)]
 pub struct Map {
