@@ -25,7 +25,7 @@ pub(crate) enum VfioError {
     IommuFixed,
     #[error("IOMMU type {0} is not offered")]
     NoSuchType(u64),
-    #[error("only the address space that set the container up may do this")]
+    #[error("only the address space that set this up may change it")]
     Foreign,
     #[error("the group is attached to a container")]
     Attached,

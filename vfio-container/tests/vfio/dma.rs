@@ -144,6 +144,7 @@ fn m3_only_the_address_space_that_set_the_container_up_maps() {
     let heir = Lab { client: FakeClient::new(2), container: lab.container, group: lab.group, file: lab.file };
     assert_eq!(heir.map(RW, RAM, 0x1000, 0x1000), Err(Errno::EPERM));
     assert_eq!(heir.unmap(ALL, 0, 0), Err(Errno::EPERM));
+    assert_eq!(heir.on_group(UNSET_CONTAINER, 0), Err(Errno::EPERM));
 }
 
 proptest! {

@@ -50,6 +50,8 @@ pub const GET_GROUP_NUM: u32 = 0x8004_af81;
 pub const GET_VRING_SIZE: u32 = 0xc008_af82;
 
 pub const ARG: u64 = BASE;
+/// Arguments of calls made beside those at `ARG`.
+pub const SECOND_ARG: u64 = BASE + 0x1000;
 pub const RAM: u64 = BASE + 0x1_0000;
 pub const KICK: i32 = 10;
 pub const NOT_EVENTFD: i32 = 11;
@@ -270,12 +272,16 @@ impl Lab {
 
     /// Attaches the instance's group to a container of the client.
     pub fn attach(&self) -> (Arc<ContainerFile>, Arc<GroupFile>) {
+        self.attach_as(&self.client)
+    }
+
+    pub fn attach_as(&self, client: &FakeClient) -> (Arc<ContainerFile>, Arc<GroupFile>) {
         let container = Arc::new(ContainerFile::new());
         let group = self.group.clone().open_file().unwrap();
-        self.client.install(CONTAINER, Descriptor::Device(container.clone()));
-        self.client.put(ARG, &CONTAINER.to_ne_bytes());
-        group.serve(&self.client, &Ioctl { cmd: 0x3b68, arg: ARG, input: &[] }).unwrap();
-        container.serve(&self.client, &Ioctl { cmd: 0x3b66, arg: 3, input: &[] }).unwrap();
+        client.install(CONTAINER, Descriptor::Device(container.clone()));
+        client.put(SECOND_ARG, &CONTAINER.to_ne_bytes());
+        group.serve(client, &Ioctl { cmd: 0x3b68, arg: SECOND_ARG, input: &[] }).unwrap();
+        container.serve(client, &Ioctl { cmd: 0x3b66, arg: 3, input: &[] }).unwrap();
         (container, group)
     }
 

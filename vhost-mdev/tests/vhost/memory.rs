@@ -143,3 +143,30 @@ fn a_device_with_its_own_iommu_takes_messages_whoever_holds_a_container() {
     assert_eq!(lab.on_group(&group, UNSET_CONTAINER), Ok(0), "it does not use the container");
     assert_eq!(lab.running(), 2);
 }
+
+#[test]
+fn f38_a_group_that_comes_and_goes_under_starts_and_resets_leaves_nothing_behind() {
+    let lab = Lab::new();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for _ in 0..500 {
+                // A start finds the container, an empty IOTLB, or the group leaving at this moment.
+                let _ = lab.start();
+                lab.set_status(0).unwrap();
+            }
+        });
+        let other = lab.client.thread();
+        for _ in 0..500 {
+            let (container, group) = lab.attach_as(&other);
+            let space = lab.group.space_for(&other).unwrap();
+            group.release();
+            assert!(space.regions().is_empty());
+            container.release();
+        }
+    });
+    lab.start().unwrap();
+    assert_eq!((lab.regions(), lab.running()), (vec![], 2));
+    let (_container, group) = lab.attach();
+    lab.set_status(0).unwrap();
+    assert_eq!(lab.on_group(&group, UNSET_CONTAINER), Ok(0), "nobody holds it");
+}

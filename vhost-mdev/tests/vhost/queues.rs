@@ -2,6 +2,7 @@
 
 use crate::lab::*;
 use nix::errno::Errno;
+use proptest::prelude::*;
 use vfio_container::testing::Descriptor;
 use virtio_mdev_api::features::REQUIRED;
 use virtio_mdev_api::notify::EventFd;
@@ -211,4 +212,25 @@ fn a_short_argument_is_efault() {
     let lab = Lab::new();
     assert_eq!(lab.call(SET_VRING_NUM, &[0; 7]), Err(Errno::EFAULT));
     assert_eq!(lab.call(SET_STATUS, &[]), Err(Errno::EFAULT));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+
+    #[test]
+    fn no_call_with_any_bytes_makes_the_file_panic(
+        calls in proptest::collection::vec((any::<u8>(), 0usize..4, any::<[u8; 40]>()), 1..8),
+    ) {
+        let lab = Lab::new();
+        for (nr, direction, bytes) in calls {
+            for size in [0usize, 1, 2, 4, 8, 16, 40] {
+                let cmd = u32::try_from(direction << 30 | size << 16).unwrap() | 0xaf00 | u32::from(nr);
+                lab.client.put(ARG, &bytes);
+                let input = if direction & 1 == 1 { &bytes[..size] } else { &[] };
+                let _ = lab.call(cmd, input);
+            }
+        }
+        lab.set_status(0).unwrap();
+        lab.start().unwrap();
+    }
 }
