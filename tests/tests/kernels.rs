@@ -1,0 +1,61 @@
+//! The daemon inside Debian's own kernels: it mounts its tree, makes an instance by `echo`, and a client exchanges frames with it.
+
+use std::path::Path;
+use std::time::Duration;
+use umdev_tests::lab::{Initramfs, Kernel, KernelName, LabResult, Memory, Netdev, Vm, VmOptions, claim, program};
+
+const UUID: &str = "83b8f4f2-509f-382f-3c1e-e6bfe0fa1001";
+
+/// What is done in the guest. Every line of the programs is on the console for whoever looks into a failure.
+fn script() -> String {
+    format!(
+        "umdevd --root /run/umdev --parent loopback:loopback0 >/tmp/ready 2>/tmp/log &\n\
+         for i in $(seq 100); do grep -q 'ready on' /tmp/ready && break; sleep 0.1; done\n\
+         echo lab: ready $(cat /tmp/ready)\n\
+         echo {UUID} >/run/umdev/sys/class/mdev_bus/loopback0/mdev_supported_types/loopback-net/create\n\
+         echo lab: created $?\n\
+         umdev-exchange /run/umdev {UUID} >/tmp/exchange 2>&1\n\
+         echo lab: exchanged $? $(tail -n 1 /tmp/exchange)\n\
+         echo 1 >/run/umdev/sys/bus/mdev/devices/{UUID}/remove\n\
+         echo lab: removed $?\n\
+         kill %1; wait %1\n\
+         echo lab: left $?\n\
+         grep -q /run/umdev /proc/mounts; echo lab: mounted $?\n\
+         cat /tmp/log /tmp/exchange"
+    )
+}
+
+fn exchange_inside(name: KernelName) -> LabResult<()> {
+    let _claim = claim()?;
+    let kernel = Kernel::find(name)?;
+    let mut initramfs = Initramfs::new()?;
+    initramfs.modules(&kernel, &["fuse", "tun"])?;
+    initramfs.program(&program("umdevd")?, "umdevd")?;
+    initramfs.program(Path::new(env!("CARGO_BIN_EXE_umdev-exchange")), "umdev-exchange")?;
+    let archive = initramfs.finish(&script())?;
+    let mut vm = Vm::boot(&VmOptions {
+        kernel: &kernel,
+        initramfs: &archive,
+        netdev: Netdev::None,
+        memory: Memory::Private,
+        mebibytes: 512,
+        netns: None,
+    })?;
+    vm.wait_end(Duration::from_secs(240))?;
+    println!("{}: the machine lived for {:.1} s", kernel.release(), vm.age().as_secs_f64());
+    let said = |key: &str| vm.report(key, Duration::ZERO);
+    assert_eq!(said("up")?, kernel.release());
+    let results = [said("created")?, said("exchanged")?, said("removed")?, said("left")?, said("mounted")?];
+    assert_eq!(results, ["0", "0 exchange: PASS", "0", "0", "1"], "{}", vm.console());
+    Ok(())
+}
+
+#[test]
+fn an_instance_passes_frames_inside_the_stock_kernel() -> LabResult<()> {
+    exchange_inside(KernelName::Stock)
+}
+
+#[test]
+fn an_instance_passes_frames_inside_the_newer_kernel() -> LabResult<()> {
+    exchange_inside(KernelName::Newer)
+}
