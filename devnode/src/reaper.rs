@@ -82,6 +82,6 @@ mod tests {
             reaper.close(writer);
             assert_eq!(std::fs::File::from(reader).read(&mut [0]).unwrap(), 0);
         }
-        assert!(reaper.0.state.lock().threads <= 2);
+        assert!(reaper.0.state.lock().queue.is_empty());
     }
 }

@@ -192,13 +192,18 @@ fn m1_a_mapping_that_is_swapped_during_the_call_yields_nothing_the_caller_had_no
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let secret = dir.path().join("root-owned");
     fs::write(&secret, vec![b'.'; PAGE]).unwrap();
+    // Of the same file system, so that nothing but the file itself tells them apart.
+    let harmless = dir.path().join("the-clients-own");
+    fs::write(&harmless, vec![0; PAGE]).unwrap();
+    std::os::unix::fs::chown(&harmless, Some(65534), Some(65534)).unwrap();
     let (path, victim) = (mounted.path("dev"), secret.clone());
     let (turn, checked) = (Word::new(), Word::new());
     let (go, done) = (&turn, &checked);
     let client = Client::spawn(move || {
         client::become_user(65534);
         let device = client::open(&path).unwrap();
-        let (memory, own) = Memory::memfd(PAGE);
+        let own = File::options().read(true).write(true).open(harmless).unwrap();
+        let memory = Memory::of(&own, PAGE, RW, MapFlags::MAP_SHARED).unwrap();
         let file = File::open(victim).unwrap();
         std::thread::spawn(move || {
             loop {

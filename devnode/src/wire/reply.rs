@@ -36,11 +36,12 @@ impl Answer {
 pub(crate) fn errno_on_the_wire(errno: Errno, opcode: u32) -> i32 {
     let errno = match errno {
         Errno::ENOSYS if opcode == op::IOCTL => Errno::ENOTTY,
-        Errno::ENOSYS | Errno::UnknownErrno => Errno::EOPNOTSUPP,
+        Errno::ENOSYS => Errno::EOPNOTSUPP,
         errno => errno,
     };
     match errno as i32 {
         number @ 1..512 => -number,
+        // An unknown errno is 0 here, which would be success.
         _ => -(Errno::EOPNOTSUPP as i32),
     }
 }
