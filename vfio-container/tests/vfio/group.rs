@@ -149,6 +149,22 @@ fn a_call_that_comes_after_the_close_attaches_nothing() {
 }
 
 #[test]
+fn a_group_that_is_being_closed_is_neither_attached_nor_opened() {
+    let lab = Arc::new(Lab::with_iommu(3));
+    let tried = Arc::new(AtomicUsize::new(0));
+    let (weak, count) = (Arc::downgrade(&lab), tried.clone());
+    lab.group.on_detach(Box::new(move || {
+        let lab = weak.upgrade().unwrap();
+        assert_eq!(lab.attach(&lab.file), Err(Errno::EBADF));
+        assert_eq!(lab.group.clone().open_file().err(), Some(Errno::EBUSY));
+        count.fetch_add(1, Ordering::SeqCst);
+    }));
+    lab.release();
+    assert_eq!(tried.load(Ordering::SeqCst), 1);
+    assert!(lab.group.clone().open_file().is_ok());
+}
+
+#[test]
 fn the_device_descriptor_is_refused_by_name_by_state_and_then_for_good() {
     let lab = Lab::apart(FakeClient::new(1));
     lab.client.put(ARG, b"other\0");

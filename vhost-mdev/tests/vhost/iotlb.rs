@@ -80,6 +80,12 @@ fn f31_the_entry_limit_is_enospc() {
     assert_eq!(lab.update(1 << 40, 0x1000), Err(Errno::ENOSPC));
     lab.write(INVALIDATE, 0, 1, 0).unwrap();
     assert_eq!(lab.update(1 << 40, 0x1000), Ok(()));
+    lab.write(BEGIN, 0, 0, 0).unwrap();
+    assert_eq!(lab.update(2 << 40, 0x1000), Err(Errno::ENOSPC));
+    lab.write(INVALIDATE, 1 << 40, 1, 0).unwrap();
+    assert_eq!(lab.update(2 << 40, 0x1000), Ok(()), "a batch makes room for itself");
+    assert_eq!(lab.update(3 << 40, 0x1000), Err(Errno::ENOSPC));
+    assert_eq!(lab.write(END, 0, 0, 0), Ok(72));
 }
 
 #[test]

@@ -5,7 +5,8 @@ use devnode::OpenFile;
 use nix::errno::Errno;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use vfio_container::testing::FakeClient;
+use vfio_container::testing::{Descriptor, FakeClient};
+use virtio_mdev_api::notify::EventFd;
 
 #[test]
 fn f30_a_second_open_is_ebusy_until_the_file_is_closed() {
@@ -50,6 +51,27 @@ fn nothing_of_one_client_is_there_for_the_next() {
     lab.call(SET_OWNER, &[]).unwrap();
     lab.start().unwrap();
     assert_eq!(lab.regions(), []);
+}
+
+#[test]
+fn a_closed_file_gets_no_interrupt() {
+    let lab = Lab::new();
+    let event = EventFd::new().unwrap();
+    lab.client.install(20, Descriptor::Event(event.clone()));
+    lab.call(SET_CONFIG_CALL, &20i32.to_ne_bytes()).unwrap();
+    lab.file.release();
+    lab.session.link().config_changed();
+    assert_eq!(event.drain(), Ok(None));
+}
+
+#[test]
+fn a_container_given_up_by_the_device_is_not_kept_in_memory() {
+    let lab = Lab::new();
+    let (_container, group) = lab.attach();
+    lab.start().unwrap();
+    let space = Arc::downgrade(&lab.queue_space());
+    group.release();
+    assert!(space.upgrade().is_none());
 }
 
 #[test]
