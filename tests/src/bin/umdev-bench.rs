@@ -9,7 +9,8 @@ use std::process::ExitCode;
 
 const HELP: &str = "\
 usage: umdev-bench [--json FILE]
-  --json FILE   also write the figures to FILE, as JSON; - is standard output, and no table then
+Prints a table, and the same figures as JSON.
+  --json FILE   write the JSON to FILE; - is standard output, and no table then
 Starts the umdevd built beside it. Each call is measured beside a getattr on the same mount, in turn.";
 
 fn main() -> ExitCode {
@@ -30,16 +31,16 @@ fn main() -> ExitCode {
     let report = bench::run();
     if json != Some("-") {
         bench::print(&report);
+        println!();
     }
-    let Some(file) = json else { return ExitCode::SUCCESS };
     let text = match serde_json::to_string_pretty(&report) {
         Ok(text) => text + "\n",
         Err(error) => return failed(&error),
     };
-    if file == "-" {
+    let Some(file) = json.filter(|file| *file != "-") else {
         print!("{text}");
         return ExitCode::SUCCESS;
-    }
+    };
     match std::fs::write(file, text) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => failed(&error),
