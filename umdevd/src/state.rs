@@ -150,7 +150,7 @@ mod tests {
         journal.forget(record(1).uuid);
         let changed = Record { driver_override: Some("d".into()), ..record(2) };
         journal.keep(changed.clone());
-        assert_eq!(reopen(&path, "boot"), [changed.clone()]);
+        assert_eq!(reopen(&path, "boot"), std::slice::from_ref(&changed));
         assert_eq!(reopen(&path, "boot"), [changed], "and again, from the compacted journal");
     }
 
