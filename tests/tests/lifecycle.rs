@@ -520,6 +520,17 @@ mod restart {
     }
 
     #[test]
+    fn an_override_survives_a_restart() {
+        let mut daemon = Daemon::start();
+        let uuid = daemon.create();
+        runs(&daemon.instance_dir(&uuid), "echo another > driver_override");
+        daemon.end(Signal::SIGKILL);
+        daemon.start_again();
+        assert_eq!(daemon.attribute(&uuid, "driver_override"), "another");
+        assert!(!daemon.vhost_path(&uuid).exists(), "vhost_mdev is not the driver it is to have");
+    }
+
+    #[test]
     fn a_clean_end_leaves_no_mount() {
         let mut daemon = Daemon::start();
         let uuid = daemon.create();
