@@ -2,7 +2,8 @@
 //!
 //! `empty ROOT UUID` drives an instance without mapping anything; `inherited FD` uses a vhost file that another process
 //! owns; `signals ROOT UUID` calls while a timer interrupts it a thousand times a second; `hangs ROOT UUID` runs its
-//! queues and never comes back from a call, because the memory its argument is in never answers.
+//! queues and never comes back from a call, because the memory its argument is in never answers; `reopens ROOT UUID`
+//! closes and opens 300 times.
 
 use nix::errno::Errno;
 use std::fs::File;
@@ -20,9 +21,10 @@ fn main() -> ExitCode {
         ["empty", root, uuid] => empty(Path::new(root), uuid),
         ["signals", root, uuid] => signals(Path::new(root), uuid),
         ["hangs", root, uuid] => hangs(Path::new(root), uuid),
+        ["reopens", root, uuid] => reopens(Path::new(root), uuid),
         ["inherited", fd] => inherited(fd.parse().expect("a number")),
         _ => {
-            eprintln!("usage: umdev-caller empty|signals|hangs ROOT UUID | inherited FD");
+            eprintln!("usage: umdev-caller empty|signals|hangs|reopens ROOT UUID | inherited FD");
             return ExitCode::from(2);
         }
     };
@@ -72,6 +74,18 @@ fn hangs(root: &Path, uuid: &str) -> CallResult<String> {
     println!("calling");
     let result = sys::ioctl_value(&client.vhost, VHOST_VDPA_GET_CONFIG, page.address());
     Err(DriverError::Wrong { what: format!("the call came back: {result:?}") })
+}
+
+/// In a process of its own because a fork elsewhere in a test's would keep a closed file open for a moment.
+fn reopens(root: &Path, uuid: &str) -> CallResult<String> {
+    let again = |cycle: u32, error: DriverError| DriverError::Wrong { what: format!("cycle {cycle}: {error}") };
+    for cycle in 0..300 {
+        Vhost::open(root, uuid).map_err(|error| again(cycle, error))?;
+    }
+    for cycle in 0..300 {
+        Client::start(root, uuid, Options::default()).map_err(|error| again(cycle, error))?;
+    }
+    Ok("done".into())
 }
 
 fn inherited(fd: i32) -> CallResult<String> {
