@@ -14,7 +14,6 @@ use parking_lot::Mutex;
 use std::fmt;
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Weak};
 
 /// An address space, pinned while any clone lives. See [`Caller::same_address_space`].
@@ -56,8 +55,6 @@ pub(crate) struct Space {
     image: Image,
     /// Windows onto this address space's shared files, shared among everything mapped from it.
     pub windows: Mutex<Vec<Weak<Window>>>,
-    /// It was said already that much of this memory is private.
-    pub told_private: AtomicBool,
 }
 
 impl fmt::Debug for Space {
@@ -99,7 +96,7 @@ impl Space {
         let image = Image::of(tid).ok_or(Errno::EFAULT)?;
         // All of it was the caller's if the caller still waits now.
         caller.still_there()?;
-        Ok(Self { pid, process, mem, image, windows: Mutex::default(), told_private: AtomicBool::new(false) })
+        Ok(Self { pid, process, mem, image, windows: Mutex::default() })
     }
 
     pub fn mem(&self) -> &File {

@@ -9,7 +9,6 @@ use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
 use rustix::fs::{AtFlags, FileType, MemfdFlags, StatxFlags};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 use virtio_mdev_api::dma::Backing;
 
@@ -34,9 +33,6 @@ pub struct Piece {
 /// Windows are made of whole files' mappings up to this size, so that many small maps of one file share one.
 const WHOLE: u64 = 1 << 40;
 
-/// Private memory from this size on is worth a word.
-const NOTABLE: u64 = 32 << 20;
-
 /// See [`Caller::map`].
 pub(crate) fn map(caller: &Caller, addr: u64, len: u64, access: MapAccess) -> Result<Vec<Piece>, Errno> {
     let end = addr.checked_add(len).filter(|_| len != 0).ok_or(Errno::EINVAL)?;
@@ -57,9 +53,6 @@ pub(crate) fn map(caller: &Caller, addr: u64, len: u64, access: MapAccess) -> Re
         }
     }
     pieces.remote_until(end);
-    if access.write {
-        pieces.tell_private(caller);
-    }
     caller.still_there()?;
     Ok(pieces.pieces)
 }
@@ -101,16 +94,6 @@ impl Pieces {
             let memory = self.remote.get_or_insert_with(|| Arc::new(Remote::new(self.space.clone()))).clone();
             self.pieces.push(Piece { len: to - self.at, backing: Backing::Remote { memory, addr: self.at } });
             self.at = to;
-        }
-    }
-
-    /// Says, once for an address space, that a guest's memory is private. A ROM or a display is too small to be meant.
-    fn tell_private(&self, caller: &Caller) {
-        let private = |piece: &&Piece| matches!(piece.backing, Backing::Remote { .. });
-        let bytes: u64 = self.pieces.iter().filter(private).map(|piece| piece.len).sum();
-        if bytes >= NOTABLE && !self.space.told_private.swap(true, Ordering::Relaxed) {
-            let (tid, mebibytes) = (caller.tid(), bytes >> 20);
-            tracing::warn!(tid, mebibytes, "a client's private memory is reached through it, slowly (QEMU: share=on)");
         }
     }
 }
