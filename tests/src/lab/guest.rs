@@ -67,7 +67,7 @@ impl NetworkReport {
         told(&format!("Linux {kernel} is up after {:.1} s", boot.as_secs_f64()));
         let address = vm.report("address", STEP)?;
         if address.is_empty() {
-            return Err(LabError::Wrong(format!("the guest was given no address:\n{}", vm.console())));
+            return Err(LabError::Wrong(format!("the guest was given no address\n{}", vm.console())));
         }
         told(&format!("it took the address {address}"));
         let ping = vm.report("ping", STEP)?;
