@@ -3,12 +3,12 @@
 //! `empty ROOT UUID` drives an instance without mapping anything; `inherited FD` uses a vhost file that another process
 //! owns; `signals ROOT UUID` calls while a timer interrupts it a thousand times a second; `hangs ROOT UUID` runs its
 //! queues and never comes back from a call, because the memory its argument is in never answers; `reopens ROOT UUID`
-//! closes and opens 300 times.
+//! closes and opens 300 times; `kills ROOT UUID PROGRAM` kills a client everywhere between its first call and its last.
 
 use nix::errno::Errno;
 use std::fs::File;
 use std::path::Path;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 use umdev_tests::driver::abi::{VHOST_SET_VRING_CALL, VHOST_SET_VRING_KICK, VHOST_VDPA_GET_CONFIG};
@@ -22,9 +22,12 @@ fn main() -> ExitCode {
         ["signals", root, uuid] => signals(Path::new(root), uuid),
         ["hangs", root, uuid] => hangs(Path::new(root), uuid),
         ["reopens", root, uuid] => reopens(Path::new(root), uuid),
+        ["kills", root, uuid, program] => kills(Path::new(root), uuid, program),
         ["inherited", fd] => inherited(fd.parse().expect("a number")),
         _ => {
-            eprintln!("usage: umdev-caller empty|signals|hangs|reopens ROOT UUID | inherited FD");
+            eprintln!(
+                "usage: umdev-caller empty|signals|hangs|reopens ROOT UUID | kills ROOT UUID PROGRAM | inherited FD"
+            );
             return ExitCode::from(2);
         }
     };
@@ -84,6 +87,20 @@ fn reopens(root: &Path, uuid: &str) -> CallResult<String> {
     }
     for cycle in 0..300 {
         Client::start(root, uuid, Options::default()).map_err(|error| again(cycle, error))?;
+    }
+    Ok("done".into())
+}
+
+/// In a process of its own for the same reason, and because it has to be quick.
+fn kills(root: &Path, uuid: &str, program: &str) -> CallResult<String> {
+    for step in 0..80 {
+        let mut command = Command::new(program);
+        let child = command.arg(root).args([uuid, "5"]).stdout(Stdio::null()).spawn();
+        let mut child = child.map_err(DriverError::io("spawn"))?;
+        std::thread::sleep(Duration::from_micros(step * 125));
+        child.kill().and_then(|()| child.wait()).map_err(DriverError::io("kill"))?;
+        let again = |error: DriverError| DriverError::Wrong { what: format!("step {step}: {error}") };
+        Client::start(root, uuid, Options::default()).map_err(again)?.exchange(&[8; 60]).map_err(again)?;
     }
     Ok("done".into())
 }
