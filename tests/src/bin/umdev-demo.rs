@@ -102,5 +102,10 @@ fn demo() -> LabResult<()> {
         let _ = fs::remove_file(path).or_else(|_| fs::remove_dir(path));
     }
     let _ = fs::remove_dir_all(format!("{ROOT}.state"));
-    Ok(())
+    drop(netns);
+    let traces = [ROOT.to_owned(), format!("{ROOT}.state"), SOCKET.to_owned(), format!("/run/netns/{NETNS}")];
+    match traces.iter().find(|path| fs::symlink_metadata(path).is_ok()) {
+        Some(left) => Err(LabError::Wrong(format!("{left} is there still"))),
+        None => Ok(()),
+    }
 }
