@@ -150,12 +150,14 @@ fn open(core: &Core, request: &Request<'_>, flight: &Arc<Flight>, flags: u32) {
     })();
     match opened {
         Ok((node, file)) => {
-            let fh = core.host.handles.insert(node, Opened::Device(file.clone()));
+            let fh = core.host.handles.insert(node.clone(), Opened::Device(file.clone()));
             let answer = Answer::of(&OpenOut { fh, open_flags: OPEN_FLAGS, backing_id: 0 });
             // Nobody got the descriptor: nobody will close it.
-            if !core.answer(flight, &answer) && core.host.handles.remove(fh).is_some() {
+            let unclaimed = !core.answer(flight, &answer) && core.host.handles.remove(fh).is_some();
+            if unclaimed {
                 guarded(|| file.release()).ok();
             }
+            end_of_hold(&node, unclaimed);
         }
         Err(errno) => {
             core.answer(flight, &Answer::Error(errno));
@@ -172,8 +174,9 @@ fn open_flags(flags: u32) -> OpenFlags {
     }
 }
 
-/// Opens a device. A close returns to its caller before we hear of it; so EBUSY while a release is under way is not
-/// yet an answer: wait for the release, for a bounded time, and ask again.
+/// Opens a device. A close returns to its caller before we hear of it, and so does an open whose caller was killed; so
+/// EBUSY while a release or another open is under way is not yet an answer: wait for its end, for a bounded time, and
+/// ask again. An open that succeeds is under way until its answer is sent; the caller says when.
 fn open_device(
     core: &Core,
     node: &Arc<Node>,
@@ -183,25 +186,39 @@ fn open_device(
 ) -> Result<Arc<dyn OpenFile>, Errno> {
     let deadline = Instant::now() + core.config.release_wait;
     loop {
-        let before = *node.releases.lock();
-        match guarded(|| device.clone().open(caller, flags))? {
-            Err(Errno::EBUSY) => {}
-            result => return result,
+        let before = {
+            let mut releases = node.releases.lock();
+            releases.running += 1;
+            releases.ended
+        };
+        match guarded(|| device.clone().open(caller, flags)) {
+            Ok(Ok(file)) => return Ok(file),
+            Ok(Err(Errno::EBUSY)) => end_of_hold(node, false),
+            // It may have held the device for a while.
+            Ok(Err(errno)) | Err(errno) => {
+                end_of_hold(node, true);
+                return Err(errno);
+            }
         }
         caller.still_there()?;
         let mut releases = node.releases.lock();
-        if releases.running == 0 && releases.ended == before.ended {
-            return Err(Errno::EBUSY);
-        }
-        while releases.running != 0 && releases.ended == before.ended {
+        while releases.running != 0 && releases.ended == before {
             if node.released.wait_until(&mut releases, deadline).timed_out() {
                 return Err(Errno::EBUSY);
             }
         }
-        if Instant::now() >= deadline {
+        if releases.ended == before || Instant::now() >= deadline {
             return Err(Errno::EBUSY);
         }
     }
+}
+
+/// A release or an open ended; `freed` says whether the device may be free now and was not before.
+fn end_of_hold(node: &Node, freed: bool) {
+    let mut releases = node.releases.lock();
+    releases.running -= 1;
+    releases.ended += u64::from(freed);
+    node.released.notify_all();
 }
 
 /// Counts a release that was read from the kernel: opens that are read later know of it.
@@ -216,10 +233,7 @@ fn release(core: &Core, flight: &Flight, fh: u64) {
         if let Opened::Device(file) = &handle.kind {
             guarded(|| file.release()).ok();
         }
-        let mut releases = handle.node.releases.lock();
-        releases.running -= 1;
-        releases.ended += 1;
-        handle.node.released.notify_all();
+        end_of_hold(&handle.node, true);
     }
     core.answer(flight, &Answer::empty());
 }

@@ -13,9 +13,10 @@ pub(crate) struct Node {
     pub parent: NodeId,
     pub kind: Kind,
     pub meta: Mutex<Meta>,
-    /// Releases under way on this device file, and how many have ended: what an open that was refused waits for.
+    /// Releases and opens under way on this device file, and how many of them may have freed it: what an open that was
+    /// refused waits for.
     pub releases: Mutex<Releases>,
-    /// Signalled when a release ends.
+    /// Signalled when one of them ends.
     pub released: Condvar,
     removed: AtomicBool,
 }

@@ -259,10 +259,12 @@ pub fn become_user(uid: u32) {
     nix::unistd::setresuid(uid.into(), uid.into(), uid.into()).unwrap();
 }
 
-/// A child that shares this process's memory for a few seconds.
+/// A child that shares this process's memory until this process ends, a few seconds at most.
 pub fn share_memory_with_a_sleeper() {
     let stack = Memory::anonymous(64 * 1024, false);
     extern "C" fn sleep(_: *mut libc::c_void) -> i32 {
+        // SAFETY: plain numbers. The sleeper ends with its parent, also after that executed another program.
+        unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
         // SAFETY: sleeps and ends without a trace.
         unsafe { libc::sleep(5) };
         // SAFETY: as above.
