@@ -154,6 +154,49 @@ fn a_device_that_waits_for_buffers_sleeps() {
     assert_eq!(spent(), 0, "the thread goes with the last queue");
 }
 
+/// What the thread called `name` spends in 300 ms.
+fn spent_by(name: &str) -> Duration {
+    let task = std::fs::read_dir("/proc/self/task")
+        .unwrap()
+        .map(|task| task.unwrap().path())
+        .find(|task| std::fs::read_to_string(task.join("comm")).is_ok_and(|comm| comm.trim_end() == name))
+        .unwrap();
+    let time = || -> u64 {
+        let stat = std::fs::read_to_string(task.join("schedstat")).unwrap();
+        stat.split_whitespace().next().unwrap().parse().unwrap()
+    };
+    let before = time();
+    std::thread::sleep(Duration::from_millis(300));
+    Duration::from_nanos(time() - before)
+}
+
+#[test]
+fn a_device_that_has_some_of_the_buffers_a_frame_needs_sleeps_until_there_are_enough() {
+    for (name, features) in [("some", 0), ("some-event", VIRTIO_F_EVENT_IDX)] {
+        let link = DeviceLink::new(name);
+        let features = REQUIRED | VIRTIO_NET_F_MRG_RXBUF | features;
+        let mut guest = Guest::new(device("net", &link), features, 64);
+        guest.rx_len = 100;
+        guest.start();
+        guest.post(3);
+        assert!(guest.send(&frame(5, 1500)));
+        std::thread::sleep(Duration::from_millis(50));
+        let spent = spent_by(name);
+        assert!(spent < Duration::from_millis(30), "{name}: {spent:?} while there was nothing to do");
+        // Asked for: a driver that heeds VIRTIO_F_EVENT_IDX kicks for the buffer after those it had posted.
+        if features & VIRTIO_F_EVENT_IDX == 0 {
+            assert_eq!(guest.rx.used_flags() & 1, 0);
+        } else {
+            assert_eq!(guest.rx.avail_event(), 3);
+        }
+        guest.post(12);
+        std::thread::sleep(Duration::from_millis(20));
+        assert!(guest.receive().is_none());
+        guest.post(1);
+        assert_eq!(guest.wait().1, frame(5, 1500));
+    }
+}
+
 #[test]
 fn stopping_and_starting_in_the_middle_loses_and_repeats_nothing() {
     let (mut guest, link) = guest("net", VIRTIO_F_EVENT_IDX);

@@ -74,12 +74,11 @@ impl<'q, 'b> Receiver<'q, 'b> {
         Ok(Delivery::Delivered)
     }
 
-    /// Ends the burst: asks for a notification only where buffers were missing. `true` when some have come meanwhile.
-    pub(crate) fn finish(self) -> Result<bool, Halt> {
+    /// Ends the burst. Where buffers were missing the driver was asked for a notification; otherwise it is a waste.
+    pub(crate) fn finish(self) -> Result<(), Halt> {
         match self.io {
-            Some(io) if self.starved => io.enable_notifications(),
-            Some(io) => io.disable_notifications().map(|()| false),
-            None => Ok(false),
+            Some(io) if !self.starved => io.disable_notifications(),
+            _ => Ok(()),
         }
     }
 }
@@ -92,8 +91,18 @@ enum Fit {
 }
 
 /// The next receive buffer. The header has to fit in it (virtio 1.3 §5.1.6.3.1).
+///
+/// Where there is none, the driver is asked for a notification here and not when the burst has ended: a frame that needs
+/// more buffers than there are waits for the one after them, whereas those it cannot use are in the ring all the time.
 fn next(io: &mut Io<'_>) -> Result<Option<Chain>, Halt> {
-    let Some(chain) = io.take()? else { return Ok(None) };
+    let chain = loop {
+        if let Some(chain) = io.take()? {
+            break chain;
+        }
+        if !io.enable_notifications()? {
+            return Ok(None);
+        }
+    };
     if chain.readable > 0 {
         return Err(io.refuse(&chain, "readable buffer in the receive queue"));
     }

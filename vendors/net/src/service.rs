@@ -60,8 +60,8 @@ impl<P: Port> NetService<P> {
             Some(tx) => self.transmit(tx, &mut driver)?,
             None => Next::Wait,
         };
-        let refilled = driver.finish()?;
-        Ok(if refilled || received == Next::Again || sent == Next::Again { Next::Again } else { Next::Wait })
+        driver.finish()?;
+        Ok(if received == Next::Again || sent == Next::Again { Next::Again } else { Next::Wait })
     }
 
     fn transmit(&mut self, tx: &mut Io<'_>, driver: &mut Receiver<'_, '_>) -> Result<Next, Halt> {
