@@ -95,9 +95,10 @@ impl Queue {
         self.parked == Some(self.reader.space().generation())
     }
 
-    /// Whether it waited for memory and the table has changed since.
+    /// Whether it waited for memory and the table has changed since. Before a reset of the device that is no reason to
+    /// look again: nothing would come of it.
     pub(crate) fn can_resume(&self) -> bool {
-        self.parked.is_some() && !self.is_parked()
+        self.parked.is_some() && !self.is_parked() && !self.health.is_stopped()
     }
 
     /// Works on the queue while nothing that is mapped goes away. `work` must not make a system call that blocks.

@@ -149,6 +149,28 @@ fn memory_that_comes_wakes_the_thread() {
 }
 
 #[test]
+fn memory_that_comes_for_a_device_that_needs_a_reset_does_not_keep_its_thread_busy() {
+    let mut rig = Rig::new(0);
+    rig.link = virtio_mdev_api::DeviceLink::new("stopped");
+    let (worker, kick) = start(&mut rig, 0);
+    rig.driver.add(&[(DATA, 1, false)]);
+    kick.signal().unwrap();
+    wait_for("the echo", || rig.driver.used_idx() == 1);
+    rig.space.unmap_all();
+    kick.signal().unwrap();
+    // The other queue of the device breaks the rules while this one waits for memory.
+    std::thread::sleep(Duration::from_millis(50));
+    rig.health.fault(None, "another queue");
+    rig.space.map(rig.driver.ram.region(0, 0, MEMORY)).unwrap();
+    std::thread::sleep(Duration::from_millis(50));
+    let before = cpu_time("stopped");
+    std::thread::sleep(Duration::from_millis(300));
+    let spent = cpu_time("stopped") - before;
+    assert!(spent < Duration::from_millis(50), "{spent:?} of processor time");
+    worker.end().unwrap();
+}
+
+#[test]
 fn b1_a_client_that_answers_no_faults_holds_up_its_own_thread_alone() {
     let ram = Ram::private(MEMORY);
     let (mut rig, mut neighbour) = (Rig::with_ram(&ram, 0), Rig::new(0));
