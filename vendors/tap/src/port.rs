@@ -13,6 +13,11 @@ use virtio_net::{Delivery, HEADER, Halt, MAX_FRAME, Next, Port, Receiver, Sent, 
 const BURST: usize = 64;
 /// Where the header's `num_buffers` is; what is before comes from the interface.
 const NUM_BUFFERS: usize = HEADER - 2;
+/// VIRTIO_NET_HDR_F_NEEDS_CSUM in the header's first byte, VIRTIO_NET_HDR_GSO_… in its second.
+const NEEDS_CSUM: u8 = 1;
+const GSO_NONE: u8 = 0;
+const GSO_TCPV4: u8 = 1;
+const GSO_TCPV6: u8 = 4;
 
 /// The descriptor never blocks, and all frames pass through a buffer of our own, so that no system call can meet the
 /// client's memory.
@@ -22,14 +27,14 @@ pub struct TapPort {
     /// A frame in the buffer that waits for the driver.
     waiting: Option<usize>,
     readable: bool,
-    /// The driver takes partial checksums.
-    partial: bool,
+    /// In effect.
+    features: u64,
 }
 
 impl TapPort {
     pub fn new(tun: Arc<Tun>) -> Self {
         let buffer = vec![0; HEADER + MAX_FRAME].into_boxed_slice();
-        Self { tun, buffer, waiting: None, readable: true, partial: false }
+        Self { tun, buffer, waiting: None, readable: true, features: 0 }
     }
 
     /// The length of the next frame.
@@ -39,14 +44,7 @@ impl TapPort {
         }
         while self.readable {
             match read(&self.tun, &mut self.buffer) {
-                Ok(len) if len > HEADER => {
-                    if !self.partial {
-                        // Without VIRTIO_NET_F_GUEST_CSUM there is nothing to say (virtio 1.3 §5.1.6.4.1): the kernel
-                        // has done the work, but notes what it verified.
-                        self.buffer[..NUM_BUFFERS].fill(0);
-                    }
-                    return Some(len);
-                }
+                Ok(len) if len > HEADER => return Some(len),
                 Ok(_) => statistics.rx_errors.add(1),
                 Err(Errno::EINTR) => {}
                 // EFAULT: the interface is down; it becomes ready when it comes up.
@@ -59,6 +57,25 @@ impl TapPort {
         }
         None
     }
+
+    /// Makes the header of the frame in the buffer one of what is in effect. `false`: the frame was made for a driver
+    /// that accepted more, and waited here or in the interface while that one went.
+    fn adapt_header(&mut self) -> bool {
+        let gso_in_effect = match self.buffer[1] {
+            GSO_NONE => true,
+            GSO_TCPV4 => self.features & VIRTIO_NET_F_GUEST_TSO4 != 0,
+            GSO_TCPV6 => self.features & VIRTIO_NET_F_GUEST_TSO6 != 0,
+            _ => false,
+        };
+        if self.features & VIRTIO_NET_F_GUEST_CSUM != 0 {
+            return gso_in_effect;
+        }
+        let complete = self.buffer[0] & NEEDS_CSUM == 0;
+        // Without VIRTIO_NET_F_GUEST_CSUM there is nothing to say (virtio 1.3 §5.1.6.4.1): the kernel has done the work,
+        // but notes what it verified.
+        self.buffer[..NUM_BUFFERS].fill(0);
+        complete && gso_in_effect
+    }
 }
 
 impl Port for TapPort {
@@ -70,7 +87,7 @@ impl Port for TapPort {
         ];
         let offload = wanted.iter().filter(|(feature, _)| features & feature != 0).fold(0, |all, (_, bit)| all | bit);
         self.tun.set_offload(offload).map_err(|errno| Refusal::new(errno, "the interface refuses these offloads"))?;
-        self.partial = features & VIRTIO_NET_F_GUEST_CSUM != 0;
+        self.features = features;
         self.readable = true;
         Ok(())
     }
@@ -98,6 +115,11 @@ impl Port for TapPort {
     fn receive(&mut self, driver: &mut Receiver<'_, '_>, statistics: &Statistics) -> Result<Next, Halt> {
         for _ in 0..BURST {
             let Some(len) = self.next(statistics) else { return Ok(Next::Wait) };
+            if !self.adapt_header() {
+                self.waiting = None;
+                statistics.rx_errors.add(1);
+                continue;
+            }
             // Kept until it is delivered, also when the driver's memory is not there yet.
             self.waiting = Some(len);
             match driver.deliver(&mut self.buffer[..len])? {

@@ -209,6 +209,48 @@ fn segments_larger_than_the_mtu_arrive_whole_where_negotiated() {
     assert!(!link.needs_reset());
 }
 
+/// Two frames with partial checksums wait when the driver that takes them goes: one was read already, one was not.
+#[test]
+fn what_waited_for_one_driver_does_not_reach_another_that_has_not_negotiated_it() {
+    let (mut guest, link) = guest(VIRTIO_NET_F_GUEST_CSUM);
+    let host = host_socket();
+    while guest.receive().is_some() {}
+    guest.reset();
+    for payload in [b"read", b"left"] {
+        host.send_to(payload, ("10.9.0.2", PORT)).unwrap();
+    }
+    std::thread::sleep(Duration::from_millis(50));
+    guest.features = REQUIRED;
+    guest.reset();
+    host.send_to(b"new", ("10.9.0.2", PORT)).unwrap();
+    guest.post(64);
+    let (header, frame) = next_datagram(&mut guest);
+    assert_eq!(header[..10], [0; 10]);
+    let pseudo = [HOST_IP, GUEST_IP, [0, 17, frame[38], frame[39]]].concat();
+    assert_eq!(fold(sum(&frame[34..], sum(&pseudo, 0))), 0xffff, "{:?} has half a checksum", &frame[42..]);
+    assert_eq!(frame[42..], *b"new");
+    assert_eq!(guest.device.show_attribute("statistics/rx_errors").unwrap(), "2");
+    assert!(!link.needs_reset());
+}
+
+#[test]
+fn what_waited_for_a_driver_is_there_when_its_queues_go_on() {
+    let (mut guest, _) = guest(VIRTIO_NET_F_GUEST_CSUM);
+    let host = host_socket();
+    guest.reset();
+    for payload in [b"read", b"left"] {
+        host.send_to(payload, ("10.9.0.2", PORT)).unwrap();
+    }
+    std::thread::sleep(Duration::from_millis(50));
+    guest.stop();
+    guest.start();
+    guest.post(64);
+    for payload in [b"read", b"left"] {
+        let (header, frame) = next_datagram(&mut guest);
+        assert_eq!((header[0], &frame[42..]), (1, &payload[..]));
+    }
+}
+
 #[test]
 fn segmentation_is_left_to_the_host_where_negotiated() {
     let (mut guest, _) = guest(VIRTIO_NET_F_CSUM | VIRTIO_NET_F_HOST_TSO4);
