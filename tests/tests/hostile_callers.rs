@@ -531,6 +531,17 @@ mod dma {
     }
 
     #[test]
+    fn f33_memory_truncated_under_a_device_that_never_had_work_stops_it_at_its_next_kick() {
+        let mut daemon = Daemon::start();
+        let uuid = daemon.create();
+        let client = Client::start(daemon.root(), &uuid, Options::default()).unwrap();
+        client.memory.file().set_len(0).unwrap();
+        client.tx.notify().unwrap();
+        daemon.wait_for(&uuid, "state", "needs_reset");
+        assert!(daemon.is_alive());
+    }
+
+    #[test]
     fn f33_punched_memory_reads_as_zeros_and_harms_nobody() {
         let mut daemon = Daemon::start();
         let (uuid, mut client) = client(&daemon);

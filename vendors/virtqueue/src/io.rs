@@ -7,7 +7,7 @@ use crate::layout::{ENTRIES, INDEX, USED_ENTRY};
 use crate::ring::{HEADS, Ring};
 use std::sync::atomic::{Ordering, fence};
 use virtio_mdev_api::dirty::DirtyRecord;
-use virtio_mdev_api::dma::View;
+use virtio_mdev_api::dma::{Permissions, View};
 
 const NO_NOTIFY: u16 = 1;
 const NO_INTERRUPT: u16 = 1;
@@ -189,7 +189,15 @@ impl Io<'_> {
         }
         // The driver writes its index, then reads this; one of the two sees the other.
         fence(Ordering::SeqCst);
-        Ok(self.available()? > 0)
+        let more = self.available()? > 0;
+        if !more {
+            // An index that says nothing may be memory the client took away, which reads as zeros and is known as such
+            // only once it was read.
+            let (iova, len) = self.areas.avail.range(INDEX, size_of::<u16>());
+            let kept = self.memory.check(iova, len, Permissions::READ);
+            kept.map_err(|error| Cause::access(Part::Available, error))?;
+        }
+        Ok(more)
     }
 
     /// Notifications are a waste from now on. With VIRTIO_F_EVENT_IDX there is nothing to do: the driver is past the
