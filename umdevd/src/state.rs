@@ -49,10 +49,15 @@ enum Line {
     Removed(Uuid),
 }
 
+/// Lines appended before the journal is compacted.
+const COMPACT_AFTER: u32 = 4096;
+
 /// The journal of one root.
 pub(crate) struct Journal {
     path: PathBuf,
+    boot: String,
     file: File,
+    appended: u32,
 }
 
 impl Journal {
@@ -76,7 +81,7 @@ impl Journal {
             write_line(&mut file, &Line::Instance(record.clone()))?;
         }
         fs::rename(&fresh, path)?;
-        Ok((Self { path: path.to_owned(), file }, records))
+        Ok((Self { path: path.to_owned(), boot: boot.to_owned(), file, appended: 0 }, records))
     }
 
     /// An instance is there, or changed.
@@ -90,9 +95,19 @@ impl Journal {
     }
 
     fn append(&mut self, line: &Line) {
-        if let Err(error) = write_line(&mut self.file, line) {
-            tracing::error!(path = %self.path.display(), %error, "a restart will not know of this change");
+        let written = write_line(&mut self.file, line).and_then(|()| self.compact_at_times());
+        if let Err(error) = written {
+            tracing::error!(path = %self.path.display(), %error, "a restart may not know of this change");
         }
+    }
+
+    /// Instances that come and go for weeks must not fill the disk.
+    fn compact_at_times(&mut self) -> io::Result<()> {
+        self.appended += 1;
+        if self.appended >= COMPACT_AFTER {
+            *self = Self::open_at(&self.path, &self.boot)?.0;
+        }
+        Ok(())
     }
 }
 
@@ -160,6 +175,20 @@ mod tests {
         let path = dir.path().join("j");
         Journal::open_at(&path, "boot 1").unwrap().0.keep(record(1));
         assert_eq!(reopen(&path, "boot 2"), []);
+    }
+
+    #[test]
+    fn a_journal_of_instances_that_come_and_go_stays_small() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("j");
+        let (mut journal, _) = Journal::open_at(&path, "boot").unwrap();
+        journal.keep(record(1));
+        for _ in 0..COMPACT_AFTER {
+            journal.keep(record(2));
+            journal.forget(record(2).uuid);
+        }
+        assert!(fs::read_to_string(&path).unwrap().lines().count() <= 2 + usize::try_from(COMPACT_AFTER).unwrap());
+        assert_eq!(reopen(&path, "boot"), [record(1)]);
     }
 
     #[test]
