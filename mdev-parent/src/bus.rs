@@ -205,9 +205,11 @@ impl Bus {
         self.0.listener().created(&instance);
         instance.publish(EventKind::Create);
         if let Err(error) = self.0.attach_default_driver(&instance) {
-            remove::remove(&self.0, &instance, true)?;
+            remove::take_away(&self.0, &instance);
             return Err(error);
         }
+        // From here on it can be removed, as the kernel's can once it is active.
+        instance.give_up_claim();
         if parent.is_leaving() {
             remove::remove(&self.0, &instance, true)?;
             return Err(BusError::Unknown { what: "parent", name: parent.name().to_owned() });
@@ -306,8 +308,9 @@ impl BusInner {
             session,
             attributes,
             bus: Arc::downgrade(self),
-            removing: AtomicBool::new(false),
-            bound: Mutex::new(Bound { driver: Slot::Free, driver_override }),
+            claimed: AtomicBool::new(true),
+            binding: Mutex::default(),
+            bound: Mutex::new(Bound { driver: Slot::Free, driver_override, gone: false }),
             told: Mutex::new(State::Idle),
         });
         let observed = Arc::downgrade(&instance);
@@ -342,6 +345,7 @@ impl BusInner {
     }
 
     fn attach_driver(&self, instance: &Arc<Instance>, driver: &Arc<dyn MdevDriver>) -> Result<(), BusError> {
+        let _binding = instance.binding.lock();
         let uuid = instance.uuid();
         let name = driver.name();
         if instance.driver_override().is_some_and(|only| only != name) || !driver.matches(instance) {
@@ -349,6 +353,9 @@ impl BusInner {
         }
         {
             let mut bound = instance.bound.lock();
+            if bound.gone {
+                return Err(BusError::Unknown { what: "instance", name: uuid.to_string() });
+            }
             if let Some(driver) = bound.driver.name() {
                 return Err(BusError::Bound { uuid, driver: driver.to_owned() });
             }
@@ -367,6 +374,7 @@ impl BusInner {
     }
 
     pub fn detach_driver(&self, instance: &Arc<Instance>) {
+        let _binding = instance.binding.lock();
         let taken = std::mem::replace(&mut instance.bound.lock().driver, Slot::Free);
         let Slot::Taken(name, binding) = taken else { return };
         binding.remove();

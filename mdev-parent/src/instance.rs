@@ -53,7 +53,10 @@ pub struct Instance {
     pub(crate) session: Arc<Session>,
     pub(crate) attributes: Vec<AttributeSpec>,
     pub(crate) bus: Weak<BusInner>,
-    pub(crate) removing: AtomicBool,
+    /// Whether somebody has it to himself: its creation until that is over, then whoever removes it.
+    pub(crate) claimed: AtomicBool,
+    /// Held while a driver is bound or unbound: one is over before the next begins.
+    pub(crate) binding: Mutex<()>,
     pub(crate) bound: Mutex<Bound>,
     pub(crate) told: Mutex<State>,
 }
@@ -61,6 +64,8 @@ pub struct Instance {
 pub(crate) struct Bound {
     pub driver: Slot,
     pub driver_override: Option<String>,
+    /// It is being removed: no driver takes it any more.
+    pub gone: bool,
 }
 
 /// The place of an instance's driver.
@@ -194,10 +199,11 @@ impl Instance {
 
     /// Claims the right to remove it; false when somebody else has it.
     pub(crate) fn claim_removal(&self) -> bool {
-        !self.removing.swap(true, Ordering::AcqRel)
+        !self.claimed.swap(true, Ordering::SeqCst)
     }
 
-    pub(crate) fn give_up_removal(&self) {
-        self.removing.store(false, Ordering::Release);
+    /// Lets others remove it.
+    pub(crate) fn give_up_claim(&self) {
+        self.claimed.store(false, Ordering::SeqCst);
     }
 }

@@ -50,15 +50,21 @@ pub(crate) fn remove(bus: &Arc<BusInner>, instance: &Arc<Instance>, force: bool)
         return Err(BusError::RemovalRunning { uuid: instance.uuid() });
     }
     if !force && let Err(busy) = wait_for_holder(instance, bus.options.remove_patience) {
-        instance.give_up_removal();
+        instance.give_up_claim();
         return Err(busy);
     }
+    take_away(bus, instance);
+    Ok(())
+}
+
+/// The end of an instance that the caller has claimed.
+pub(crate) fn take_away(bus: &Arc<BusInner>, instance: &Arc<Instance>) {
+    instance.bound.lock().gone = true;
     bus.detach_driver(instance);
     bus.listener().removed(instance);
     instance.session().retire();
     bus.forget(instance);
     instance.publish(EventKind::Remove);
-    Ok(())
 }
 
 fn wait_for_holder(instance: &Instance, patience: Duration) -> Result<(), BusError> {

@@ -334,3 +334,95 @@ fn a_restored_instance_gets_its_numbers_back() {
     assert_eq!((instance.index(), instance.driver()), (5, None));
     assert_eq!(fixture.create("test-good", uuid(2)).unwrap().index(), 0);
 }
+
+/// A driver whose probe, and whose letting go, wait until they are told to go on.
+struct Gated {
+    began: crossbeam_channel::Sender<&'static str>,
+    go_on: Receiver<()>,
+    bound: Arc<AtomicU32>,
+}
+
+struct GatedBind(Arc<Gated>);
+
+impl Gated {
+    fn pass(&self, what: &'static str) {
+        self.began.send(what).unwrap();
+        self.go_on.recv().unwrap();
+    }
+}
+
+struct GatedDriver(Arc<Gated>);
+
+impl MdevDriver for GatedDriver {
+    fn name(&self) -> &str {
+        "gated"
+    }
+
+    fn matches(&self, _instance: &Instance) -> bool {
+        true
+    }
+
+    fn probe(&self, _instance: &Arc<Instance>) -> Result<Arc<dyn Binding>, Refusal> {
+        self.0.pass("probe");
+        self.0.bound.fetch_add(1, Ordering::AcqRel);
+        Ok(Arc::new(GatedBind(Arc::clone(&self.0))))
+    }
+}
+
+impl Binding for GatedBind {
+    fn holder(&self) -> Option<String> {
+        None
+    }
+
+    fn remove(&self) {
+        self.0.pass("remove");
+        self.0.bound.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// A fixture whose instances go to the gated driver: it, what began there, the way to let it go on, and how many
+/// instances it has.
+fn gated() -> (Fixture, Receiver<&'static str>, crossbeam_channel::Sender<()>, Arc<AtomicU32>) {
+    let fixture = Fixture::new(9, None);
+    let (began, begins) = crossbeam_channel::unbounded();
+    let (let_go_on, go_on) = crossbeam_channel::unbounded();
+    let bound = Arc::default();
+    let driver = Gated { began, go_on, bound: Arc::clone(&bound) };
+    fixture.bus.register_driver(Arc::new(GatedDriver(Arc::new(driver)))).unwrap();
+    (fixture, begins, let_go_on, bound)
+}
+
+#[test]
+fn an_instance_is_not_removed_before_its_creation_is_over() {
+    let (fixture, begins, go_on, bound) = gated();
+    std::thread::scope(|scope| {
+        let creation = scope.spawn(|| fixture.create("test-good", uuid(1)));
+        assert_eq!(begins.recv(), Ok("probe"));
+        let too_early = fixture.bus.remove(uuid(1), true);
+        go_on.send(()).unwrap();
+        go_on.send(()).unwrap();
+        creation.join().unwrap().unwrap();
+        assert_eq!(errno(too_early), Some(Errno::EAGAIN));
+    });
+    fixture.bus.remove(uuid(1), true).unwrap();
+    assert_eq!(bound.load(Ordering::Acquire), 0);
+}
+
+#[test]
+fn an_instance_that_is_being_removed_is_not_bound_again() {
+    let (fixture, begins, go_on, bound) = gated();
+    std::thread::scope(|scope| {
+        go_on.send(()).unwrap();
+        fixture.create("test-good", uuid(1)).unwrap();
+        assert_eq!(begins.recv(), Ok("probe"));
+        let removal = scope.spawn(|| fixture.bus.remove(uuid(1), true));
+        assert_eq!(begins.recv(), Ok("remove"));
+        let binding = scope.spawn(|| fixture.bus.bind("gated", uuid(1)));
+        std::thread::sleep(SHORT / 10);
+        // Enough for the removal, and for a probe that must not be.
+        (0..2).for_each(|_| go_on.send(()).unwrap());
+        removal.join().unwrap().unwrap();
+        assert_eq!(errno(binding.join().unwrap()), Some(Errno::ENODEV));
+    });
+    assert_eq!(bound.load(Ordering::Acquire), 0);
+}
