@@ -174,6 +174,65 @@ fn u1_revoked_pages_are_zeros_and_no_longer_the_clients() {
 }
 
 #[test]
+fn u1_memory_mapped_after_a_revocation_is_the_clients_again() {
+    let (mounted, kept) = mounted(ServerConfig::default());
+    let path = mounted.path("dev");
+    let go = Word::new();
+    let wait = &go;
+    let client = Client::spawn(move || {
+        let device = client::open(&path).unwrap();
+        let (memory, _file) = Memory::memfd(2 * PAGE);
+        memory.set(0, b"first");
+        assert_eq!(ask_to_map(&device, memory), Ok(2));
+        wait.set(1);
+        wait.wait_for(2);
+        assert_eq!(ask_to_map(&device, memory), Ok(2));
+        wait.set(3);
+        wait.wait_for(4);
+    });
+    go.wait_for(1);
+    // Somebody still holds the window, which is why it was revoked.
+    let stuck = window(&kept);
+    stuck.revoke(0, PAGE);
+    go.set(2);
+    go.wait_for(3);
+    let Backing::Shared { memory: again, .. } = kept.lock()[1].backing.clone() else { panic!("not shared") };
+    assert_eq!((byte(&*stuck, 0), byte(&*again, 0)), (0, b'f'));
+    go.set(4);
+    client.join();
+}
+
+#[test]
+fn u3_memory_mapped_after_a_truncation_is_not_what_was_truncated() {
+    let (mounted, kept) = mounted(ServerConfig::default());
+    let path = mounted.path("dev");
+    let go = Word::new();
+    let wait = &go;
+    let client = Client::spawn(move || {
+        let device = client::open(&path).unwrap();
+        let (memory, file) = Memory::memfd(2 * PAGE);
+        assert_eq!(ask_to_map(&device, memory), Ok(2));
+        file.set_len(0).unwrap();
+        wait.set(1);
+        wait.wait_for(2);
+        file.set_len(2 * 4096).unwrap();
+        memory.set(0, b"first");
+        assert_eq!(ask_to_map(&device, memory), Ok(2));
+        wait.set(3);
+        wait.wait_for(4);
+    });
+    go.wait_for(1);
+    let old = window(&kept);
+    assert_eq!((byte(&*old, 0), old.faulted()), (0, true));
+    go.set(2);
+    go.wait_for(3);
+    let Backing::Shared { memory: new, .. } = kept.lock()[1].backing.clone() else { panic!("not shared") };
+    assert_eq!((byte(&*new, 0), new.faulted()), (b'f', false));
+    go.set(4);
+    client.join();
+}
+
+#[test]
 fn u2_adjacent_mappings_and_repeated_maps_of_one_file_share_a_window() {
     let (mounted, kept) = mounted(ServerConfig::default());
     let path = mounted.path("dev");

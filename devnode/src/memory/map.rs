@@ -121,7 +121,8 @@ fn window(
     let wanted = view(&pages);
     let mut windows = space.windows.lock();
     windows.retain(|window| window.strong_count() != 0);
-    if let Some(window) = windows.iter().filter_map(std::sync::Weak::upgrade).find(|w| w.view.covers(&wanted)) {
+    let mut known = windows.iter().filter_map(std::sync::Weak::upgrade);
+    if let Some(window) = known.find(|window| window.view.covers(&wanted) && window.is_whole()) {
         return Some(window);
     }
     let (file, page) = open_shared(caller, maps, run, access)?;

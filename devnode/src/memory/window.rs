@@ -12,6 +12,7 @@ use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use virtio_mdev_api::dma::SharedMemory;
 use vm_memory::VolatileSlice;
 
@@ -44,6 +45,8 @@ pub(crate) struct Window {
     page: u64,
     file: OwnedFd,
     guard: Option<sigbus::Guard>,
+    /// Some of its pages are no longer the client's.
+    revoked: AtomicBool,
     _share: WindowShare,
     /// Whose memory it shows: kept, so that the next map of this address space finds its windows.
     _space: Arc<Space>,
@@ -65,8 +68,24 @@ impl Window {
         let start = unsafe { mmap(None, len, prot, MapFlags::MAP_SHARED, &file, offset)? };
         let page_len = usize::try_from(page).map_err(|_| Errno::EINVAL)?;
         let guard = sigbus::Guard::new(start.as_ptr().expose_provenance(), len.get(), page_len);
-        let window = Self { view, start, len: len.get(), page, file, guard, _share: share, _space: space };
+        let window = Self {
+            view,
+            start,
+            len: len.get(),
+            page,
+            file,
+            guard,
+            revoked: AtomicBool::new(false),
+            _share: share,
+            _space: space,
+        };
         if window.guard.is_some() { Ok(window) } else { Err(Errno::ENOSPC) }
+    }
+
+    /// Whether it still shows the client's memory everywhere. One that does not lives on with those who hold it, and is
+    /// nothing to map anew.
+    pub fn is_whole(&self) -> bool {
+        !self.revoked.load(Ordering::Acquire) && !self.faulted()
     }
 }
 
@@ -107,6 +126,7 @@ impl SharedMemory for Window {
         if from >= to {
             return;
         }
+        self.revoked.store(true, Ordering::Release);
         // SAFETY: whole pages within our mapping, which stays mapped; users hold volatile slices only.
         if !unsafe { sigbus::replace(self.start.as_ptr().expose_provenance() + from, to - from) } {
             tracing::error!(from, to, "a window's pages cannot be revoked");
