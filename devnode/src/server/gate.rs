@@ -4,6 +4,7 @@
 //! longer counts against the bound of all, so others get a thread in its place, but it still counts against its user.
 
 use super::flight::Flight;
+use crate::wire::abi::op;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -48,7 +49,7 @@ pub(crate) struct Gate {
 pub(crate) enum Admission {
     /// It runs now.
     Run,
-    /// It must be queued.
+    /// It is queued, and runs when another one ends.
     Wait,
     /// Its user waits for too much already.
     Refuse,
@@ -59,7 +60,9 @@ impl Gate {
         Self { max, max_per_user, running: 0, stuck: 0, users: HashMap::new(), turns: VecDeque::new() }
     }
 
-    pub fn admit(&mut self, flight: &Flight, bytes: usize) -> Admission {
+    /// Decides on a request of `bytes`, and queues it if it must wait: in one step, or the last request that runs could
+    /// end in between and nobody would ever take the queued one.
+    pub fn admit(&mut self, flight: &Arc<Flight>, bytes: &[u8]) -> Admission {
         let free = self.running < self.max;
         let user = self.users.entry(flight.payer).or_default();
         if free && (flight.payer == ROOT || user.running < self.max_per_user) && user.queue.is_empty() {
@@ -67,20 +70,17 @@ impl Gate {
             self.running += 1;
             return Admission::Run;
         }
-        if user.queue.len() >= MAX_QUEUE || user.bytes + bytes > MAX_QUEUED_BYTES {
+        let full = user.queue.len() >= MAX_QUEUE || user.bytes + bytes.len() > MAX_QUEUED_BYTES;
+        // A release that is not served keeps its device busy for ever; there are no more of them than open files.
+        if full && flight.opcode != op::RELEASE {
             return Admission::Refuse;
         }
-        Admission::Wait
-    }
-
-    pub fn queue(&mut self, job: Job) {
-        let payer = job.flight.payer;
-        let user = self.users.entry(payer).or_default();
         if user.queue.is_empty() {
-            self.turns.push_back(payer);
+            self.turns.push_back(flight.payer);
         }
-        user.bytes += job.bytes.len();
-        user.queue.push_back(job);
+        user.bytes += bytes.len();
+        user.queue.push_back(Job { bytes: bytes.to_vec(), flight: Arc::clone(flight) });
+        Admission::Wait
     }
 
     /// The next queued request that may run, which then counts as running; users take turns.
@@ -150,21 +150,22 @@ impl Gate {
 mod tests {
     use super::*;
 
-    fn job(payer: u32) -> Job {
-        Job { bytes: vec![0; 10], flight: Arc::new(Flight::new(1, 39, 1, payer)) }
+    const BYTES: &[u8] = &[0; 10];
+
+    fn flight(payer: u32) -> Arc<Flight> {
+        Arc::new(Flight::new(1, op::IOCTL, 1, payer))
     }
 
     #[test]
     fn b1_one_user_cannot_take_all_threads() {
         let mut gate = Gate::new(4, 2);
-        let jobs: Vec<Job> = (0..3).map(|_| job(7)).collect();
-        assert_eq!(gate.admit(&jobs[0].flight, 10), Admission::Run);
-        assert_eq!(gate.admit(&jobs[1].flight, 10), Admission::Run);
-        assert_eq!(gate.admit(&jobs[2].flight, 10), Admission::Wait);
-        gate.queue(job(7));
-        assert_eq!(gate.admit(&job(8).flight, 10), Admission::Run);
+        let flights: Vec<_> = (0..3).map(|_| flight(7)).collect();
+        assert_eq!(gate.admit(&flights[0], BYTES), Admission::Run);
+        assert_eq!(gate.admit(&flights[1], BYTES), Admission::Run);
+        assert_eq!(gate.admit(&flights[2], BYTES), Admission::Wait);
+        assert_eq!(gate.admit(&flight(8), BYTES), Admission::Run);
         assert!(gate.next().is_none(), "user 7 is still at its bound");
-        gate.done(&jobs[0].flight);
+        gate.done(&flights[0]);
         assert_eq!(gate.next().unwrap().flight.payer, 7);
         assert!(gate.queued().is_empty());
     }
@@ -172,16 +173,15 @@ mod tests {
     #[test]
     fn b1_a_thread_that_is_given_up_is_replaced() {
         let mut gate = Gate::new(1, 1);
-        let (first, second) = (job(7), job(8));
-        assert_eq!(gate.admit(&first.flight, 10), Admission::Run);
-        assert_eq!(gate.admit(&second.flight, 10), Admission::Wait);
-        gate.queue(job(8));
+        let first = flight(7);
+        assert_eq!(gate.admit(&first, BYTES), Admission::Run);
+        assert_eq!(gate.admit(&flight(8), BYTES), Admission::Wait);
         assert!(gate.next().is_none());
-        assert!(gate.give_up(&first.flight));
-        assert!(!gate.give_up(&first.flight));
+        assert!(gate.give_up(&first));
+        assert!(!gate.give_up(&first));
         let second = gate.next().unwrap();
         assert_eq!((gate.running(), gate.stuck()), (1, 1));
-        gate.done(&first.flight);
+        gate.done(&first);
         gate.done(&second.flight);
         assert_eq!((gate.running(), gate.stuck()), (0, 0));
     }
@@ -189,13 +189,13 @@ mod tests {
     #[test]
     fn users_take_turns() {
         let mut gate = Gate::new(1, 1);
-        let running = job(1);
-        gate.admit(&running.flight, 10);
+        let running = flight(1);
+        gate.admit(&running, BYTES);
         for payer in [7, 7, 7, 8] {
-            gate.queue(job(payer));
+            assert_eq!(gate.admit(&flight(payer), BYTES), Admission::Wait);
         }
         let mut order = Vec::new();
-        gate.done(&running.flight);
+        gate.done(&running);
         while let Some(job) = gate.next() {
             order.push(job.flight.payer);
             gate.done(&job.flight);
@@ -207,10 +207,29 @@ mod tests {
     fn waiting_requests_are_bounded() {
         let mut gate = Gate::new(0, 1);
         for _ in 0..MAX_QUEUE {
-            assert_eq!(gate.admit(&job(7).flight, 10), Admission::Wait);
-            gate.queue(job(7));
+            assert_eq!(gate.admit(&flight(7), BYTES), Admission::Wait);
         }
-        assert_eq!(gate.admit(&job(7).flight, 10), Admission::Refuse);
-        assert_eq!(gate.admit(&job(8).flight, MAX_QUEUED_BYTES + 1), Admission::Refuse);
+        assert_eq!(gate.admit(&flight(7), BYTES), Admission::Refuse);
+        assert_eq!(gate.admit(&flight(8), &vec![0; MAX_QUEUED_BYTES + 1]), Admission::Refuse);
+    }
+
+    #[test]
+    fn b4_no_release_is_ever_refused() {
+        let mut gate = Gate::new(0, 1);
+        for _ in 0..=MAX_QUEUE {
+            let release = Arc::new(Flight::new(1, op::RELEASE, 1, ROOT));
+            assert_eq!(gate.admit(&release, BYTES), Admission::Wait);
+        }
+    }
+
+    #[test]
+    fn a_request_that_waits_is_taken_by_the_one_that_ends_next() {
+        let mut gate = Gate::new(1, 1);
+        let (running, waiting) = (flight(7), flight(7));
+        gate.admit(&running, BYTES);
+        assert_eq!(gate.admit(&waiting, BYTES), Admission::Wait);
+        // Nothing between the decision and this end put it into the queue.
+        gate.done(&running);
+        assert!(gate.next().is_some_and(|job| Arc::ptr_eq(&job.flight, &waiting)));
     }
 }

@@ -101,13 +101,10 @@ fn lead(core: &Arc<Core>, buffer: &mut [u8]) -> Next {
             continue;
         }
         let flight = enter(core, &request);
-        let admission = core.gate.lock().admit(&flight, len);
+        let admission = core.gate.lock().admit(&flight, &buffer[..len]);
         match admission {
             Admission::Run => {}
-            Admission::Wait => {
-                core.gate.lock().queue(Job { bytes: buffer[..len].to_vec(), flight });
-                continue;
-            }
+            Admission::Wait => continue,
             Admission::Refuse => {
                 core.answer(&flight, &Answer::Error(Errno::ENOMEM));
                 core.flights.done(&flight);
