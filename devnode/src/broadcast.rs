@@ -12,6 +12,9 @@ const PIPE_SIZE: i32 = 256 * 1024;
 
 /// More readers than this are refused with EMFILE.
 const MAX_SUBSCRIBERS: usize = 64;
+/// Of which one user other than the superuser may be so many.
+const MAX_PER_USER: usize = 16;
+const ROOT: u32 = 0;
 
 /// Publishes lines to subscribers, each behind a pipe of its own.
 ///
@@ -24,6 +27,7 @@ pub struct Broadcast {
 
 #[derive(Debug)]
 struct Subscriber {
+    uid: u32,
     pipe: OwnedFd,
     /// The rest of a line of which the pipe took only a part.
     unsent: Vec<u8>,
@@ -41,12 +45,12 @@ impl Broadcast {
         self.count.load(Ordering::Relaxed) != 0
     }
 
-    /// A new subscriber: the read end of a pipe that gets every line published from now on. Reads on it block until a
-    /// line comes, and end when the broadcast is dropped.
-    pub fn subscribe(&self) -> io::Result<OwnedFd> {
+    /// A new subscriber of user `uid`: the read end of a pipe that gets every line published from now on. Reads on it block until a
+    /// line comes, and end when the broadcast is dropped. EMFILE when the user has its share of pipes.
+    pub fn subscribe(&self, uid: u32) -> io::Result<OwnedFd> {
         let mut subscribers = self.subscribers.lock();
         subscribers.retain(Subscriber::is_alive);
-        if subscribers.len() >= MAX_SUBSCRIBERS {
+        if !has_room(&subscribers, uid) {
             self.count.store(subscribers.len(), Ordering::Relaxed);
             return Err(Errno::EMFILE.into());
         }
@@ -55,7 +59,7 @@ impl Broadcast {
         nix::fcntl::fcntl(&writer, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
         // A smaller pipe is no failure, it only loses lines earlier.
         let _ = nix::fcntl::fcntl(&writer, FcntlArg::F_SETPIPE_SZ(PIPE_SIZE));
-        subscribers.push(Subscriber { pipe: writer, unsent: Vec::new(), lost: 0 });
+        subscribers.push(Subscriber { uid, pipe: writer, unsent: Vec::new(), lost: 0 });
         self.count.store(subscribers.len(), Ordering::Relaxed);
         Ok(reader)
     }
@@ -83,6 +87,15 @@ impl Broadcast {
 }
 
 /// The reader is gone.
+/// Whether user `uid` may have one more. What others hold takes nothing from the superuser.
+fn has_room(subscribers: &[Subscriber], uid: u32) -> bool {
+    let count = |of: &dyn Fn(u32) -> bool| subscribers.iter().filter(|subscriber| of(subscriber.uid)).count();
+    if uid == ROOT {
+        return count(&|other| other == ROOT) < MAX_SUBSCRIBERS;
+    }
+    count(&|other| other != ROOT) < MAX_SUBSCRIBERS && count(&|other| other == uid) < MAX_PER_USER
+}
+
 struct Gone;
 
 impl Subscriber {
@@ -151,7 +164,7 @@ mod tests {
     fn every_subscriber_gets_every_line() {
         let broadcast = Broadcast::new();
         broadcast.publish("nobody hears this");
-        let readers = [broadcast.subscribe().unwrap(), broadcast.subscribe().unwrap()];
+        let readers = [broadcast.subscribe(ROOT).unwrap(), broadcast.subscribe(ROOT).unwrap()];
         broadcast.publish("one");
         broadcast.publish("two");
         drop(broadcast);
@@ -164,7 +177,7 @@ mod tests {
     #[test]
     fn a_slow_reader_loses_lines_and_is_told_how_many() {
         let broadcast = Broadcast::new();
-        let mut reader = BufReader::new(File::from(broadcast.subscribe().unwrap()));
+        let mut reader = BufReader::new(File::from(broadcast.subscribe(ROOT).unwrap()));
         let total: u64 = 20_000;
         for n in 0..total {
             broadcast.publish(&format!("{n:0100}"));
@@ -191,7 +204,7 @@ mod tests {
     #[test]
     fn a_line_longer_than_the_pipe_arrives_whole_or_not_at_all() {
         let broadcast = Broadcast::new();
-        let reader = broadcast.subscribe().unwrap();
+        let reader = broadcast.subscribe(ROOT).unwrap();
         let long = "x".repeat(600 * 1024);
         broadcast.publish(&long);
         let drain = std::thread::spawn(move || {
@@ -210,11 +223,23 @@ mod tests {
     #[test]
     fn a_reader_that_left_is_forgotten() {
         let broadcast = Broadcast::new();
-        drop(broadcast.subscribe().unwrap());
+        drop(broadcast.subscribe(ROOT).unwrap());
         assert_eq!(broadcast.subscribers(), 0);
         assert!(!broadcast.is_heard());
         for _ in 0..200 {
-            drop(broadcast.subscribe().unwrap());
+            drop(broadcast.subscribe(ROOT).unwrap());
         }
+    }
+
+    #[test]
+    fn f43_a_user_with_many_pipes_leaves_others_theirs() {
+        let broadcast = Broadcast::new();
+        let all = |uid| (0..200).map_while(|_| broadcast.subscribe(uid).ok()).collect::<Vec<_>>();
+        let one = all(7);
+        assert_eq!(one.len(), MAX_PER_USER);
+        assert!(broadcast.subscribe(8).is_ok());
+        let many: Vec<_> = (8..99).flat_map(all).collect();
+        assert!(one.len() + many.len() <= MAX_SUBSCRIBERS);
+        assert!(broadcast.subscribe(ROOT).is_ok());
     }
 }

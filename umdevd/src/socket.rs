@@ -26,7 +26,7 @@ impl Service {
         let uuid = uuid.ok_or_else(|| Refusal::new(Errno::EINVAL, "trace needs the uuid of an instance"))?;
         let trace = self.traces.lock().get(&uuid).cloned();
         let trace = trace.ok_or_else(|| Refusal::new(Errno::ENODEV, format!("there is no bound instance {uuid}")))?;
-        listen(&trace)
+        listen(peer, &trace)
     }
 }
 
@@ -35,8 +35,8 @@ fn privileged(peer: &Peer) -> Result<(), Refusal> {
     if peer.uid == 0 { Ok(()) } else { Err(Refusal::new(Errno::EPERM, "only root may trace")) }
 }
 
-fn listen(to: &Broadcast) -> Result<SocketReply, Refusal> {
-    let pipe = to.subscribe().map_err(|error| Refusal::new(Errno::ENFILE, error.to_string()))?;
+fn listen(peer: &Peer, to: &Broadcast) -> Result<SocketReply, Refusal> {
+    let pipe = to.subscribe(peer.uid).map_err(|error| Refusal::new(Errno::ENFILE, error.to_string()))?;
     Ok(SocketReply { json: Map::new(), fds: vec![pipe] })
 }
 
@@ -48,7 +48,7 @@ impl SocketService for Service {
                 let pid = ("pid".to_owned(), json!(std::process::id()));
                 Ok(SocketReply { json: Map::from_iter([version, pid]), fds: Vec::new() })
             }
-            "watch" => listen(&self.events),
+            "watch" => listen(peer, &self.events),
             "trace" => self.trace(peer, args),
             "stats" => {
                 let stats = self.server.upgrade().map(|server| server.stats()).unwrap_or_default();

@@ -8,7 +8,7 @@ use std::io::{BufRead, BufReader};
 #[test]
 fn every_call_is_one_line_with_its_arguments_decoded() {
     let lab = Lab::new();
-    let mut lines = BufReader::new(File::from(lab.trace.subscribe().unwrap())).lines();
+    let mut lines = BufReader::new(File::from(lab.trace.subscribe(0).unwrap())).lines();
     let mut next = || lines.next().unwrap().unwrap();
     let mut expect = |parts: &[&str]| {
         let line = next();
