@@ -23,7 +23,9 @@ pub fn make_parent(spec: &ParentSpec) -> Result<Arc<dyn Parent>, DaemonError> {
             tap::Tap::permitted().map_err(|refusal| refused(refusal.to_string()))?;
             Ok(Arc::new(tap::Tap::new(&spec.name, tap::TapOptions { capacity })))
         }
-        kind => Err(refused(format!("there is no kind {kind}; there are loopback and tap"))),
+        // For tests, and only where it is asked for.
+        "faulty" => Ok(Arc::new(faulty::Faulty::new(&spec.name, capacity))),
+        kind => Err(refused(format!("there is no kind {kind}; there are loopback, tap and, for tests, faulty"))),
     }
 }
 

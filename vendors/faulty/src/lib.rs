@@ -1,0 +1,89 @@
+//! A parent whose instances misbehave on command, for tests of what stands above a vendor and of clients.
+//!
+//! An instance is a loopback network card until one of its attributes below `faults/` is written:
+//!
+//! | Attribute | Value | What the device does wrong |
+//! |---|---|---|
+//! | `lose_call` | n | every n-th interrupt is lost |
+//! | `late_call_ms` | ms | interrupts come this much later |
+//! | `needs_reset_after` | n | it asks for a reset at the n-th frame after a reset |
+//! | `slow_suspend_ms` | ms | stopping a queue takes this long |
+//! | `torn_config` | n | every n-th read of configuration space mixes old and new |
+//! | `short_used` | bytes | frames come back this much shorter, down to their header |
+//! | `wrong_ring_state` | n | a stopped queue says that it stands n chains further |
+//! | `hang` | callback | the callback does not return |
+//! | `panic` | callback | the callback panics |
+//!
+//! 0, or no word at all, is health. Callbacks are the methods of [`virtio_mdev_api::VirtioMdev`] by name.
+
+mod device;
+mod faults;
+mod port;
+mod relay;
+
+use device::FaultyDevice;
+use faults::Faults;
+use nix::errno::Errno;
+use port::FaultyPort;
+use std::sync::Arc;
+use virtio_mdev_api::{CreateRequest, Device, DmaModel, Parent, Refusal, TypeInfo};
+use virtio_net::features::Profile;
+use virtio_net::{LinkState, NetDevice, NetParameters, Seats};
+
+const TYPE: &str = "net";
+
+/// The parent.
+#[derive(Debug)]
+pub struct Faulty {
+    name: String,
+    seats: Arc<Seats>,
+}
+
+impl Faulty {
+    /// A parent called `name` with room for `capacity` instances.
+    pub fn new(name: impl Into<String>, capacity: u32) -> Self {
+        Self { name: name.into(), seats: Seats::new(capacity) }
+    }
+
+    /// The name given at creation.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+impl Parent for Faulty {
+    fn driver_name(&self) -> &'static str {
+        "faulty"
+    }
+
+    fn types(&self) -> Vec<TypeInfo> {
+        vec![TypeInfo {
+            name: TYPE.to_owned(),
+            pretty_name: "faulty network card".to_owned(),
+            description: "loopback virtio-net that misbehaves as its faults/ attributes say; for tests; \
+                          parameters: mac=, mtu="
+                .to_owned(),
+            device_api: "virtio-mdev",
+            dma_model: DmaModel::Vfio,
+        }]
+    }
+
+    fn available(&self, _type_name: &str) -> u32 {
+        self.seats.free()
+    }
+
+    fn create(&self, request: CreateRequest) -> Result<Device, Refusal> {
+        if request.type_name != TYPE {
+            return Err(Refusal::new(Errno::EINVAL, format!("no type {}", request.type_name)));
+        }
+        let parameters = NetParameters::parse(&request, &[])?;
+        let seat = self.seats.take()?;
+        let link = request.link;
+        let state = Arc::new(LinkState::new(link.clone()));
+        let faults = Arc::new(Faults::default());
+        let port = FaultyPort::new(Arc::clone(&faults), link.clone());
+        let features = Profile::Migratable.features();
+        let net = NetDevice::new(features, &parameters, link, state, port, Box::new(seat))?;
+        Ok(Device::Virtio(Box::new(FaultyDevice::new(net, faults))))
+    }
+}
