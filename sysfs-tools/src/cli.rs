@@ -25,6 +25,7 @@ Examples:
   umdev remove 83b8f4f2-509f-382f-3c1e-e6bfe0fa1001
   umdev --json list | jq -r '.[] | select(.state == \"idle\") | .uuid'
   umdev doctor                                    what this machine lacks
+  umdev conformance 83b8f4f2-509f-382f-3c1e-e6bfe0fa1001
 
 Exit codes:
   0  done
@@ -163,6 +164,33 @@ JSON:
     Trace {
         /// The instance
         uuid: Uuid,
+    },
+
+    /// Drive a device through the rules of vhost-vdpa and say which it keeps
+    #[command(after_help = "\
+The device must not be in use: it is opened, brought up, sent frames, suspended and reset many times, and is left
+reset and closed. The link of a network card sees frames of the experimental Ethernet type 0x88b5. Any vhost-vdpa
+file can be driven, the kernel's too.
+
+One line a rule:
+  pass   the device keeps it
+  FAIL   it does not; the line says what was seen and what is expected
+  skip   it could not be tried, for the reason given
+
+Rules are named FAMILY.RULE. It exits with 1 when a rule failed.
+
+Examples:
+  umdev conformance 83b8f4f2-509f-382f-3c1e-e6bfe0fa1001
+  umdev conformance /dev/vhost-vdpa-0
+  umdev --json conformance /dev/vhost-vdpa-0 | jq -r '.rules[] | select(.verdict == \"fail\") | .rule'
+
+JSON:
+  {\"version\", \"path\", \"conforms\": BOOL, \"passed\": N, \"failed\": N, \"skipped\": N,
+   \"rules\": [{\"rule\", \"reference\", \"verdict\": \"pass\"|\"fail\"|\"skip\", \"expected\", \"seen\", \"reason\"}]}")]
+    Conformance {
+        /// A vhost-vdpa file, or an instance
+        #[arg(value_name = "PATH|UUID")]
+        target: String,
     },
 
     /// Say what this machine lacks, and the way out

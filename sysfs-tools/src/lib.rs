@@ -20,6 +20,7 @@
 //! | `create` | `{"uuid", "parent", "type", "iommu_group": N, "vhost"}` |
 //! | `remove` | `{"uuid"}` |
 //! | `watch`, `trace` | the daemon's own lines, unchanged; see ARCHITECTURE.md, "The fd socket" |
+//! | `conformance` | `{"version", "path", "conforms": bool, "passed": N, "failed": N, "skipped": N, "rules": [{"rule", "reference", "verdict": "pass"\|"fail"\|"skip", "expected", "seen", "reason"}]}` |
 //! | `doctor` | `{"version", "root", "able": bool, "checks": [{"check", "status": "ok"\|"warn"\|"missing", "required": bool, "found", "remedy"}]}` |
 //!
 //! Values that come from the tree are untrusted text: tables escape what would control a terminal ([`text::printable`]).
@@ -27,6 +28,7 @@
 pub mod attribute;
 mod class;
 pub mod cli;
+pub mod conformance;
 mod create;
 mod detail;
 pub mod doctor;
@@ -75,6 +77,11 @@ fn dispatch(cli: &Cli, output: &mut Output) -> Result<ExitCode, Error> {
         Command::Show { uuid } => output.detail(&detail::Detail::read(&tree::Tree::open(root)?, *uuid)?)?,
         Command::Watch => stream::watch(root, output)?,
         Command::Trace { uuid } => stream::trace(root, *uuid, output)?,
+        Command::Conformance { target } => {
+            let report = conformance::examine(&conformance::resolve(root, target)?)?;
+            output.conformance(&report)?;
+            return Ok(if report.conforms { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
         Command::Doctor => {
             let report = doctor::examine(root);
             output.report(&report)?;

@@ -6,6 +6,7 @@ use comfy_table::{Table, presets};
 use serde::Serialize;
 use uuid::Uuid;
 
+use crate::conformance::{self, Verdict};
 use crate::create::Created;
 use crate::detail::{Detail, Value};
 use crate::doctor::{Check, Report, Status};
@@ -123,6 +124,23 @@ impl Output {
         } else {
             self.line(&format!("umdevd cannot work on this machine; it needs: {}", lacking.join(", ")))
         }
+    }
+
+    pub(crate) fn conformance(&mut self, report: &conformance::Report) -> io::Result<()> {
+        if self.json {
+            return self.document(report);
+        }
+        let rows = report.rules.iter().map(|item| {
+            let seen = item.seen.as_deref().or(item.reason.as_deref());
+            let seen = match item.verdict {
+                Verdict::Fail => format!("{}; expected: {} ({})", text(seen), item.expected, item.reference),
+                Verdict::Pass | Verdict::Skip => text(seen),
+            };
+            vec![item.verdict.as_str().to_owned(), item.rule.to_owned(), seen]
+        });
+        self.table(&["VERDICT", "RULE", "SEEN"], rows)?;
+        let (passed, failed, skipped) = (report.passed, report.failed, report.skipped);
+        self.line(&format!("\n{passed} passed, {failed} failed, {skipped} skipped"))
     }
 
     /// One line, at once: its reader may be a pipe.

@@ -1,0 +1,144 @@
+//! The file that is driven.
+
+use super::abi::*;
+use super::sys;
+use nix::errno::Errno;
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::os::fd::{AsFd, AsRawFd};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// A file closed a moment ago may still be busy.
+const BUSY: Duration = Duration::from_secs(2);
+
+/// A vhost-vdpa file, open. Each call is the ioctl of its name.
+pub struct Device {
+    file: File,
+}
+
+impl Device {
+    /// Opens the file.
+    pub fn open(path: &Path) -> nix::Result<Self> {
+        let begun = Instant::now();
+        loop {
+            match Self::try_open(path) {
+                Err(Errno::EBUSY) if begun.elapsed() < BUSY => std::thread::sleep(Duration::from_millis(5)),
+                opened => return opened,
+            }
+        }
+    }
+
+    /// Opens the file if it is free now.
+    pub fn try_open(path: &Path) -> nix::Result<Self> {
+        let file = OpenOptions::new().read(true).write(true).open(path);
+        file.map(|file| Self { file }).map_err(|error| crate::error::errno_of(&error))
+    }
+
+    /// An ioctl that takes nothing.
+    pub fn order(&self, cmd: u32) -> nix::Result<()> {
+        sys::ioctl(&self.file, cmd, &mut [])
+    }
+
+    /// An ioctl on bytes.
+    pub fn call(&self, cmd: u32, argument: &mut [u8]) -> nix::Result<()> {
+        sys::ioctl(&self.file, cmd, argument)
+    }
+
+    /// An ioctl that answers a number, of as many bytes as its own number says.
+    pub fn number(&self, cmd: u32) -> nix::Result<u64> {
+        let mut bytes = [0; 8];
+        self.call(cmd, &mut bytes)?;
+        Ok(u64::from_le_bytes(bytes))
+    }
+
+    pub fn status(&self) -> nix::Result<u8> {
+        let mut byte = [0];
+        self.call(VHOST_VDPA_GET_STATUS, &mut byte)?;
+        Ok(byte[0])
+    }
+
+    pub fn set_status(&self, status: u8) -> nix::Result<()> {
+        self.call(VHOST_VDPA_SET_STATUS, &mut [status])
+    }
+
+    pub fn set_features(&self, features: u64) -> nix::Result<()> {
+        self.call(VHOST_SET_FEATURES, &mut features.to_le_bytes())
+    }
+
+    pub fn set_backend_features(&self, features: u64) -> nix::Result<()> {
+        self.call(VHOST_SET_BACKEND_FEATURES, &mut features.to_le_bytes())
+    }
+
+    /// First and last IOVA.
+    pub fn iova_range(&self) -> nix::Result<(u64, u64)> {
+        let mut bytes = [0; 16];
+        self.call(VHOST_VDPA_GET_IOVA_RANGE, &mut bytes)?;
+        let range = u128::from_le_bytes(bytes);
+        let half = |value: u128| u64::try_from(value & u128::from(u64::MAX)).unwrap_or(u64::MAX);
+        Ok((half(range), half(range >> 64)))
+    }
+
+    pub fn config(&self, offset: u32, len: u32) -> nix::Result<Vec<u8>> {
+        let mut bytes = pair(offset, len).to_vec();
+        // Nobody has as much; a device that takes it for true would write beyond.
+        bytes.resize(8 + usize::try_from(len.min(1 << 16)).unwrap_or(0), 0);
+        self.call(VHOST_VDPA_GET_CONFIG, &mut bytes)?;
+        Ok(bytes.split_off(8))
+    }
+
+    pub fn set_config(&self, offset: u32, data: &[u8]) -> nix::Result<()> {
+        let mut bytes = pair(offset, u32::try_from(data.len()).unwrap_or(u32::MAX)).to_vec();
+        bytes.extend_from_slice(data);
+        self.call(VHOST_VDPA_SET_CONFIG, &mut bytes)
+    }
+
+    /// A call on `struct vhost_vring_state`; `num` afterwards.
+    pub fn vring(&self, cmd: u32, index: u32, num: u32) -> nix::Result<u32> {
+        let mut bytes = pair(index, num);
+        self.call(cmd, &mut bytes)?;
+        let [.., a, b, c, d] = bytes;
+        Ok(u32::from_le_bytes([a, b, c, d]))
+    }
+
+    /// Ring addresses; they are IOVAs.
+    pub fn set_vring_addr(&self, index: u32, desc: u64, avail: u64, used: u64) -> nix::Result<()> {
+        let mut bytes = pair(index, 0).to_vec();
+        [desc, used, avail, 0].iter().for_each(|word| bytes.extend(word.to_le_bytes()));
+        self.call(VHOST_SET_VRING_ADDR, &mut bytes)
+    }
+
+    /// A call on `struct vhost_vring_file`.
+    pub fn vring_fd(&self, cmd: u32, index: u32, fd: i32) -> nix::Result<()> {
+        self.call(cmd, &mut pair(index, fd.cast_unsigned()))
+    }
+
+    /// The same, with a descriptor that is one.
+    pub fn set_event(&self, cmd: u32, index: u32, event: impl AsFd) -> nix::Result<()> {
+        self.vring_fd(cmd, index, event.as_fd().as_raw_fd())
+    }
+
+    /// Writes bytes; how many were taken.
+    pub fn write(&self, bytes: &[u8]) -> nix::Result<usize> {
+        (&self.file).write(bytes).map_err(|error| crate::error::errno_of(&error))
+    }
+
+    /// Writes an IOTLB message of version 2.
+    pub fn message(&self, request: u8, iova: u64, size: u64, address: u64) -> nix::Result<usize> {
+        self.write(&message(2, request, iova, size, address))
+    }
+}
+
+/// An IOTLB message of version 1 or 2, with read and write permission.
+pub fn message(version: u32, request: u8, iova: u64, size: u64, address: u64) -> Vec<u8> {
+    let mut bytes = pair(version, 0).to_vec();
+    [iova, size, address].iter().for_each(|word| bytes.extend(word.to_le_bytes()));
+    bytes.extend([3, request]);
+    bytes.resize(MESSAGE, 0);
+    bytes
+}
+
+/// Two 32-bit words.
+fn pair(first: u32, second: u32) -> [u8; 8] {
+    (u64::from(first) | u64::from(second) << 32).to_le_bytes()
+}

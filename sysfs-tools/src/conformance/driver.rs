@@ -1,0 +1,232 @@
+//! A small driver of a network card: one queue pair, memory by IOTLB messages.
+
+use super::abi::*;
+use super::device::Device;
+use super::report::{Ended, Outcome, fail, skip};
+use super::ring::{self, BUFFER, Ring};
+use super::sys::Shared;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::eventfd::EventFd;
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+/// Where memory is put, where the device reaches there.
+const IOVA: u64 = 0x1000_0000;
+/// How long a device may take for a frame.
+pub const PATIENCE: Duration = Duration::from_secs(2);
+/// How long is waited for what must not happen, or may not.
+pub const QUIET: Duration = Duration::from_millis(150);
+/// Receive and transmit.
+pub const RX: u32 = 0;
+pub const TX: u32 = 1;
+/// Bytes of the virtio-net header with VIRTIO_F_VERSION_1 (virtio 1.3 §5.1.6.1).
+pub const HEADER: usize = 12;
+/// IEEE 802 local experimental.
+const ETHERTYPE: [u8; 2] = [0x88, 0xb5];
+
+/// Turns an errno into what was seen.
+pub fn call<T>(name: &str, result: nix::Result<T>) -> Result<T, Ended> {
+    result.or_else(|errno| fail(format!("{name}: {errno:?}")))
+}
+
+/// Demands one of these errnos.
+pub fn refused<T>(name: &str, result: nix::Result<T>, wanted: &[Errno]) -> Outcome {
+    match result {
+        Err(errno) if wanted.contains(&errno) => Ok(format!("{name}: {errno:?}")),
+        Err(errno) => fail(format!("{name}: {errno:?}")),
+        Ok(_) => fail(format!("{name}: accepted")),
+    }
+}
+
+/// Opens the file and becomes its owner.
+pub fn owned(path: &Path) -> Result<Device, Ended> {
+    let device = call("open", Device::open(path))?;
+    call("VHOST_SET_OWNER", device.order(VHOST_SET_OWNER))?;
+    Ok(device)
+}
+
+/// The features a driver with split rings and nothing else accepts.
+pub fn plain_features(device: &Device) -> Result<u64, Ended> {
+    Ok(call("VHOST_GET_FEATURES", device.number(VHOST_GET_FEATURES))? & (VERSION_1 | ACCESS_PLATFORM))
+}
+
+/// Memory for both rings, and where the device can have it.
+pub fn memory(device: &Device) -> Result<(Rc<Shared>, u64), Ended> {
+    let memory = call("memory", ring::memory())?;
+    let (first, last) = call("VHOST_VDPA_GET_IOVA_RANGE", device.iova_range())?;
+    let iova = if first <= IOVA { IOVA } else { first.next_multiple_of(1 << 16) };
+    if last.checked_sub(iova).is_none_or(|room| room < memory.len()) {
+        return skip(format!("no room from {first:#x} to {last:#x}"));
+    }
+    Ok((Rc::new(memory), iova))
+}
+
+/// Whether something can be read from an eventfd within `time`; it is read.
+pub fn rung(event: &EventFd, time: Duration) -> bool {
+    let mut fds = [PollFd::new(event.as_fd(), PollFlags::POLLIN)];
+    let timeout = PollTimeout::try_from(time).unwrap_or(PollTimeout::MAX);
+    poll(&mut fds, timeout).is_ok_and(|ready| ready > 0) && event.read().is_ok()
+}
+
+/// Whether `condition` becomes true within `time`.
+pub fn within(time: Duration, mut condition: impl FnMut() -> bool) -> bool {
+    let begun = Instant::now();
+    loop {
+        if condition() {
+            return true;
+        }
+        if begun.elapsed() > time {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// A network card that runs. It is reset when dropped.
+pub struct Driver {
+    pub device: Device,
+    pub rx: Ring,
+    pub tx: Ring,
+    memory: Rc<Shared>,
+    iova: u64,
+    sent: u32,
+}
+
+impl Driver {
+    /// Brings a network card up; skips what is none.
+    pub fn start(path: &Path) -> Result<Self, Ended> {
+        let device = owned(path)?;
+        let id = call("VHOST_VDPA_GET_DEVICE_ID", device.number(VHOST_VDPA_GET_DEVICE_ID))?;
+        if id != u64::from(NET) {
+            return skip(format!("device id {id}: frames are for network cards"));
+        }
+        let (memory, iova) = memory(&device)?;
+        let limit = call("VHOST_VDPA_GET_VRING_NUM", device.number(VHOST_VDPA_GET_VRING_NUM))?;
+        let size = u16::try_from(limit).unwrap_or(u16::MAX).min(ring::SIZE);
+        let ring = |queue| Ring::new(Rc::clone(&memory), iova, queue, size);
+        let (rx, tx) = (call("eventfd", ring(0))?, call("eventfd", ring(1))?);
+        let offered = call("VHOST_GET_BACKEND_FEATURES", device.number(VHOST_GET_BACKEND_FEATURES))?;
+        let acked = offered & (1 << 1 | BACKEND_BATCH | BACKEND_SUSPEND | BACKEND_RESUME);
+        call("VHOST_SET_BACKEND_FEATURES", device.set_backend_features(acked))?;
+        call("IOTLB UPDATE", device.message(IOTLB_UPDATE, iova, memory.len(), memory.address()))?;
+        let mut driver = Self { device, rx, tx, memory, iova, sent: 0 };
+        driver.bring_up()?;
+        Ok(driver)
+    }
+
+    /// From reset to DRIVER_OK, with receive buffers posted.
+    pub fn bring_up(&mut self) -> Result<(), Ended> {
+        let device = &self.device;
+        for status in [0, ACKNOWLEDGE, ACKNOWLEDGE | DRIVER] {
+            call("VHOST_VDPA_SET_STATUS", device.set_status(status))?;
+        }
+        call("VHOST_SET_FEATURES", device.set_features(plain_features(device)?))?;
+        call("FEATURES_OK", device.set_status(ACKNOWLEDGE | DRIVER | FEATURES_OK))?;
+        for (index, ring) in [(RX, &self.rx), (TX, &self.tx)] {
+            let [desc, avail, used] = ring.addresses();
+            call("VHOST_SET_VRING_NUM", device.vring(VHOST_SET_VRING_NUM, index, ring.size.into()))?;
+            call("VHOST_SET_VRING_BASE", device.vring(VHOST_SET_VRING_BASE, index, 0))?;
+            call("VHOST_SET_VRING_ADDR", device.set_vring_addr(index, desc, avail, used))?;
+            call("VHOST_SET_VRING_KICK", device.set_event(VHOST_SET_VRING_KICK, index, &ring.kick))?;
+            call("VHOST_SET_VRING_CALL", device.set_event(VHOST_SET_VRING_CALL, index, &ring.call))?;
+            call("VHOST_VDPA_SET_VRING_ENABLE", device.vring(VHOST_VDPA_SET_VRING_ENABLE, index, 1))?;
+        }
+        (0..self.rx.size).for_each(|at| self.rx.post(at));
+        call("DRIVER_OK", self.device.set_status(ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK))?;
+        call("kick", self.rx.kick.write(1)).map(drop)
+    }
+
+    /// Forgets both rings, and makes new ones in the same place.
+    pub fn renew(&mut self) -> Result<(), Ended> {
+        let ring = |queue, size| call("eventfd", Ring::new(Rc::clone(&self.memory), self.iova, queue, size));
+        (self.rx, self.tx) = (ring(0, self.rx.size)?, ring(1, self.tx.size)?);
+        Ok(())
+    }
+
+    /// Makes a frame of 60 bytes and more available, and kicks; the frame with its header.
+    pub fn send(&mut self) -> Result<Vec<u8>, Ended> {
+        let frame = self.offer();
+        call("kick", self.tx.kick.write(1))?;
+        Ok(frame)
+    }
+
+    /// The same without a kick.
+    pub fn offer(&mut self) -> Vec<u8> {
+        self.sent += 1;
+        let mut frame = vec![0; HEADER];
+        frame.extend([2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2]);
+        frame.extend(ETHERTYPE);
+        frame.extend(self.sent.to_be_bytes());
+        frame.extend((0..42 + self.sent % 900).map(|at| u8::try_from((at ^ self.sent) & 0xff).unwrap_or(0)));
+        self.tx.send(self.tx.available % self.tx.size, &frame);
+        frame
+    }
+
+    /// Waits until the device is done with all that was sent; each transmit's used length.
+    pub fn sent(&mut self) -> Result<Vec<u32>, Ended> {
+        let tx = &mut self.tx;
+        if !within(PATIENCE, || tx.used() == tx.available) {
+            let (used, available) = (tx.used(), tx.available);
+            return fail(format!("{used} of {available} frames taken after {PATIENCE:?}; {}", self.words()));
+        }
+        Ok(std::iter::from_fn(|| tx.take()).map(|(_, len)| len).collect())
+    }
+
+    /// The next of our frames that came back, with its used length; others are dropped. The buffer is posted anew.
+    pub fn receive(&mut self, time: Duration) -> Option<(Vec<u8>, u32)> {
+        let begun = Instant::now();
+        loop {
+            let left = time.saturating_sub(begun.elapsed());
+            if !within(left, || self.rx.used() != self.rx.taken) {
+                return None;
+            }
+            let (id, len) = self.rx.take()?;
+            let at = u16::try_from(id).ok().filter(|at| *at < self.rx.size)?;
+            let bytes = self.rx.contents(at);
+            self.rx.post(at);
+            let _ = self.rx.kick.write(1);
+            if bytes[HEADER + 12..].starts_with(&ETHERTYPE) {
+                return Some((bytes, len.min(u32::try_from(BUFFER).unwrap_or(u32::MAX))));
+            }
+        }
+    }
+
+    /// Whether what is sent comes back.
+    pub fn loops(&mut self) -> Result<bool, Ended> {
+        self.send()?;
+        self.sent()?;
+        Ok(self.receive(QUIET).is_some())
+    }
+
+    /// Sends a frame and has the device be done with it.
+    pub fn exchange(&mut self) -> Result<(), Ended> {
+        self.send()?;
+        self.sent()?;
+        Ok(())
+    }
+
+    /// The status in words.
+    pub fn words(&self) -> String {
+        match self.device.status() {
+            Ok(status) if status & NEEDS_RESET != 0 => format!("status {status:#x}, which is DEVICE_NEEDS_RESET"),
+            Ok(status) => format!("status {status:#x}"),
+            Err(errno) => format!("VHOST_VDPA_GET_STATUS: {errno:?}"),
+        }
+    }
+
+    /// Demands that the device still runs.
+    pub fn healthy(&self) -> Outcome {
+        let running = ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK;
+        if self.device.status() == Ok(running) { Ok(self.words()) } else { fail(self.words()) }
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        // Closing resets as well; a device that does neither is told of by the rule about closing.
+        let _ = self.device.set_status(0);
+    }
+}

@@ -1,0 +1,133 @@
+//! `umdev conformance`: drives a vhost-vdpa file through its rules from outside.
+//!
+//! Each rule opens the file anew, and leaves the device reset. Nothing is used that a client of the kernel's vhost-vdpa
+//! could not use: open, ioctl, write, eventfds, and memory of its own.
+
+mod abi;
+mod device;
+mod driver;
+mod report;
+mod ring;
+mod rules;
+mod sys;
+
+pub use report::{Item, Report, Verdict};
+
+use crate::Error;
+use device::Device;
+use report::{Ended, Outcome};
+use std::path::{Path, PathBuf};
+use uuid::Uuid;
+
+/// A rule.
+struct Rule {
+    /// `family.rule`.
+    id: &'static str,
+    reference: &'static str,
+    expected: &'static str,
+    check: fn(&Path) -> Outcome,
+}
+
+/// The rule that is looked at behind every other.
+const CLOSE: (&str, &str, &str) =
+    ("reset.close", "vhost-vdpa release", "after a rule the file can be opened and the device reset again");
+
+/// The file that the command line means: a path, or the UUID of an instance below `root`.
+pub(crate) fn resolve(root: &Path, target: &str) -> Result<PathBuf, Error> {
+    let Ok(uuid) = Uuid::try_parse(target) else { return Ok(PathBuf::from(target)) };
+    let path = root.join("dev/vhost-mdev").join(uuid.to_string());
+    if path.exists() { Ok(path) } else { Err(Error::NoInstance(uuid)) }
+}
+
+/// Drives the file at `path` through all rules. The device must not be in use.
+pub fn examine(path: &Path) -> Result<Report, Error> {
+    match Device::open(path) {
+        // Whether it is a vhost-vdpa file at all.
+        Ok(device) => {
+            let id = device.number(abi::VHOST_VDPA_GET_DEVICE_ID);
+            id.map_err(|errno| Error::Read { path: path.to_owned(), errno })?;
+        }
+        // A device that cannot be reset is no reason not to say so.
+        Err(nix::errno::Errno::ETIMEDOUT | nix::errno::Errno::EIO) => {}
+        Err(errno) => return Err(Error::Read { path: path.to_owned(), errno }),
+    }
+    let (mut items, mut lost, mut closed) = (Vec::new(), None, Ok("every time".to_owned()));
+    for rule in rules::all() {
+        let outcome = match &lost {
+            Some(reason) => Err(Ended::Skipped(String::clone(reason))),
+            None => (rule.check)(path),
+        };
+        let item = item((rule.id, rule.reference, rule.expected), outcome);
+        if lost.is_none()
+            && let Err(seen) = after(path)
+        {
+            let seen = format!("after {}: {seen}", rule.id);
+            // A rule that failed itself has said it already.
+            let failed = item.verdict == Verdict::Fail;
+            closed = Err(if failed { Ended::Skipped(seen.clone()) } else { Ended::Failed(seen.clone()) });
+            lost = Some(seen);
+        }
+        items.push(item);
+    }
+    items.push(item(CLOSE, closed));
+    Ok(Report::new(path.to_string_lossy().into_owned(), items))
+}
+
+/// Opens and resets the device; why it cannot be.
+fn after(path: &Path) -> Result<(), String> {
+    let said = |name: &'static str| move |errno: nix::errno::Errno| format!("{name}: {errno:?}");
+    let device = Device::open(path).map_err(said("open"))?;
+    device.set_status(0).map_err(said("reset"))?;
+    match device.status().map_err(said("VHOST_VDPA_GET_STATUS"))? {
+        0 => Ok(()),
+        status => Err(format!("status {status:#x} after a reset")),
+    }
+}
+
+fn item((rule, reference, expected): (&'static str, &'static str, &'static str), outcome: Outcome) -> Item {
+    let (verdict, seen, reason) = match outcome {
+        Ok(seen) => (Verdict::Pass, Some(seen), None),
+        Err(Ended::Failed(seen)) => (Verdict::Fail, Some(seen), None),
+        Err(Ended::Skipped(reason)) => (Verdict::Skip, None, Some(reason)),
+    };
+    Item { rule, reference, verdict, expected, seen, reason }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn every_rule_has_a_family_and_a_name_of_its_own() {
+        let mut seen = HashSet::from([CLOSE.0]);
+        for rule in rules::all() {
+            assert!(seen.insert(rule.id), "{} is there twice", rule.id);
+            assert_eq!(rule.id.split('.').count(), 2, "{}", rule.id);
+        }
+    }
+
+    #[test]
+    fn a_word_is_a_path_unless_it_is_a_uuid() {
+        let root = tempfile::tempdir().unwrap();
+        assert_eq!(resolve(root.path(), "/dev/vhost-vdpa-0").unwrap(), PathBuf::from("/dev/vhost-vdpa-0"));
+        let uuid = "83b8f4f2-509f-382f-3c1e-e6bfe0fa1001";
+        assert!(matches!(resolve(root.path(), uuid), Err(Error::NoInstance(_))));
+        std::fs::create_dir_all(root.path().join("dev/vhost-mdev")).unwrap();
+        let file = root.path().join("dev/vhost-mdev").join(uuid);
+        std::fs::write(&file, "").unwrap();
+        assert_eq!(resolve(root.path(), uuid).unwrap(), file);
+        assert!(matches!(examine(&file), Err(Error::Read { .. })), "a file that answers no ioctl was driven");
+    }
+
+    #[test]
+    fn one_failed_rule_is_enough_not_to_conform() {
+        let rule = ("a.b", "", "");
+        let passed = item(rule, Ok(String::new()));
+        let skipped = item(rule, Err(Ended::Skipped(String::new())));
+        let failed = item(rule, Err(Ended::Failed(String::new())));
+        assert!(Report::new(String::new(), vec![passed.clone(), skipped.clone()]).conforms);
+        let report = Report::new(String::new(), vec![passed, skipped, failed]);
+        assert_eq!((report.conforms, report.passed, report.failed, report.skipped), (false, 1, 1, 1));
+    }
+}

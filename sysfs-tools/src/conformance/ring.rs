@@ -1,0 +1,106 @@
+//! The driver's side of a split virtqueue (virtio 1.3 §2.7).
+
+use super::sys::Shared;
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use std::num::NonZeroUsize;
+use std::rc::Rc;
+
+/// Largest ring that is used.
+pub const SIZE: u16 = 64;
+/// Bytes of one buffer: a header and the longest Ethernet frame.
+pub const BUFFER: usize = 2048;
+const ROOM: usize = 0x4000;
+const AVAIL: usize = 0x1000;
+const USED: usize = 0x2000;
+const BUFFERS: usize = 2 * ROOM;
+const WRITE: u16 = 2;
+
+/// Memory for two rings and their buffers.
+pub fn memory() -> nix::Result<Shared> {
+    let len = BUFFERS + 2 * usize::from(SIZE) * BUFFER;
+    Shared::new(NonZeroUsize::MIN.saturating_add(len - 1))
+}
+
+/// One queue. Descriptor `n` has buffer `n`.
+pub struct Ring {
+    memory: Rc<Shared>,
+    iova: u64,
+    queue: usize,
+    /// Entries.
+    pub size: u16,
+    /// Chains made available.
+    pub available: u16,
+    /// Chains taken from the used ring.
+    pub taken: u16,
+    /// Rung for the device.
+    pub kick: EventFd,
+    /// Rung by the device.
+    pub call: EventFd,
+}
+
+impl Ring {
+    /// Queue `queue` (0 or 1) in `memory`, which the device sees at `iova`.
+    pub fn new(memory: Rc<Shared>, iova: u64, queue: usize, size: u16) -> nix::Result<Self> {
+        memory.write(queue * ROOM, &[0; ROOM]);
+        let event = || EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK);
+        Ok(Self { memory, iova, queue, size, available: 0, taken: 0, kick: event()?, call: event()? })
+    }
+
+    /// IOVAs of descriptor table, available ring and used ring.
+    pub fn addresses(&self) -> [u64; 3] {
+        [0, AVAIL, USED].map(|at| self.iova + (self.queue * ROOM + at) as u64)
+    }
+
+    fn buffer(&self, at: u16) -> usize {
+        BUFFERS + (self.queue * usize::from(SIZE) + usize::from(at)) * BUFFER
+    }
+
+    fn offer(&mut self, at: u16, len: usize, flags: u16) {
+        let mut descriptor = [0; 16];
+        descriptor[..8].copy_from_slice(&(self.iova + self.buffer(at) as u64).to_le_bytes());
+        descriptor[8..12].copy_from_slice(&u32::try_from(len).unwrap_or(u32::MAX).to_le_bytes());
+        descriptor[12..14].copy_from_slice(&flags.to_le_bytes());
+        let base = self.queue * ROOM;
+        self.memory.write(base + usize::from(at) * 16, &descriptor);
+        self.memory.store(base + AVAIL + 4 + usize::from(self.available % self.size) * 2, at);
+        self.available = self.available.wrapping_add(1);
+        self.memory.store(base + AVAIL + 2, self.available);
+    }
+
+    /// Makes bytes available for the device to read.
+    pub fn send(&mut self, at: u16, bytes: &[u8]) {
+        self.memory.write(self.buffer(at), bytes);
+        self.offer(at, bytes.len(), 0);
+    }
+
+    /// Makes a buffer available for the device to write.
+    pub fn post(&mut self, at: u16) {
+        self.memory.write(self.buffer(at), &[0; BUFFER]);
+        self.offer(at, BUFFER, WRITE);
+    }
+
+    /// The device's index.
+    pub fn used(&self) -> u16 {
+        self.memory.load(self.queue * ROOM + USED + 2)
+    }
+
+    /// The next used element, descriptor and length, if there is one.
+    pub fn take(&mut self) -> Option<(u32, u32)> {
+        if self.used() == self.taken {
+            return None;
+        }
+        let mut element = [0; 8];
+        let entry = usize::from(self.taken % self.size);
+        self.memory.read(self.queue * ROOM + USED + 4 + entry * 8, &mut element);
+        self.taken = self.taken.wrapping_add(1);
+        let [a, b, c, d, e, f, g, h] = element;
+        Some((u32::from_le_bytes([a, b, c, d]), u32::from_le_bytes([e, f, g, h])))
+    }
+
+    /// What is in a buffer, all of it.
+    pub fn contents(&self, at: u16) -> Vec<u8> {
+        let mut bytes = vec![0; BUFFER];
+        self.memory.read(self.buffer(at), &mut bytes);
+        bytes
+    }
+}

@@ -1,0 +1,134 @@
+//! Frames and interrupts.
+
+use crate::conformance::Rule;
+use crate::conformance::driver::{Driver, HEADER, PATIENCE, rung, within};
+use crate::conformance::report::{Outcome, fail, skip};
+use std::path::Path;
+use std::time::Duration;
+
+/// How much later than a used descriptor its interrupt may be.
+const PROMPT: Duration = Duration::from_millis(250);
+/// Frames that go through the rings more than once.
+const MANY: usize = 200;
+/// Frames under way at once.
+const BURST: usize = 16;
+
+pub const RULES: &[Rule] = &[
+    Rule {
+        id: "data.sent",
+        reference: "virtio 1.3 §2.7.8",
+        expected: "each frame sent is used once, with length 0",
+        check: sent,
+    },
+    Rule {
+        id: "data.returned",
+        reference: "virtio 1.3 §5.1.6.4",
+        expected: "frames that come back are whole, in order, with their length and num_buffers 1",
+        check: returned,
+    },
+    Rule {
+        id: "health.lasting",
+        reference: "virtio 1.3 §2.1.1",
+        expected: "200 frames pass through the rings without DEVICE_NEEDS_RESET",
+        check: lasting,
+    },
+    Rule {
+        id: "interrupt.sent",
+        reference: "virtio 1.3 §2.7.7",
+        expected: "each frame sent is interrupted for within 250 ms of its use",
+        check: interrupt_sent,
+    },
+    Rule {
+        id: "interrupt.received",
+        reference: "virtio 1.3 §2.7.7",
+        expected: "each frame received is interrupted for within 250 ms of its use",
+        check: interrupt_received,
+    },
+];
+
+fn sent(path: &Path) -> Outcome {
+    let mut driver = Driver::start(path)?;
+    for _ in 0..8 {
+        driver.send()?;
+    }
+    let lengths = driver.sent()?;
+    if lengths != [0; 8] {
+        return fail(format!("used lengths {lengths:?}"));
+    }
+    Ok("8 frames".to_owned())
+}
+
+fn returned(path: &Path) -> Outcome {
+    let mut driver = Driver::start(path)?;
+    if !driver.loops()? {
+        return skip("frames do not come back");
+    }
+    for number in 0..8 {
+        let frame = driver.send()?;
+        driver.sent()?;
+        let Some((bytes, len)) = driver.receive(PATIENCE) else { return fail(format!("frame {number} was lost")) };
+        let wanted = frame.len();
+        if usize::try_from(len) != Ok(wanted) {
+            return fail(format!("frame {number} of {wanted} bytes came back with length {len}"));
+        }
+        if bytes[HEADER..wanted] != frame[HEADER..] {
+            return fail(format!("frame {number} of {wanted} bytes came back changed"));
+        }
+        if bytes[10..HEADER] != [1, 0] {
+            return fail(format!("frame {number} has num_buffers {:?}", &bytes[10..HEADER]));
+        }
+    }
+    Ok("8 frames came back".to_owned())
+}
+
+fn lasting(path: &Path) -> Outcome {
+    let mut driver = Driver::start(path)?;
+    let loops = driver.loops()?;
+    let burst = BURST.min(usize::from(driver.tx.size) / 2);
+    let mut frames = 0;
+    while frames < MANY {
+        for _ in 0..burst {
+            driver.send()?;
+        }
+        driver.sent()?;
+        frames += burst;
+        let back = (0..if loops { burst } else { 0 }).take_while(|_| driver.receive(PATIENCE).is_some()).count();
+        if loops && back < burst {
+            return fail(format!("{back} of {burst} frames came back after {frames}; {}", driver.words()));
+        }
+        driver.healthy()?;
+    }
+    Ok(format!("{frames} frames, {}", driver.words()))
+}
+
+fn interrupt_sent(path: &Path) -> Outcome {
+    let mut driver = Driver::start(path)?;
+    for number in 0..4 {
+        rung(&driver.tx.call, Duration::ZERO);
+        driver.exchange()?;
+        if !rung(&driver.tx.call, PROMPT) {
+            return fail(format!("none within {PROMPT:?} for frame {number}"));
+        }
+    }
+    Ok("4 of 4".to_owned())
+}
+
+fn interrupt_received(path: &Path) -> Outcome {
+    let mut driver = Driver::start(path)?;
+    if !driver.loops()? {
+        return skip("frames do not come back");
+    }
+    // The interrupt for what came before may be under way.
+    while rung(&driver.rx.call, 2 * PROMPT) {}
+    for number in 0..4 {
+        driver.exchange()?;
+        if !within(PATIENCE, || driver.rx.used() != driver.rx.taken) {
+            return fail(format!("frame {number} did not come back"));
+        }
+        if !rung(&driver.rx.call, PROMPT) {
+            return fail(format!("none within {PROMPT:?} for frame {number}"));
+        }
+        driver.receive(PATIENCE);
+    }
+    Ok("4 of 4".to_owned())
+}

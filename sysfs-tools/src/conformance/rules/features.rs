@@ -1,0 +1,84 @@
+//! Features.
+
+use crate::conformance::Rule;
+use crate::conformance::abi::*;
+use crate::conformance::device::Device;
+use crate::conformance::driver::{call, owned, plain_features, refused};
+use crate::conformance::report::{Outcome, fail, skip};
+use nix::errno::Errno;
+use std::path::Path;
+
+pub const RULES: &[Rule] = &[
+    Rule {
+        id: "features.offer",
+        reference: "virtio 1.3 §6",
+        expected: "VIRTIO_F_VERSION_1 and VIRTIO_F_ACCESS_PLATFORM are offered",
+        check: offer,
+    },
+    Rule { id: "features.subset", reference: "VHOST_SET_FEATURES", expected: "a subset is taken", check: subset },
+    Rule {
+        id: "features.unoffered",
+        reference: "VHOST_SET_FEATURES",
+        expected: "a bit that is not offered: EINVAL",
+        check: unoffered,
+    },
+    Rule {
+        id: "features.fixed",
+        reference: "VHOST_SET_FEATURES",
+        expected: "after FEATURES_OK: EBUSY; after a reset they can be set again",
+        check: fixed,
+    },
+    Rule {
+        id: "features.backend",
+        reference: "VHOST_SET_BACKEND_FEATURES",
+        expected: "what is offered is taken, and a bit that is not: EOPNOTSUPP",
+        check: backend,
+    },
+];
+
+fn offer(path: &Path) -> Outcome {
+    let features = call("VHOST_GET_FEATURES", owned(path)?.number(VHOST_GET_FEATURES))?;
+    let wanted = VERSION_1 | ACCESS_PLATFORM;
+    if features & wanted == wanted { Ok(format!("{features:#x}")) } else { fail(format!("{features:#x}")) }
+}
+
+fn subset(path: &Path) -> Outcome {
+    let device = owned(path)?;
+    let offered = call("VHOST_GET_FEATURES", device.number(VHOST_GET_FEATURES))?;
+    let plain = plain_features(&device)?;
+    for features in [plain, offered, plain] {
+        call("VHOST_SET_FEATURES", device.set_features(features))?;
+    }
+    Ok(format!("{plain:#x} of {offered:#x}"))
+}
+
+fn unoffered(path: &Path) -> Outcome {
+    let device = owned(path)?;
+    let offered = call("VHOST_GET_FEATURES", device.number(VHOST_GET_FEATURES))?;
+    let Some(bit) = (0..64).rev().map(|bit| 1u64 << bit).find(|bit| offered & bit == 0) else {
+        return skip("all features are offered");
+    };
+    let features = plain_features(&device)? | bit;
+    refused(&format!("features {features:#x}"), device.set_features(features), &[Errno::EINVAL])
+}
+
+fn fixed(path: &Path) -> Outcome {
+    let device = owned(path)?;
+    let features = plain_features(&device)?;
+    let set = |status| call("VHOST_VDPA_SET_STATUS", device.set_status(status));
+    set(ACKNOWLEDGE | DRIVER)?;
+    call("VHOST_SET_FEATURES", device.set_features(features))?;
+    set(ACKNOWLEDGE | DRIVER | FEATURES_OK)?;
+    let seen = refused("VHOST_SET_FEATURES", device.set_features(features), &[Errno::EBUSY])?;
+    set(0)?;
+    call("VHOST_SET_FEATURES after a reset", device.set_features(features))?;
+    Ok(seen)
+}
+
+fn backend(path: &Path) -> Outcome {
+    let device: Device = owned(path)?;
+    let offered = call("VHOST_GET_BACKEND_FEATURES", device.number(VHOST_GET_BACKEND_FEATURES))?;
+    call("VHOST_SET_BACKEND_FEATURES", device.set_backend_features(offered))?;
+    refused("bit 63", device.set_backend_features(1 << 63), &[Errno::EOPNOTSUPP])?;
+    Ok(format!("{offered:#x}"))
+}

@@ -1,0 +1,95 @@
+//! ioctl, and memory that a device shares.
+
+#![allow(unsafe_code)]
+// UNSAFETY: an ioctl takes an address, and memory that a device writes to cannot be a Rust slice.
+
+use nix::errno::Errno;
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
+use std::ffi::c_void;
+use std::num::NonZeroUsize;
+use std::os::fd::{AsFd, AsRawFd};
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU16, Ordering};
+
+/// An ioctl whose argument is `argument`. Panics when that is shorter than the number of the call says.
+pub fn ioctl(fd: impl AsFd, cmd: u32, argument: &mut [u8]) -> nix::Result<()> {
+    let size = usize::try_from(cmd >> 16 & 0x3fff).unwrap_or(usize::MAX);
+    assert!(argument.len() >= size, "the argument of {cmd:#x} has {size} bytes");
+    let address = argument.as_mut_ptr();
+    // SAFETY: the argument is as long as the call may take it to be; flexible ones say their length themselves.
+    Errno::result(unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), libc::Ioctl::from(cmd), address) }).map(drop)
+}
+
+/// Shared memory of a file without a name, mapped until dropped.
+pub struct Shared {
+    base: NonNull<c_void>,
+    len: NonZeroUsize,
+}
+
+impl Shared {
+    /// `len` zeros.
+    pub fn new(len: NonZeroUsize) -> nix::Result<Self> {
+        let file = memfd_create(c"umdev-conformance", MFdFlags::MFD_CLOEXEC)?;
+        nix::unistd::ftruncate(&file, i64::try_from(len.get()).map_err(|_| Errno::EFBIG)?)?;
+        let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        // SAFETY: a new mapping at an address of the kernel's choice.
+        let base = unsafe { mmap(None, len, protection, MapFlags::MAP_SHARED, &file, 0) }?;
+        Ok(Self { base, len })
+    }
+
+    /// Where it is mapped.
+    pub fn address(&self) -> u64 {
+        self.base.as_ptr().addr() as u64
+    }
+
+    /// How long it is.
+    pub fn len(&self) -> u64 {
+        self.len.get() as u64
+    }
+
+    fn at(&self, offset: usize, len: usize) -> *mut u8 {
+        let end = offset.checked_add(len);
+        assert!(end.is_some_and(|end| end <= self.len.get()), "{len} bytes at {offset:#x}");
+        // SAFETY: within the mapping.
+        unsafe { self.base.as_ptr().cast::<u8>().add(offset) }
+    }
+
+    /// Copies out.
+    pub fn read(&self, offset: usize, into: &mut [u8]) {
+        let from = self.at(offset, into.len());
+        // SAFETY: within the mapping; bytes that change meanwhile are only bytes.
+        unsafe { std::ptr::copy_nonoverlapping(from, into.as_mut_ptr(), into.len()) }
+    }
+
+    /// Copies in.
+    pub fn write(&self, offset: usize, bytes: &[u8]) {
+        let to = self.at(offset, bytes.len());
+        // SAFETY: within the mapping.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) }
+    }
+
+    fn index(&self, offset: usize) -> &AtomicU16 {
+        let at = self.at(offset, 2).cast::<u16>();
+        assert!(at.is_aligned(), "{offset:#x} is odd");
+        // SAFETY: aligned, within the mapping, and accessed atomically while it is shared.
+        unsafe { AtomicU16::from_ptr(at) }
+    }
+
+    /// Reads an index of a ring.
+    pub fn load(&self, offset: usize) -> u16 {
+        u16::from_le(self.index(offset).load(Ordering::SeqCst))
+    }
+
+    /// Publishes an index of a ring: what was written before it is seen before it.
+    pub fn store(&self, offset: usize, value: u16) {
+        self.index(offset).store(value.to_le(), Ordering::SeqCst);
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        // SAFETY: nobody has an address into the mapping any more.
+        let _ = unsafe { munmap(self.base, self.len.get()) };
+    }
+}
