@@ -10,7 +10,8 @@ const CAPACITY: usize = 48;
 #[derive(Debug, Clone)]
 enum Node {
     Leaf(Vec<Region>),
-    /// Every child with an address no greater than its first region's, and greater than its left neighbour's last one.
+    /// Every child with the address of its first region. One that was smaller would send searches past a region of the
+    /// left neighbour that reaches beyond it.
     Inner(Vec<(u64, Arc<Node>)>),
 }
 
@@ -61,10 +62,7 @@ impl Tree {
 
     /// Adds a region that touches no other.
     pub fn insert(&mut self, region: Region) {
-        let left = match &*self.root {
-            Node::Leaf(regions) => regions.first().map_or(region.iova, |first| first.iova.min(region.iova)),
-            Node::Inner(children) => children[0].0.min(region.iova),
-        };
+        let left = self.root.first().map_or(region.iova, |first| first.min(region.iova));
         if let Some(right) = insert(&mut self.root, region) {
             self.root = Arc::new(Node::Inner(vec![(left, Arc::clone(&self.root)), right]));
         }
@@ -145,8 +143,9 @@ fn remove(node: &mut Arc<Node>, iova: u64) -> bool {
         Node::Inner(children) => {
             let at = child_of(children, iova);
             let removed = remove(&mut children[at].1, iova);
-            if children[at].1.is_empty() {
-                children.remove(at);
+            match children[at].1.first() {
+                Some(first) => children[at].0 = first,
+                None => drop(children.remove(at)),
             }
             removed
         }
@@ -154,10 +153,11 @@ fn remove(node: &mut Arc<Node>, iova: u64) -> bool {
 }
 
 impl Node {
-    fn is_empty(&self) -> bool {
+    /// The address of its first region; none when it is empty.
+    fn first(&self) -> Option<u64> {
         match self {
-            Self::Leaf(regions) => regions.is_empty(),
-            Self::Inner(children) => children.is_empty(),
+            Self::Leaf(regions) => regions.first().map(|region| region.iova),
+            Self::Inner(children) => children.first().map(|(first, _)| *first),
         }
     }
 }

@@ -136,3 +136,22 @@ fn a_space_without_a_common_page_size_maps_nothing() {
     let space = AddressSpace::new(limits);
     assert_eq!(space.map(shared(&window, 0, 0x1000, 0, RW)).unwrap_err().errno(), Errno::EINVAL);
 }
+
+/// More regions than a node of the table holds; then, of those on either side of any border between two nodes, one goes
+/// and one comes that lies across where it began.
+#[test]
+fn a_region_across_the_beginning_of_one_that_went_is_found_whole() {
+    let window = Window::new(0x2000);
+    for gone in 1..100u64 {
+        let space = AddressSpace::new(Limits::default());
+        let at = |number: u64| 2 * number * PAGE;
+        space.map_all((0..100).map(|number| shared(&window, at(number), PAGE, 0, RW)).collect()).unwrap();
+        assert_eq!(space.unmap(at(gone), at(gone)).regions, 1);
+        let across = at(gone) - PAGE;
+        space.map(shared(&window, across, 2 * PAGE, 0, RW)).unwrap();
+        assert_eq!(space.covering(at(gone)).map(|region| region.iova), Some(across), "{gone}");
+        let overlap = space.map(shared(&window, at(gone), PAGE, 0, RW)).unwrap_err();
+        assert_eq!(overlap, MapError::Overlap { iova: at(gone), other: across });
+        assert_eq!(space.unmap(at(gone), at(gone)).regions, 1, "{gone}");
+    }
+}
