@@ -98,7 +98,6 @@ impl CallSlot {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::{Duration, Instant};
 
     fn blocking(initial: u64) -> EventFd {
         let fd = nix::sys::eventfd::EventFd::from_flags(nix::sys::eventfd::EfdFlags::EFD_CLOEXEC).unwrap();
@@ -116,9 +115,8 @@ mod tests {
     #[test]
     fn b2_signalling_a_blocking_eventfd_at_its_maximum_returns() {
         let full = blocking(u64::MAX - 1);
-        let begun = Instant::now();
+        // A write that blocked would be interrupted: EINTR.
         assert_eq!(full.signal(), Ok(()));
-        assert!(begun.elapsed() < Duration::from_millis(100));
     }
 
     #[test]

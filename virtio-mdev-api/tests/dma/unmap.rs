@@ -155,14 +155,14 @@ fn a_reader_that_stalled_is_waited_for_once_and_revoked_every_time() {
     let window = Window::new(0x2000);
     let space = space_with(&window);
     space.map(shared(&window, 2 * PAGE, PAGE, 0x1000, RW)).unwrap();
-    space.set_patience(Duration::from_millis(300));
+    space.set_patience(Duration::from_secs(1));
     let stalls = Arc::new(Stalls::default());
     let mut stuck = space.reader("stuck", Arc::clone(&stalls) as Arc<dyn StallHandler>);
     let burst = stuck.enter();
     space.unmap(PAGE, PAGE);
     let begun = Instant::now();
     space.unmap(2 * PAGE, 2 * PAGE);
-    assert!(begun.elapsed() < Duration::from_millis(200));
+    assert!(begun.elapsed() < Duration::from_millis(900));
     assert_eq!(*window.revoked.lock(), [(0, 0x1000), (0x1000, 0x1000)]);
     assert_eq!(stalls.0.lock().len(), 1);
     // Once it has left, it is a reader like any other.
