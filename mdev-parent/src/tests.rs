@@ -286,7 +286,9 @@ fn a_second_removal_is_told_that_one_is_running() {
     *fixture.holder.lock() = Some("pid 7".to_owned());
     std::thread::scope(|scope| {
         let first = scope.spawn(|| fixture.bus.remove(uuid(1), false));
-        std::thread::sleep(SHORT / 4);
+        while !fixture.event_words().contains(&"remove_request".to_owned()) {
+            std::thread::yield_now();
+        }
         assert_eq!(errno(fixture.bus.remove(uuid(1), false)), Some(Errno::EAGAIN));
         assert_eq!(errno(first.join().unwrap()), Some(Errno::EBUSY));
     });
