@@ -169,8 +169,8 @@ JSON:
     /// Drive a device through the rules of vhost-vdpa and say which it keeps
     #[command(after_help = "\
 The device must not be in use: it is opened, brought up, sent frames, suspended and reset many times, and is left
-reset and closed. The link of a network card sees frames of the experimental Ethernet type 0x88b5. Any vhost-vdpa
-file can be driven, the kernel's too.
+reset and closed. The link of a network card sees frames of the experimental Ethernet type 0x88b5.
+Rules that need frames are for network cards.
 
 One line a rule:
   pass   the device keeps it

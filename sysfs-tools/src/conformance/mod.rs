@@ -1,7 +1,8 @@
 //! `umdev conformance`: drives a vhost-vdpa file through its rules from outside.
 //!
 //! Each rule opens the file anew, and leaves the device reset. Nothing is used that a client of the kernel's vhost-vdpa
-//! could not use: open, ioctl, write, eventfds, and memory of its own.
+//! could not use: open, ioctl, write, eventfds, and memory of its own. Where this stack is stricter than the kernel on
+//! purpose (status bits, errnos of IOTLB messages), both answers are right.
 
 mod abi;
 mod device;
