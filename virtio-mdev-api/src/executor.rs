@@ -171,6 +171,8 @@ pub struct Guarded<T: ?Sized> {
 
 struct Inner<T: ?Sized> {
     broken: OnceLock<VendorFault>,
+    /// Held by whoever has a call under way: the time spent waiting for another's call is nobody's hang.
+    turn: Mutex<()>,
     value: Mutex<Option<Box<T>>>,
 }
 
@@ -183,7 +185,10 @@ impl<T: ?Sized> Clone for Guarded<T> {
 impl<T: ?Sized + Send + 'static> Guarded<T> {
     /// Guards `value`; each call may take `deadline`.
     pub fn new(value: Box<T>, deadline: Duration) -> Self {
-        Self { inner: Arc::new(Inner { broken: OnceLock::new(), value: Mutex::new(Some(value)) }), deadline }
+        Self {
+            inner: Arc::new(Inner { broken: OnceLock::new(), turn: Mutex::new(()), value: Mutex::new(Some(value)) }),
+            deadline,
+        }
     }
 
     /// Runs `work` on the object.
@@ -192,6 +197,8 @@ impl<T: ?Sized + Send + 'static> Guarded<T> {
         call: &'static str,
         work: impl FnOnce(&mut T) -> R + Send + 'static,
     ) -> Result<R, VendorFault> {
+        // Not for long: each call before this one ends at its deadline, and then breaks the object for those that wait.
+        let _turn = self.inner.turn.lock();
         if let Some(fault) = self.broken() {
             return Err(VendorFault::Broken(Box::new(fault.clone())));
         }
@@ -252,6 +259,18 @@ mod tests {
         assert_eq!(hung.call("next", |()| ()).unwrap_err().errno(), Errno::EIO);
         assert_eq!(other.call("next", |()| 7), Ok(7));
         drop(release);
+    }
+
+    #[test]
+    fn calls_that_wait_for_one_another_are_not_taken_for_hung() {
+        let guarded = Guarded::new(Box::new(()), SHORT * 10);
+        std::thread::scope(|scope| {
+            let calls: Vec<_> =
+                (0..8).map(|_| scope.spawn(|| guarded.call("slow", |()| std::thread::sleep(SHORT * 2)))).collect();
+            for call in calls {
+                assert_eq!(call.join().unwrap(), Ok(()));
+            }
+        });
     }
 
     #[test]
