@@ -284,8 +284,13 @@ impl Session {
         if !state.status.contains(Status::DRIVER_OK) {
             return Ok(());
         }
-        state.suspended = suspended;
-        self.settle(&mut state)
+        let before = std::mem::replace(&mut state.suspended, suspended);
+        let settled = self.settle(&mut state);
+        if settled.is_err() {
+            state.suspended = before;
+            self.settle(&mut state)?;
+        }
+        settled
     }
 
     /// Ends the session: the device is reset where it still answers, and dropped. Later calls answer ENODEV.

@@ -184,6 +184,19 @@ fn suspend_makes_ring_state_readable_and_settable_and_resume_continues_there() {
 }
 
 #[test]
+fn a_resume_that_is_refused_leaves_the_session_suspended() {
+    let Fixture { session, calls } = Fixture::running();
+    session.suspend().unwrap();
+    session.set_queue_addresses(1, u64::MAX - 15, 0, 0).unwrap();
+    calls.lock().clear();
+    assert_eq!(errno(session.resume()), Some(Errno::EINVAL));
+    assert_eq!(*calls.lock(), ["start 0 at 10", "stop 0"]);
+    session.set_queue_addresses(1, 0, 0, 0).unwrap();
+    session.resume().unwrap();
+    assert_eq!(errno(session.queue_base(1)), Some(Errno::EBUSY));
+}
+
+#[test]
 fn suspend_without_driver_ok_does_nothing() {
     let fixture = Fixture::negotiated();
     fixture.session.suspend().unwrap();
