@@ -95,14 +95,12 @@ enum Fit {
 /// Where there is none, the driver is asked for a notification here and not when the burst has ended: a frame that needs
 /// more buffers than there are waits for the one after them, whereas those it cannot use are in the ring all the time.
 fn next(io: &mut Io<'_>) -> Result<Option<Chain>, Halt> {
-    let chain = loop {
-        if let Some(chain) = io.take()? {
-            break chain;
-        }
-        if !io.enable_notifications()? {
-            return Ok(None);
-        }
-    };
+    let mut found = io.take()?;
+    // Once: a driver that takes back what it announced shall not hold the burst.
+    if found.is_none() && io.enable_notifications()? {
+        found = io.take()?;
+    }
+    let Some(chain) = found else { return Ok(None) };
     if chain.readable > 0 {
         return Err(io.refuse(&chain, "readable buffer in the receive queue"));
     }
