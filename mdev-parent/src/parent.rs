@@ -7,6 +7,10 @@ use std::time::Duration;
 use virtio_mdev_api::executor;
 use virtio_mdev_api::{AttributeSpec, CreateRequest, Device, Parent, Refusal, TypeInfo};
 
+/// More calls of one parent than this are not under way at a time: one that hangs keeps its thread, and anybody may ask
+/// again, by reading an attribute.
+const MAX_CALLS: usize = 64;
+
 /// A registered type.
 #[derive(Debug, Clone)]
 pub struct RegisteredType {
@@ -29,6 +33,8 @@ pub struct RegisteredParent {
     instances: AtomicU32,
     leaving: AtomicBool,
     deadline: Duration,
+    /// Shared by all calls under way, those given up included.
+    calls: Arc<()>,
 }
 
 impl RegisteredParent {
@@ -55,6 +61,7 @@ impl RegisteredParent {
             instances: AtomicU32::new(0),
             leaving: AtomicBool::new(false),
             deadline,
+            calls: Arc::default(),
         })
     }
 
@@ -112,8 +119,14 @@ impl RegisteredParent {
         call: &'static str,
         work: impl FnOnce(&dyn Parent) -> R + Send + 'static,
     ) -> Result<R, executor::VendorFault> {
-        let vendor = Arc::clone(&self.vendor);
-        executor::run(call, self.deadline, move || work(&*vendor))
+        let (vendor, under_way) = (Arc::clone(&self.vendor), Arc::clone(&self.calls));
+        if Arc::strong_count(&under_way) > MAX_CALLS + 1 {
+            return Err(executor::VendorFault::NoThread { call });
+        }
+        executor::run(call, self.deadline, move || {
+            let _under_way = under_way;
+            work(&*vendor)
+        })
     }
 
     /// Counts one instance more, or says that the counter ran out.

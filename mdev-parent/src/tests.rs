@@ -251,6 +251,24 @@ fn f37_a_creation_that_hangs_or_panics_hurts_nobody_else() {
 }
 
 #[test]
+fn f37_a_parent_that_hangs_keeps_a_bounded_number_of_threads() {
+    let fixture = Fixture::new(0, None);
+    let answers: Vec<_> = std::thread::scope(|scope| {
+        let ask = |number| {
+            let fixture = &fixture;
+            scope.spawn(move || errno(fixture.create("test-hangs", uuid(number))))
+        };
+        let asked: Vec<_> = (1..=100).map(ask).collect();
+        asked.into_iter().map(|asked| asked.join().unwrap()).collect()
+    });
+    let count = |errno| answers.iter().filter(|answer| **answer == Some(errno)).count();
+    assert!((1..=64).contains(&count(Errno::ETIMEDOUT)), "{answers:?}");
+    assert_eq!(count(Errno::EAGAIN), 100 - count(Errno::ETIMEDOUT));
+    std::thread::sleep(SHORT * 6);
+    assert_eq!(errno(fixture.create("test-good", uuid(1))), Some(Errno::ENOSPC), "it is asked again");
+}
+
+#[test]
 fn an_instance_in_use_is_asked_for_and_then_refused() {
     let fixture = Fixture::new(1, None);
     fixture.create("test-good", uuid(1)).unwrap();
