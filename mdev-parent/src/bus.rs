@@ -341,7 +341,11 @@ impl BusInner {
             };
             members.drivers.values().find(fits).cloned()
         };
-        driver.map_or(Ok(()), |driver| self.attach_driver(instance, &driver))
+        match driver.map_or(Ok(()), |driver| self.attach_driver(instance, &driver)) {
+            // Somebody was faster and bound it by hand.
+            Err(BusError::Bound { .. }) => Ok(()),
+            attached => attached,
+        }
     }
 
     fn attach_driver(&self, instance: &Arc<Instance>, driver: &Arc<dyn MdevDriver>) -> Result<(), BusError> {

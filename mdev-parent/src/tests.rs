@@ -428,6 +428,23 @@ fn an_instance_is_not_removed_before_its_creation_is_over() {
     assert_eq!(bound.load(Ordering::Acquire), 0);
 }
 
+/// Binds every new instance by hand, before its creation does.
+struct Hasty(Bus);
+
+impl Listener for Hasty {
+    fn created(&self, instance: &Arc<Instance>) {
+        self.0.bind("main", instance.uuid()).unwrap();
+    }
+}
+
+#[test]
+fn an_instance_bound_by_hand_during_its_creation_is_created() {
+    let fixture = Fixture::new(1, None);
+    fixture.bus.listen(Arc::new(Hasty(fixture.bus.clone())));
+    fixture.create("test-good", uuid(1)).unwrap();
+    assert_eq!(fixture.bus.instances().len(), 1);
+}
+
 #[test]
 fn an_instance_that_is_being_removed_is_not_bound_again() {
     let (fixture, begins, go_on, bound) = gated();
