@@ -134,7 +134,10 @@ fn survive(addr: usize) -> bool {
         let many = slot.faults.fetch_add(1, Ordering::AcqRel) >= PAGES_EACH;
         let len = if many { end - at } else { page };
         // SAFETY: the slot is in use, so its window is mapped, and the range lies in it.
-        return unsafe { replace(at, len) };
+        let replaced = unsafe { replace(at, len) };
+        // At the limit of mappings none can be split, but the whole window can still be replaced.
+        // SAFETY: as above.
+        return replaced || unsafe { replace(start, end - start) };
     }
     false
 }
@@ -159,6 +162,56 @@ fn chain(signal: i32, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
             // SAFETY: an action without SA_SIGINFO holds a function of this type.
             let handler: extern "C" fn(i32) = unsafe { std::mem::transmute(handler) };
             handler(signal);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::sys::wait::{WaitStatus, waitpid};
+    use nix::unistd::{ForkResult, fork};
+
+    const PAGE: usize = 4096;
+
+    /// Uses up the mappings until none can be split any more: neighbours differ, so none is joined with another.
+    fn exhaust() {
+        let (flags, mut last) = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, libc::MAP_FAILED);
+        for prot in [libc::PROT_READ, libc::PROT_NONE].into_iter().cycle() {
+            // SAFETY: a new mapping at an address the kernel chooses.
+            let made = unsafe { libc::mmap(std::ptr::null_mut(), PAGE, prot, flags, -1, 0) };
+            if made == libc::MAP_FAILED {
+                break;
+            }
+            last = made;
+        }
+        // New mappings are let go one further than splits.
+        // SAFETY: the last mapping made here; nobody uses it.
+        unsafe { libc::munmap(last, PAGE) };
+    }
+
+    #[test]
+    fn u3_a_fault_is_survived_when_there_are_no_more_mappings() {
+        let file = nix::sys::memfd::memfd_create(c"t", nix::sys::memfd::MFdFlags::empty()).unwrap();
+        nix::unistd::ftruncate(&file, 8 * 4096).unwrap();
+        let len = std::num::NonZeroUsize::new(8 * PAGE).unwrap();
+        let (prot, flags) = (nix::sys::mman::ProtFlags::PROT_READ, nix::sys::mman::MapFlags::MAP_SHARED);
+        // SAFETY: a new mapping at an address the kernel chooses.
+        let start = unsafe { nix::sys::mman::mmap(None, len, prot, flags, &file, 0) }.unwrap();
+        let guard = Guard::new(start.as_ptr().expose_provenance(), 8 * PAGE, PAGE).unwrap();
+        nix::unistd::ftruncate(&file, 0).unwrap();
+        // SAFETY: the child calls nothing but mmap, munmap and _exit, and reads memory.
+        match unsafe { fork() }.unwrap() {
+            ForkResult::Child => {
+                exhaust();
+                // SAFETY: within the mapping.
+                let byte = unsafe { start.as_ptr().cast::<u8>().wrapping_add(3 * PAGE).read_volatile() };
+                // SAFETY: ends the child at once.
+                unsafe { libc::_exit(i32::from(byte != 0 || !guard.faulted())) }
+            }
+            ForkResult::Parent { child } => {
+                assert_eq!(waitpid(child, None), Ok(WaitStatus::Exited(child, 0)));
+            }
         }
     }
 }
