@@ -28,6 +28,12 @@ impl Default for Limits {
     }
 }
 
+/// Shared mappings of all users together: half of what `vm.max_map_count` allows a process by default. The rest is for
+/// our own, and for the pages that replace those a client takes away, each of which splits a mapping.
+const ALL_WINDOWS: usize = 32_768;
+/// Bytes of all users' shared mappings: half of a process's address space.
+const ALL_WINDOW_BYTES: u64 = 64 << 40;
+
 #[derive(Debug, Default)]
 struct Usage {
     windows: usize,
@@ -65,12 +71,15 @@ impl Quotas {
     /// Books a mapping of `bytes` for `uid`, or says that it has no more.
     pub fn window(self: &Arc<Self>, uid: u32, bytes: u64) -> Option<WindowShare> {
         let mut users = self.windows.lock();
-        let usage = users.entry(uid).or_default();
-        let total = usage.bytes.checked_add(bytes)?;
-        if usage.windows >= self.limits.windows || total > self.limits.window_bytes {
+        let (all_windows, all_bytes) =
+            users.values().fold((0, 0u64), |(windows, held), usage| (windows + usage.windows, held + usage.bytes));
+        let held = users.get(&uid).map_or(0, |usage| usage.windows);
+        let total = users.get(&uid).map_or(0, |usage| usage.bytes).checked_add(bytes)?;
+        let own_share_is_full = held >= self.limits.windows || total > self.limits.window_bytes;
+        if own_share_is_full || all_windows >= ALL_WINDOWS || all_bytes.checked_add(bytes)? > ALL_WINDOW_BYTES {
             return None;
         }
-        (usage.windows, usage.bytes) = (usage.windows + 1, total);
+        users.insert(uid, Usage { windows: held + 1, bytes: total });
         Some(WindowShare { quotas: self.clone(), uid, bytes })
     }
 
@@ -138,6 +147,17 @@ pub(crate) fn is_path_only(fd: BorrowedFd<'_>) -> Result<bool, Errno> {
 mod tests {
     use super::*;
     use std::os::fd::AsFd;
+
+    #[test]
+    fn u2_many_users_together_leave_the_process_room_for_itself() {
+        let quotas = Arc::new(Quotas::new(Limits { windows: 1024, ..Limits::default() }));
+        let shares: Vec<u32> = (0..64 * 1024).map(|number| number / 1024).collect();
+        let held: Vec<_> = shares.into_iter().filter_map(|uid| quotas.window(uid, 4096)).collect();
+        assert_eq!(held.len(), ALL_WINDOWS);
+        drop(held);
+        assert!(quotas.window(63, 4096).is_some());
+        assert_eq!(quotas.windows.lock().len(), 0, "nobody who holds nothing is kept");
+    }
 
     #[test]
     fn u2_one_user_at_its_limit_leaves_others_theirs() {
