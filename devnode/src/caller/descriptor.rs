@@ -45,14 +45,7 @@ pub(super) fn any(caller: &Caller, fd: i32) -> Result<OwnedFd, Errno> {
     if caller.host().is_own(before.dev) || !before.may_be_held(&link) {
         return Err(Errno::EINVAL);
     }
-    let grabbed = grab(caller, fd)?;
-    if Identity::of(grabbed.as_fd()) != Ok(before) {
-        caller.host().reaper.close(grabbed);
-        return Err(Errno::EINVAL);
-    }
-    if is_path_only(grabbed.as_fd())? {
-        return Err(Errno::EBADF);
-    }
+    let grabbed = grab_unchanged(caller, fd, &before)?;
     // Regular files only of memory: asking for seals is answered by memory files, and asks no file system.
     if before.kind == FileType::RegularFile && fcntl(&grabbed, FcntlArg::F_GET_SEALS).is_err() {
         caller.host().reaper.close(grabbed);
@@ -71,19 +64,25 @@ pub(super) fn own(caller: &Caller, fd: i32) -> Result<Arc<dyn OpenFile>, Errno> 
     if !caller.host().is_own(before.dev) || before.kind != FileType::RegularFile {
         return Err(Errno::EINVAL);
     }
+    let grabbed = grab_unchanged(caller, fd, &before)?;
+    // Our own mount answers this question to our own threads only, and at once; the descriptor is closed at once too:
+    // one that we kept would hang us at exit.
+    let asked = caller.host().asking(|| sys::who_is_this(grabbed.as_fd()));
+    drop(grabbed);
+    caller.host().handles.device(asked.map_err(|_| Errno::EINVAL)?).ok_or(Errno::EINVAL)
+}
+
+/// Takes the descriptor, if it is still what it was `before`.
+fn grab_unchanged(caller: &Caller, fd: i32, before: &Identity) -> Result<OwnedFd, Errno> {
     let grabbed = grab(caller, fd)?;
-    if Identity::of(grabbed.as_fd()) != Ok(before) {
+    if Identity::of(grabbed.as_fd()).as_ref() != Ok(before) {
         caller.host().reaper.close(grabbed);
         return Err(Errno::EINVAL);
     }
     if is_path_only(grabbed.as_fd())? {
         return Err(Errno::EBADF);
     }
-    // Our own mount answers this question to our own threads only, and at once; the descriptor is closed at once too:
-    // one that we kept would hang us at exit.
-    let asked = caller.host().asking(|| sys::who_is_this(grabbed.as_fd()));
-    drop(grabbed);
-    caller.host().handles.device(asked.map_err(|_| Errno::EINVAL)?).ok_or(Errno::EINVAL)
+    Ok(grabbed)
 }
 
 /// What `/proc` says the descriptor is; EBADF when it is closed or negative.
