@@ -1,8 +1,8 @@
 //! Why a vhost call is refused.
 
-use crate::message::MessageError;
 use nix::errno::Errno;
 use thiserror::Error;
+use vhost_abi::MessageError;
 use virtio_mdev_api::dma::MapError;
 use virtio_mdev_api::{HasErrno, SessionError};
 

@@ -1,16 +1,16 @@
 //! An open vhost file: who may use it, and its life.
 
 use crate::VhostMdev;
-use crate::command::{self, Access};
 use crate::error::VhostError;
 use crate::memory::Memory;
-use crate::message::{MESSAGE_SIZE, Message};
 use devnode::{Caller, Ioctl, IoctlReply, OpenFile};
 use nix::errno::Errno;
 use parking_lot::{MappedMutexGuard, Mutex, MutexGuard};
 use std::sync::{Arc, OnceLock};
 use vfio_container::trace::Trace;
 use vfio_container::{Client, Home};
+use vhost_abi::command::{self, Access};
+use vhost_abi::{MESSAGE_SIZE, Message};
 use virtio_mdev_api::Session;
 
 /// An open vhost file.
@@ -105,7 +105,7 @@ impl VhostFile {
     pub fn serve_write(&self, client: &dyn Client, data: &[u8]) -> Result<usize, Errno> {
         let mut trace = Trace::begin([self.node.trace().clone()]);
         let decoded = Message::decode(data);
-        let name = decoded.as_ref().map_or("write", Message::name);
+        let name = decoded.as_ref().map_or("write", |message| message.request.name());
         let outcome = self.lock().map(drop).and_then(|()| {
             let message = decoded?;
             self.check(client, Access::Owner)?;

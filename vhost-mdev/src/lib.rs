@@ -9,15 +9,12 @@
 //! EFAULT for all but one; and a network device's configuration space reads as zeros up to its eighth byte even if it
 //! is shorter, because QEMU reads eight bytes whatever the size.
 
-mod command;
 mod error;
 mod file;
 mod iotlb;
 mod memory;
-mod message;
 mod node;
 mod serve;
-mod wire;
 
 pub use file::VhostFile;
 pub use node::VhostMdev;

@@ -1,15 +1,15 @@
 //! What each call does.
 
 use crate::VhostFile;
-use crate::command::*;
 use crate::error::VhostError;
 use crate::memory::has_own_iommu;
-use crate::message::Message;
-use crate::wire::{ConfigRange, IovaRange, VringAddr, VringFile, VringState, argument};
 use devnode::{Ioctl, IoctlReply};
 use nix::errno::Errno;
 use vfio_container::trace::Trace;
 use vfio_container::{Attachment, Client, regions};
+use vhost_abi::command::*;
+use vhost_abi::{ConfigRange, IovaRange, Message, Request, VringAddr, VringFile, VringState};
+use virtio_mdev_api::dma::Permissions;
 use virtio_mdev_api::notify::EventFd;
 use virtio_mdev_api::{SessionError, Status};
 use zerocopy::{FromBytes, IntoBytes};
@@ -237,8 +237,10 @@ impl VhostFile {
 
     /// An IOTLB message of the owner.
     pub(crate) fn message(&self, client: &dyn Client, message: Message, trace: &mut Trace) -> Result<(), VhostError> {
-        match message {
-            Message::Update { iova, size, uaddr, permissions } => {
+        match message.request {
+            Request::Update { iova, size, uaddr, permission } => {
+                // The decoder lets no other bits pass.
+                let permissions = Permissions::from_bits_truncate(permission);
                 trace.arg("iova", iova);
                 trace.arg("size", size);
                 trace.arg("uaddr", uaddr);
@@ -251,17 +253,17 @@ impl VhostFile {
                 let regions = regions(client, iova, uaddr, size, permissions)?;
                 Ok(self.lock()?.memory.iotlb.update(regions)?)
             }
-            Message::Invalidate { first, last } => {
+            Request::Invalidate { first, last } => {
                 trace.arg("first", first);
                 trace.arg("last", last);
                 self.lock()?.memory.iotlb.invalidate(first, last);
                 Ok(())
             }
-            Message::BatchBegin => {
+            Request::BatchBegin => {
                 self.lock()?.memory.iotlb.begin();
                 Ok(())
             }
-            Message::BatchEnd => Ok(self.lock()?.memory.iotlb.end()?),
+            Request::BatchEnd => Ok(self.lock()?.memory.iotlb.end()?),
         }
     }
 
@@ -309,6 +311,12 @@ fn tell_bytes(bytes: &[u8]) -> Result<IoctlReply, VhostError> {
 fn eventfd(client: &dyn Client, fd: i32, trace: &mut Trace) -> Result<Option<EventFd>, VhostError> {
     trace.arg("fd", fd);
     if fd == UNBIND { Ok(None) } else { Ok(Some(client.eventfd(fd)?)) }
+}
+
+/// The argument of a call as the kernel copied it in.
+fn argument<T: FromBytes>(call: &Ioctl<'_>) -> Result<T, VhostError> {
+    let (value, _) = T::read_from_prefix(call.input).map_err(|_| Errno::EFAULT)?;
+    Ok(value)
 }
 
 /// The length, if the range lies within `size` bytes.

@@ -25,6 +25,9 @@ pub struct QueueInfo {
     pub max_size: u16,
     /// The virtqueue group: queues of one group share an address space.
     pub group: u32,
+    /// The group of the ring itself, for a device that can take it from another address space than the buffers
+    /// (`VHOST_BACKEND_F_DESC_ASID`).
+    pub desc_group: Option<u32>,
 }
 
 /// What never changes while a device lives.

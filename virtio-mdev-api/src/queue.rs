@@ -86,8 +86,11 @@ pub struct QueueStart {
     pub state: QueueState,
     /// The features the driver accepted.
     pub features: u64,
-    /// The memory the addresses of the ring and of its buffers are in.
+    /// The memory the addresses of its buffers are in, and those of indirect tables.
     pub space: Arc<AddressSpace>,
+    /// The memory the addresses of the ring are in: another than `space` only for a queue with a
+    /// [`desc_group`](crate::QueueInfo::desc_group).
+    pub ring_space: Arc<AddressSpace>,
     /// Rung by the driver when there is work. May be replaced later by [`set_kick`](crate::VirtioMdev::set_kick).
     pub kick: Option<EventFd>,
     /// Whom to tell of used buffers. Its content may change at any moment; look each time.

@@ -42,7 +42,10 @@ impl VirtioMdev for IommuDevice {
     }
 
     fn start_queue(&mut self, index: u16, queue: QueueStart) -> Result<(), Refusal> {
-        self.net.start_queue(index, QueueStart { space: Arc::clone(&self.space), ..queue })
+        self.net.start_queue(
+            index,
+            QueueStart { space: Arc::clone(&self.space), ring_space: Arc::clone(&self.space), ..queue },
+        )
     }
 
     fn dma_map(&mut self, asid: u32, region: &Region) -> Result<(), Refusal> {

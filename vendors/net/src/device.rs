@@ -121,7 +121,7 @@ impl<P: Port> VirtioMdev for NetDevice<P> {
         DeviceInfo {
             device_id: VIRTIO_ID_NET,
             vendor_id: 0,
-            queues: vec![QueueInfo { max_size: MAX_QUEUE_SIZE, group: 0 }; usize::from(QUEUES)],
+            queues: vec![QueueInfo { max_size: MAX_QUEUE_SIZE, group: 0, desc_group: None }; usize::from(QUEUES)],
             features: self.features,
             config_size: CONFIG_SIZE,
             queue_align: 16,

@@ -86,6 +86,7 @@ impl Guest {
             state: self.states[at],
             features: self.features,
             space: Arc::clone(&self.space),
+            ring_space: Arc::clone(&self.space),
             kick: Some(self.kicks[at].clone()),
             call: Arc::new(call),
             err: Arc::default(),

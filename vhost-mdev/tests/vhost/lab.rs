@@ -171,7 +171,7 @@ impl Lab {
         let info = DeviceInfo {
             device_id: 1,
             vendor_id: 0,
-            queues: vec![QueueInfo { max_size: 256, group: 0 }; 2],
+            queues: vec![QueueInfo { max_size: 256, group: 0, desc_group: None }; 2],
             features: REQUIRED | 1 << 29,
             config_size: kind.config_size,
             queue_align: 4096,

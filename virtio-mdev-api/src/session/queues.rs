@@ -111,6 +111,7 @@ impl Session {
             state: queue.state,
             features: state.features,
             space: Arc::clone(space),
+            ring_space: Arc::clone(space),
             kick: queue.kick.clone(),
             call: Arc::clone(&queue.call),
             err: Arc::clone(&queue.err),

@@ -26,7 +26,7 @@ impl VirtioMdev for Recorder {
         DeviceInfo {
             device_id: 1,
             vendor_id: 0,
-            queues: vec![QueueInfo { max_size: 256, group: 0 }; 2],
+            queues: vec![QueueInfo { max_size: 256, group: 0, desc_group: None }; 2],
             features: REQUIRED | 1,
             config_size: 12,
             queue_align: 4096,

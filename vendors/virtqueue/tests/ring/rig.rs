@@ -81,6 +81,7 @@ impl Rig {
             state: QueueState::Split { avail },
             features: self.features,
             space: Arc::clone(&self.space),
+            ring_space: Arc::clone(&self.space),
             kick: None,
             call: slot(&self.call),
             err: slot(&self.err),

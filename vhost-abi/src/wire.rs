@@ -1,58 +1,63 @@
-//! The structures of the vhost commands.
+//! The structures of the vhost commands (`linux/vhost_types.h`).
 
-use crate::error::VhostError;
-use devnode::Ioctl;
-use nix::errno::Errno;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// `struct vhost_vring_state`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
-pub(crate) struct VringState {
+pub struct VringState {
+    /// `index`.
     pub index: u32,
+    /// `num`.
     pub num: u32,
 }
 
 /// `struct vhost_vring_file`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
-pub(crate) struct VringFile {
+pub struct VringFile {
+    /// `index`.
     pub index: u32,
+    /// `fd`.
     pub fd: i32,
 }
 
 /// `struct vhost_vring_addr`; the used ring comes before the available ring.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
-pub(crate) struct VringAddr {
+pub struct VringAddr {
+    /// `index`.
     pub index: u32,
+    /// `flags`.
     pub flags: u32,
+    /// `desc`.
     pub desc: u64,
+    /// `used`.
     pub used: u64,
+    /// `avail`.
     pub avail: u64,
+    /// `log`.
     pub log: u64,
 }
 
 /// `struct vhost_vdpa_config` without its bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
-pub(crate) struct ConfigRange {
+pub struct ConfigRange {
+    /// `offset`.
     pub offset: u32,
+    /// `len`.
     pub len: u32,
 }
 
 /// `struct vhost_vdpa_iova_range`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
-pub(crate) struct IovaRange {
+pub struct IovaRange {
+    /// `first`.
     pub first: u64,
+    /// `last`.
     pub last: u64,
-}
-
-/// The argument of a call as the kernel copied it in.
-pub(crate) fn argument<T: FromBytes>(call: &Ioctl<'_>) -> Result<T, VhostError> {
-    let (value, _) = T::read_from_prefix(call.input).map_err(|_| Errno::EFAULT)?;
-    Ok(value)
 }
 
 #[cfg(test)]

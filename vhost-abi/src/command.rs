@@ -2,7 +2,7 @@
 
 /// Who may use a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Access {
+pub enum Access {
     /// Everybody who has the file open.
     Any,
     /// The same, until there is an owner; then the owner alone.
@@ -13,10 +13,10 @@ pub(crate) enum Access {
 
 macro_rules! commands {
     ($($name:ident = $nr:literal, $access:ident;)*) => {
-        $(pub(crate) const $name: u32 = $nr;)*
+        $(#[doc = concat!("`", stringify!($name), "`.")] pub const $name: u32 = $nr;)*
 
         /// Name and access of a command, `None` when no vhost command has this number.
-        pub(crate) fn find(cmd: u32) -> Option<(&'static str, Access)> {
+        pub fn find(cmd: u32) -> Option<(&'static str, Access)> {
             match cmd {
                 $($name => Some((stringify!($name), Access::$access)),)*
                 _ => None,
