@@ -69,6 +69,23 @@ pub fn page_that_never_comes() -> nix::Result<(Map, OwnedFd)> {
     Ok((page, fd))
 }
 
+/// A socket for frames of one Ethernet type on one interface.
+pub fn frames_of(interface: &str, ethertype: u16) -> nix::Result<OwnedFd> {
+    let index = nix::net::if_::if_nametoindex(interface)?;
+    // SAFETY: an address of zeros is valid.
+    let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+    address.sll_family = u16::try_from(libc::AF_PACKET).map_err(|_| Errno::EAFNOSUPPORT)?;
+    address.sll_protocol = ethertype.to_be();
+    address.sll_ifindex = index.cast_signed();
+    let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC;
+    // SAFETY: the call takes no address.
+    let fd = own(Errno::result(unsafe { libc::socket(libc::AF_PACKET, kind, i32::from(ethertype.to_be())) })?);
+    let len = libc::socklen_t::try_from(size_of_val(&address)).map_err(|_| Errno::EINVAL)?;
+    // SAFETY: the address is valid and as long as said.
+    Errno::result(unsafe { libc::bind(fd.as_raw_fd(), (&raw const address).cast(), len) })?;
+    Ok(fd)
+}
+
 /// A mapping, unmapped when dropped. All access is bounds-checked and treats the memory as shared with others.
 #[derive(Debug)]
 pub struct Map {
