@@ -1,28 +1,36 @@
 //! The file that is driven.
 
 use super::abi::*;
-use super::sys;
+use super::calls::Calls;
 use nix::errno::Errno;
-use std::fs::{File, OpenOptions};
-use std::io::Write;
+use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd};
-use std::path::Path;
+use std::path::PathBuf;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 /// A file closed a moment ago may still be busy.
 const BUSY: Duration = Duration::from_secs(2);
 
+/// What the rules are about: a file, and the way to it.
+#[derive(Clone)]
+pub struct Subject {
+    pub path: PathBuf,
+    pub calls: Rc<dyn Calls>,
+}
+
 /// A vhost-vdpa file, open. Each call is the ioctl of its name.
 pub struct Device {
     file: File,
+    calls: Rc<dyn Calls>,
 }
 
 impl Device {
     /// Opens the file.
-    pub fn open(path: &Path) -> nix::Result<Self> {
+    pub fn open(subject: &Subject) -> nix::Result<Self> {
         let begun = Instant::now();
         loop {
-            match Self::try_open(path) {
+            match Self::try_open(subject) {
                 Err(Errno::EBUSY) if begun.elapsed() < BUSY => std::thread::sleep(Duration::from_millis(5)),
                 opened => return opened,
             }
@@ -30,19 +38,28 @@ impl Device {
     }
 
     /// Opens the file if it is free now.
-    pub fn try_open(path: &Path) -> nix::Result<Self> {
-        let file = OpenOptions::new().read(true).write(true).open(path);
-        file.map(|file| Self { file }).map_err(|error| crate::error::errno_of(&error))
+    pub fn try_open(subject: &Subject) -> nix::Result<Self> {
+        Ok(Self { file: subject.calls.open(&subject.path)?, calls: Rc::clone(&subject.calls) })
     }
 
     /// An ioctl that takes nothing.
     pub fn order(&self, cmd: u32) -> nix::Result<()> {
-        sys::ioctl(&self.file, cmd, &mut [])
+        self.call(cmd, &mut [])
     }
 
     /// An ioctl on bytes.
     pub fn call(&self, cmd: u32, argument: &mut [u8]) -> nix::Result<()> {
-        sys::ioctl(&self.file, cmd, argument)
+        self.calls.ioctl(&self.file, cmd, argument)
+    }
+
+    /// The same from a process of its own, which is not the owner.
+    pub fn call_elsewhere(&self, cmd: u32, argument: &mut [u8]) -> nix::Result<()> {
+        self.calls.ioctl_elsewhere(&self.file, cmd, argument)
+    }
+
+    /// The same with an argument at an address where nothing is.
+    pub fn call_nowhere(&self, cmd: u32) -> nix::Result<()> {
+        self.calls.ioctl_nowhere(&self.file, cmd)
     }
 
     /// An ioctl that answers a number, of as many bytes as its own number says.
@@ -120,7 +137,7 @@ impl Device {
 
     /// Writes bytes; how many were taken.
     pub fn write(&self, bytes: &[u8]) -> nix::Result<usize> {
-        (&self.file).write(bytes).map_err(|error| crate::error::errno_of(&error))
+        self.calls.write(&self.file, bytes)
     }
 
     /// Writes an IOTLB message of version 2.
@@ -139,6 +156,6 @@ pub fn message(version: u32, request: u8, iova: u64, size: u64, address: u64) ->
 }
 
 /// Two 32-bit words.
-fn pair(first: u32, second: u32) -> [u8; 8] {
+pub fn pair(first: u32, second: u32) -> [u8; 8] {
     (u64::from(first) | u64::from(second) << 32).to_le_bytes()
 }

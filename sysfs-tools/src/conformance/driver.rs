@@ -1,7 +1,7 @@
 //! A small driver of a network card: one queue pair, memory by IOTLB messages.
 
 use super::abi::*;
-use super::device::Device;
+use super::device::{Device, Subject};
 use super::report::{Ended, Outcome, fail, skip};
 use super::ring::{self, BUFFER, Ring};
 use super::sys::Shared;
@@ -9,7 +9,6 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::EventFd;
 use std::os::fd::AsFd;
-use std::path::Path;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -42,8 +41,8 @@ pub fn refused<T>(name: &str, result: nix::Result<T>, wanted: &[Errno]) -> Outco
 }
 
 /// Opens the file and becomes its owner.
-pub fn owned(path: &Path) -> Result<Device, Ended> {
-    let device = call("open", Device::open(path))?;
+pub fn owned(subject: &Subject) -> Result<Device, Ended> {
+    let device = call("open", Device::open(subject))?;
     call("VHOST_SET_OWNER", device.order(VHOST_SET_OWNER))?;
     Ok(device)
 }
@@ -97,8 +96,8 @@ pub struct Driver {
 
 impl Driver {
     /// Brings a network card up; skips what is none.
-    pub fn start(path: &Path) -> Result<Self, Ended> {
-        let device = owned(path)?;
+    pub fn start(subject: &Subject) -> Result<Self, Ended> {
+        let device = owned(subject)?;
         let id = call("VHOST_VDPA_GET_DEVICE_ID", device.number(VHOST_VDPA_GET_DEVICE_ID))?;
         if id != u64::from(NET) {
             return skip(format!("device id {id}: frames are for network cards"));

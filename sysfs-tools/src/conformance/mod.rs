@@ -5,6 +5,7 @@
 //! purpose (status bits, errnos of IOTLB messages), both answers are right.
 
 mod abi;
+mod calls;
 mod device;
 mod driver;
 mod report;
@@ -12,12 +13,14 @@ mod ring;
 mod rules;
 mod sys;
 
+pub use calls::{Calls, System};
 pub use report::{Item, Report, Verdict};
 
 use crate::Error;
-use device::Device;
+use device::{Device, Subject};
 use report::{Ended, Outcome};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use uuid::Uuid;
 
 /// A rule.
@@ -26,7 +29,7 @@ struct Rule {
     id: &'static str,
     reference: &'static str,
     expected: &'static str,
-    check: fn(&Path) -> Outcome,
+    check: fn(&Subject) -> Outcome,
 }
 
 /// The rule that is looked at behind every other.
@@ -42,7 +45,13 @@ pub(crate) fn resolve(root: &Path, target: &str) -> Result<PathBuf, Error> {
 
 /// Drives the file at `path` through all rules. The device must not be in use.
 pub fn examine(path: &Path) -> Result<Report, Error> {
-    match Device::open(path) {
+    examine_through(Rc::new(System), path)
+}
+
+/// The same, by other calls than the system's own.
+pub fn examine_through(calls: Rc<dyn Calls>, path: &Path) -> Result<Report, Error> {
+    let subject = Subject { path: path.to_owned(), calls };
+    match Device::open(&subject) {
         // Whether it is a vhost-vdpa file at all.
         Ok(device) => {
             let id = device.number(abi::VHOST_VDPA_GET_DEVICE_ID);
@@ -56,11 +65,11 @@ pub fn examine(path: &Path) -> Result<Report, Error> {
     for rule in rules::all() {
         let outcome = match &lost {
             Some(reason) => Err(Ended::Skipped(String::clone(reason))),
-            None => (rule.check)(path),
+            None => (rule.check)(&subject),
         };
         let item = item((rule.id, rule.reference, rule.expected), outcome);
         if lost.is_none()
-            && let Err(seen) = after(path)
+            && let Err(seen) = after(&subject)
         {
             let seen = format!("after {}: {seen}", rule.id);
             // A rule that failed itself has said it already.
@@ -75,9 +84,9 @@ pub fn examine(path: &Path) -> Result<Report, Error> {
 }
 
 /// Opens and resets the device; why it cannot be.
-fn after(path: &Path) -> Result<(), String> {
+fn after(subject: &Subject) -> Result<(), String> {
     let said = |name: &'static str| move |errno: nix::errno::Errno| format!("{name}: {errno:?}");
-    let device = Device::open(path).map_err(said("open"))?;
+    let device = Device::open(subject).map_err(said("open"))?;
     device.set_status(0).map_err(said("reset"))?;
     match device.status().map_err(said("VHOST_VDPA_GET_STATUS"))? {
         0 => Ok(()),

@@ -6,6 +6,8 @@
 use nix::errno::Errno;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::{ForkResult, fork};
 use std::ffi::c_void;
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, AsRawFd};
@@ -19,6 +21,31 @@ pub fn ioctl(fd: impl AsFd, cmd: u32, argument: &mut [u8]) -> nix::Result<()> {
     let address = argument.as_mut_ptr();
     // SAFETY: the argument is as long as the call may take it to be; flexible ones say their length themselves.
     Errno::result(unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), libc::Ioctl::from(cmd), address) }).map(drop)
+}
+
+/// An ioctl whose argument is at an address where nothing is.
+pub fn ioctl_nowhere(fd: impl AsFd, cmd: u32) -> nix::Result<()> {
+    // SAFETY: the first page is mapped in no program; the call can only find that out.
+    Errno::result(unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), libc::Ioctl::from(cmd), 16usize) }).map(drop)
+}
+
+/// Does `work` in a child, which is a process of its own with a copy of this one's memory and the same open files.
+///
+/// `work` must be system calls alone: a lock that another thread holds is never let go in the child.
+pub fn in_child(work: impl FnOnce() -> nix::Result<()>) -> nix::Result<()> {
+    // SAFETY: the child makes the calls of `work` and leaves, and neither allocates nor unwinds.
+    match unsafe { fork() }? {
+        ForkResult::Child => {
+            let code = work().err().map_or(0, |errno| errno as i32);
+            // SAFETY: leaving is always allowed.
+            unsafe { libc::_exit(code) }
+        }
+        ForkResult::Parent { child } => match waitpid(child, None)? {
+            WaitStatus::Exited(_, 0) => Ok(()),
+            WaitStatus::Exited(_, code) => Err(Errno::from_raw(code)),
+            _ => Err(Errno::ECHILD),
+        },
+    }
 }
 
 /// Shared memory of a file without a name, mapped until dropped.

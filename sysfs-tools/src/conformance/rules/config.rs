@@ -2,13 +2,12 @@
 
 use crate::conformance::Rule;
 use crate::conformance::abi::*;
-use crate::conformance::device::Device;
+use crate::conformance::device::{Device, Subject};
 use crate::conformance::driver::{call, owned, refused};
 use crate::conformance::report::{Ended, Outcome, fail, skip};
 use nix::errno::Errno;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use std::os::fd::{AsFd, AsRawFd};
-use std::path::Path;
 
 /// Reads of the whole space that are compared.
 const READS: usize = 64;
@@ -58,8 +57,8 @@ fn size(device: &Device) -> Result<u32, Ended> {
     }
 }
 
-fn bounds(path: &Path) -> Outcome {
-    let device = owned(path)?;
+fn bounds(subject: &Subject) -> Outcome {
+    let device = owned(subject)?;
     let size = size(&device)?;
     call("the whole space", device.config(0, size))?;
     call("the last byte", device.config(size - 1, 1))?;
@@ -70,8 +69,8 @@ fn bounds(path: &Path) -> Outcome {
     Ok(format!("{size} bytes; all else EINVAL"))
 }
 
-fn generation(path: &Path) -> Outcome {
-    let device = owned(path)?;
+fn generation(subject: &Subject) -> Outcome {
+    let device = owned(subject)?;
     let size = size(&device)?;
     let changed = call("eventfd", EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK))?;
     let mut number = changed.as_fd().as_raw_fd().to_le_bytes();
@@ -87,8 +86,8 @@ fn generation(path: &Path) -> Outcome {
     Ok(format!("{READS} reads alike"))
 }
 
-fn pieces(path: &Path) -> Outcome {
-    let device = owned(path)?;
+fn pieces(subject: &Subject) -> Outcome {
+    let device = owned(subject)?;
     let size = size(&device)?;
     let whole = call("VHOST_VDPA_GET_CONFIG", device.config(0, size))?;
     let mut bytes = Vec::new();
@@ -102,8 +101,8 @@ fn pieces(path: &Path) -> Outcome {
     }
 }
 
-fn write(path: &Path) -> Outcome {
-    let device = owned(path)?;
+fn write(subject: &Subject) -> Outcome {
+    let device = owned(subject)?;
     let size = size(&device)?;
     if device.number(VHOST_VDPA_GET_DEVICE_ID) != Ok(NET.into()) || size < MAC {
         return skip("the device has no MAC address");
@@ -116,8 +115,8 @@ fn write(path: &Path) -> Outcome {
     if now == mac { Ok(format!("{mac:02x?}")) } else { fail(format!("{mac:02x?} written, {now:02x?} read")) }
 }
 
-fn interrupt(path: &Path) -> Outcome {
-    let device = owned(path)?;
+fn interrupt(subject: &Subject) -> Outcome {
+    let device = owned(subject)?;
     let set = |number: i32| device.call(VHOST_VDPA_SET_CONFIG_CALL, &mut number.to_le_bytes());
     let event = call("eventfd", EventFd::from_flags(EfdFlags::EFD_CLOEXEC))?;
     call("an eventfd", set(event.as_fd().as_raw_fd()))?;

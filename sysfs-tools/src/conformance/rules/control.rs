@@ -2,11 +2,10 @@
 
 use crate::conformance::Rule;
 use crate::conformance::abi::*;
-use crate::conformance::device::Device;
+use crate::conformance::device::{Device, Subject, pair};
 use crate::conformance::driver::{call, owned, refused};
 use crate::conformance::report::{Outcome, fail};
 use nix::errno::Errno;
-use std::path::Path;
 
 pub const RULES: &[Rule] = &[
     Rule { id: "reset.open", reference: "vhost-vdpa open", expected: "open resets: status 0", check: open },
@@ -30,25 +29,47 @@ pub const RULES: &[Rule] = &[
         check: owner_needed,
     },
     Rule { id: "owner.once", reference: "VHOST_SET_OWNER", expected: "a second time: EBUSY", check: owner_once },
-    Rule { id: "errno.unknown", reference: "ioctl(2)", expected: "a call that is none: ENOTTY", check: unknown },
-    Rule { id: "errno.log", reference: "VHOST_SET_LOG_BASE", expected: "not for vdpa: ENOTTY", check: log },
+    Rule {
+        id: "owner.elsewhere",
+        reference: "VHOST_SET_OWNER",
+        expected: "calls on rings from a process that is not the owner: EPERM, and the owner's go on",
+        check: owner_elsewhere,
+    },
+    Rule {
+        id: "errno.unknown",
+        reference: "ioctl(2)",
+        expected: "a call that is none, of any type: ENOTTY",
+        check: unknown,
+    },
+    Rule {
+        id: "errno.address",
+        reference: "ioctl(2)",
+        expected: "an argument at an address where nothing is: EFAULT",
+        check: address,
+    },
+    Rule {
+        id: "errno.net",
+        reference: "VHOST_SET_MEM_TABLE, VHOST_RESET_OWNER",
+        expected: "calls of vhost-net alone: refused",
+        check: net_alone,
+    },
 ];
 
-fn open(path: &Path) -> Outcome {
-    let device = call("open", Device::open(path))?;
+fn open(subject: &Subject) -> Outcome {
+    let device = call("open", Device::open(subject))?;
     match call("VHOST_VDPA_GET_STATUS", device.status())? {
         0 => Ok("status 0".to_owned()),
         status => fail(format!("status {status:#x}")),
     }
 }
 
-fn exclusive(path: &Path) -> Outcome {
-    let _device = call("open", Device::open(path))?;
-    refused("open", Device::try_open(path), &[Errno::EBUSY])
+fn exclusive(subject: &Subject) -> Outcome {
+    let _device = call("open", Device::open(subject))?;
+    refused("open", Device::try_open(subject), &[Errno::EBUSY])
 }
 
-fn limits(path: &Path) -> Outcome {
-    let device = call("open", Device::open(path))?;
+fn limits(subject: &Subject) -> Outcome {
+    let device = call("open", Device::open(subject))?;
     let mut seen = Vec::new();
     for (name, cmd) in [
         ("device id", VHOST_VDPA_GET_DEVICE_ID),
@@ -70,8 +91,8 @@ fn limits(path: &Path) -> Outcome {
     Ok(seen.join(", "))
 }
 
-fn groups(path: &Path) -> Outcome {
-    let device = owned(path)?;
+fn groups(subject: &Subject) -> Outcome {
+    let device = owned(subject)?;
     let groups = call("VHOST_VDPA_GET_GROUP_NUM", device.number(VHOST_VDPA_GET_GROUP_NUM))?;
     let queues = call("VHOST_VDPA_GET_VQS_COUNT", device.number(VHOST_VDPA_GET_VQS_COUNT))?;
     for queue in 0..u32::try_from(queues).unwrap_or(u32::MAX) {
@@ -88,22 +109,82 @@ fn groups(path: &Path) -> Outcome {
     Ok(format!("{queues} queues in {groups} groups"))
 }
 
-fn owner_needed(path: &Path) -> Outcome {
-    let device = call("open", Device::open(path))?;
+fn owner_needed(subject: &Subject) -> Outcome {
+    let device = call("open", Device::open(subject))?;
     refused("VHOST_SET_VRING_NUM", device.vring(VHOST_SET_VRING_NUM, 0, 2), &[Errno::EPERM])?;
     refused("VHOST_GET_VRING_BASE", device.vring(VHOST_GET_VRING_BASE, 0, 0), &[Errno::EPERM])?;
     let enabled = device.vring(VHOST_VDPA_SET_VRING_ENABLE, 0, 1);
     refused("VHOST_VDPA_SET_VRING_ENABLE", enabled, &[Errno::EPERM])
 }
 
-fn owner_once(path: &Path) -> Outcome {
-    refused("VHOST_SET_OWNER", owned(path)?.order(VHOST_SET_OWNER), &[Errno::EBUSY])
+fn owner_once(subject: &Subject) -> Outcome {
+    refused("VHOST_SET_OWNER", owned(subject)?.order(VHOST_SET_OWNER), &[Errno::EBUSY])
 }
 
-fn unknown(path: &Path) -> Outcome {
-    refused("0xaf6f", owned(path)?.order(UNKNOWN), &[Errno::ENOTTY])
+/// Calls on rings, with an argument that their owner might give.
+const RING_CALLS: [(&str, u32, [u32; 2]); 5] = [
+    ("VHOST_SET_VRING_NUM", VHOST_SET_VRING_NUM, [0, 2]),
+    ("VHOST_GET_VRING_BASE", VHOST_GET_VRING_BASE, [0, 0]),
+    ("VHOST_SET_VRING_BASE", VHOST_SET_VRING_BASE, [0, 7]),
+    ("VHOST_VDPA_SET_VRING_ENABLE", VHOST_VDPA_SET_VRING_ENABLE, [0, 1]),
+    ("VHOST_SET_VRING_KICK", VHOST_SET_VRING_KICK, [0, u32::MAX]),
+];
+
+fn owner_elsewhere(subject: &Subject) -> Outcome {
+    let device = owned(subject)?;
+    for (name, cmd, [index, number]) in RING_CALLS {
+        let mut argument = pair(index, number);
+        refused(name, device.call_elsewhere(cmd, &mut argument), &[Errno::EPERM])?;
+    }
+    match call("VHOST_GET_VRING_BASE of the owner", device.vring(VHOST_GET_VRING_BASE, 0, 0))? {
+        0 => Ok(format!("{} calls: EPERM", RING_CALLS.len())),
+        base => fail(format!("another process set the ring to {base}")),
+    }
 }
 
-fn log(path: &Path) -> Outcome {
-    refused("VHOST_SET_LOG_BASE", owned(path)?.call(VHOST_SET_LOG_BASE, &mut [0; 8]), &[Errno::ENOTTY])
+fn unknown(subject: &Subject) -> Outcome {
+    let device = owned(subject)?;
+    for cmd in UNKNOWN {
+        refused(&format!("{cmd:#x}"), device.call(cmd, &mut [0; 64]), &[Errno::ENOTTY])?;
+    }
+    Ok(format!("{} calls: ENOTTY", UNKNOWN.len()))
+}
+
+fn address(subject: &Subject) -> Outcome {
+    let device = owned(subject)?;
+    let calls = [
+        VHOST_GET_FEATURES,
+        VHOST_SET_FEATURES,
+        VHOST_GET_BACKEND_FEATURES,
+        VHOST_SET_BACKEND_FEATURES,
+        VHOST_VDPA_GET_DEVICE_ID,
+        VHOST_VDPA_GET_STATUS,
+        VHOST_VDPA_SET_STATUS,
+        VHOST_VDPA_GET_CONFIG,
+        VHOST_VDPA_SET_CONFIG,
+        VHOST_VDPA_SET_CONFIG_CALL,
+        VHOST_VDPA_GET_IOVA_RANGE,
+        VHOST_VDPA_GET_VRING_NUM,
+        VHOST_SET_VRING_NUM,
+        VHOST_SET_VRING_BASE,
+        VHOST_GET_VRING_BASE,
+        VHOST_SET_VRING_ADDR,
+        VHOST_SET_VRING_KICK,
+        VHOST_SET_VRING_CALL,
+        VHOST_VDPA_SET_VRING_ENABLE,
+    ];
+    for cmd in calls {
+        refused(&format!("{cmd:#x}"), device.call_nowhere(cmd), &[Errno::EFAULT])?;
+    }
+    Ok(format!("{} calls: EFAULT", calls.len()))
+}
+
+fn net_alone(subject: &Subject) -> Outcome {
+    let device = owned(subject)?;
+    let mut seen = Vec::new();
+    for (name, cmd) in [("VHOST_SET_MEM_TABLE", VHOST_SET_MEM_TABLE), ("VHOST_NET_SET_BACKEND", VHOST_NET_SET_BACKEND)]
+    {
+        seen.push(refused(name, device.call(cmd, &mut [0; 64]), &[Errno::ENOTTY, Errno::EOPNOTSUPP])?);
+    }
+    Ok(seen.join(", "))
 }

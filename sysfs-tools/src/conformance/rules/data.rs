@@ -1,9 +1,9 @@
 //! Frames and interrupts.
 
 use crate::conformance::Rule;
+use crate::conformance::device::Subject;
 use crate::conformance::driver::{Driver, HEADER, PATIENCE, rung, within};
 use crate::conformance::report::{Outcome, fail, skip};
-use std::path::Path;
 use std::time::Duration;
 
 /// How much later than a used descriptor its interrupt may be.
@@ -46,8 +46,8 @@ pub const RULES: &[Rule] = &[
     },
 ];
 
-fn sent(path: &Path) -> Outcome {
-    let mut driver = Driver::start(path)?;
+fn sent(subject: &Subject) -> Outcome {
+    let mut driver = Driver::start(subject)?;
     for _ in 0..8 {
         driver.send()?;
     }
@@ -58,8 +58,8 @@ fn sent(path: &Path) -> Outcome {
     Ok("8 frames".to_owned())
 }
 
-fn returned(path: &Path) -> Outcome {
-    let mut driver = Driver::start(path)?;
+fn returned(subject: &Subject) -> Outcome {
+    let mut driver = Driver::start(subject)?;
     if !driver.loops()? {
         return skip("frames do not come back");
     }
@@ -81,8 +81,8 @@ fn returned(path: &Path) -> Outcome {
     Ok("8 frames came back".to_owned())
 }
 
-fn lasting(path: &Path) -> Outcome {
-    let mut driver = Driver::start(path)?;
+fn lasting(subject: &Subject) -> Outcome {
+    let mut driver = Driver::start(subject)?;
     let loops = driver.loops()?;
     let burst = BURST.min(usize::from(driver.tx.size) / 2);
     let mut frames = 0;
@@ -101,8 +101,8 @@ fn lasting(path: &Path) -> Outcome {
     Ok(format!("{frames} frames, {}", driver.words()))
 }
 
-fn interrupt_sent(path: &Path) -> Outcome {
-    let mut driver = Driver::start(path)?;
+fn interrupt_sent(subject: &Subject) -> Outcome {
+    let mut driver = Driver::start(subject)?;
     for number in 0..4 {
         rung(&driver.tx.call, Duration::ZERO);
         driver.exchange()?;
@@ -113,8 +113,8 @@ fn interrupt_sent(path: &Path) -> Outcome {
     Ok("4 of 4".to_owned())
 }
 
-fn interrupt_received(path: &Path) -> Outcome {
-    let mut driver = Driver::start(path)?;
+fn interrupt_received(subject: &Subject) -> Outcome {
+    let mut driver = Driver::start(subject)?;
     if !driver.loops()? {
         return skip("frames do not come back");
     }

@@ -2,11 +2,10 @@
 
 use crate::conformance::Rule;
 use crate::conformance::abi::*;
-use crate::conformance::device::Device;
+use crate::conformance::device::{Device, Subject};
 use crate::conformance::driver::{call, owned, plain_features, refused};
 use crate::conformance::report::{Outcome, fail, skip};
 use nix::errno::Errno;
-use std::path::Path;
 
 pub const RULES: &[Rule] = &[
     Rule {
@@ -36,14 +35,14 @@ pub const RULES: &[Rule] = &[
     },
 ];
 
-fn offer(path: &Path) -> Outcome {
-    let features = call("VHOST_GET_FEATURES", owned(path)?.number(VHOST_GET_FEATURES))?;
+fn offer(subject: &Subject) -> Outcome {
+    let features = call("VHOST_GET_FEATURES", owned(subject)?.number(VHOST_GET_FEATURES))?;
     let wanted = VERSION_1 | ACCESS_PLATFORM;
     if features & wanted == wanted { Ok(format!("{features:#x}")) } else { fail(format!("{features:#x}")) }
 }
 
-fn subset(path: &Path) -> Outcome {
-    let device = owned(path)?;
+fn subset(subject: &Subject) -> Outcome {
+    let device = owned(subject)?;
     let offered = call("VHOST_GET_FEATURES", device.number(VHOST_GET_FEATURES))?;
     let plain = plain_features(&device)?;
     for features in [plain, offered, plain] {
@@ -52,8 +51,8 @@ fn subset(path: &Path) -> Outcome {
     Ok(format!("{plain:#x} of {offered:#x}"))
 }
 
-fn unoffered(path: &Path) -> Outcome {
-    let device = owned(path)?;
+fn unoffered(subject: &Subject) -> Outcome {
+    let device = owned(subject)?;
     let offered = call("VHOST_GET_FEATURES", device.number(VHOST_GET_FEATURES))?;
     let Some(bit) = (0..64).rev().map(|bit| 1u64 << bit).find(|bit| offered & bit == 0) else {
         return skip("all features are offered");
@@ -62,8 +61,8 @@ fn unoffered(path: &Path) -> Outcome {
     refused(&format!("features {features:#x}"), device.set_features(features), &[Errno::EINVAL])
 }
 
-fn fixed(path: &Path) -> Outcome {
-    let device = owned(path)?;
+fn fixed(subject: &Subject) -> Outcome {
+    let device = owned(subject)?;
     let features = plain_features(&device)?;
     let set = |status| call("VHOST_VDPA_SET_STATUS", device.set_status(status));
     set(ACKNOWLEDGE | DRIVER)?;
@@ -75,8 +74,8 @@ fn fixed(path: &Path) -> Outcome {
     Ok(seen)
 }
 
-fn backend(path: &Path) -> Outcome {
-    let device: Device = owned(path)?;
+fn backend(subject: &Subject) -> Outcome {
+    let device: Device = owned(subject)?;
     let offered = call("VHOST_GET_BACKEND_FEATURES", device.number(VHOST_GET_BACKEND_FEATURES))?;
     call("VHOST_SET_BACKEND_FEATURES", device.set_backend_features(offered))?;
     refused("bit 63", device.set_backend_features(1 << 63), &[Errno::EOPNOTSUPP])?;

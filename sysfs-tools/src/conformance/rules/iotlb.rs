@@ -2,12 +2,11 @@
 
 use crate::conformance::Rule;
 use crate::conformance::abi::*;
-use crate::conformance::device::{Device, message};
+use crate::conformance::device::{Device, Subject, message};
 use crate::conformance::driver::{call, memory, owned, refused};
 use crate::conformance::report::{Ended, Outcome, fail, skip};
 use crate::conformance::sys::Shared;
 use nix::errno::Errno;
-use std::path::Path;
 use std::rc::Rc;
 
 const PAGE: u64 = 4096;
@@ -53,8 +52,8 @@ pub const RULES: &[Rule] = &[
 ];
 
 /// A device and memory for it.
-fn ready(path: &Path) -> Result<(Device, Rc<Shared>, u64), Ended> {
-    let device = owned(path)?;
+fn ready(subject: &Subject) -> Result<(Device, Rc<Shared>, u64), Ended> {
+    let device = owned(subject)?;
     let (memory, iova) = memory(&device)?;
     Ok((device, memory, iova))
 }
@@ -66,8 +65,8 @@ fn taken(name: &str, written: nix::Result<usize>) -> Result<(), Ended> {
     }
 }
 
-fn versions(path: &Path) -> Outcome {
-    let (device, memory, iova) = ready(path)?;
+fn versions(subject: &Subject) -> Outcome {
+    let (device, memory, iova) = ready(subject)?;
     for version in [1, 2] {
         let update = message(version, IOTLB_UPDATE, iova, PAGE, memory.address());
         taken(&format!("UPDATE, version {version}"), device.write(&update))?;
@@ -77,8 +76,8 @@ fn versions(path: &Path) -> Outcome {
     Ok("72 bytes each".to_owned())
 }
 
-fn malformed(path: &Path) -> Outcome {
-    let (device, memory, iova) = ready(path)?;
+fn malformed(subject: &Subject) -> Outcome {
+    let (device, memory, iova) = ready(subject)?;
     let whole = message(2, IOTLB_UPDATE, iova, PAGE, memory.address());
     let errnos = [Errno::EINVAL, Errno::EFAULT];
     refused("3 bytes", device.write(&whole[..3]), &errnos)?;
@@ -87,13 +86,13 @@ fn malformed(path: &Path) -> Outcome {
     refused("request 0x77", device.message(0x77, iova, PAGE, memory.address()), &errnos)
 }
 
-fn empty(path: &Path) -> Outcome {
-    let (device, memory, iova) = ready(path)?;
+fn empty(subject: &Subject) -> Outcome {
+    let (device, memory, iova) = ready(subject)?;
     refused("0 bytes", device.message(IOTLB_UPDATE, iova, 0, memory.address()), &[Errno::EINVAL])
 }
 
-fn overlap(path: &Path) -> Outcome {
-    let (device, memory, iova) = ready(path)?;
+fn overlap(subject: &Subject) -> Outcome {
+    let (device, memory, iova) = ready(subject)?;
     let update = |iova, size| device.message(IOTLB_UPDATE, iova, size, memory.address());
     taken("UPDATE", update(iova, 2 * PAGE))?;
     let errnos = [Errno::EEXIST, Errno::EFAULT];
@@ -105,8 +104,8 @@ fn overlap(path: &Path) -> Outcome {
     Ok(seen)
 }
 
-fn range(path: &Path) -> Outcome {
-    let (device, memory, _) = ready(path)?;
+fn range(subject: &Subject) -> Outcome {
+    let (device, memory, _) = ready(subject)?;
     let (first, last) = call("VHOST_VDPA_GET_IOVA_RANGE", device.iova_range())?;
     let errnos = [Errno::EINVAL, Errno::EFAULT];
     let update = |iova, size| device.message(IOTLB_UPDATE, iova, size, memory.address());
@@ -120,8 +119,8 @@ fn range(path: &Path) -> Outcome {
     Ok(seen)
 }
 
-fn invalidate(path: &Path) -> Outcome {
-    let (device, memory, iova) = ready(path)?;
+fn invalidate(subject: &Subject) -> Outcome {
+    let (device, memory, iova) = ready(subject)?;
     let update = || taken("UPDATE", device.message(IOTLB_UPDATE, iova, 2 * PAGE, memory.address()));
     let invalidate = |name: &str, iova, size| taken(name, device.message(IOTLB_INVALIDATE, iova, size, 0));
     invalidate("INVALIDATE of nothing", iova, PAGE)?;
@@ -133,8 +132,8 @@ fn invalidate(path: &Path) -> Outcome {
     Ok("mapped anew each time".to_owned())
 }
 
-fn batch(path: &Path) -> Outcome {
-    let (device, memory, iova) = ready(path)?;
+fn batch(subject: &Subject) -> Outcome {
+    let (device, memory, iova) = ready(subject)?;
     let offered = call("VHOST_GET_BACKEND_FEATURES", device.number(VHOST_GET_BACKEND_FEATURES))?;
     if offered & BACKEND_BATCH == 0 {
         return skip("VHOST_BACKEND_F_IOTLB_BATCH is not offered");

@@ -2,12 +2,12 @@
 
 use crate::conformance::Rule;
 use crate::conformance::abi::*;
+use crate::conformance::device::Subject;
 use crate::conformance::driver::{Driver, TX, call, owned, refused, rung};
 use crate::conformance::report::{Outcome, fail};
 use nix::errno::Errno;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use std::os::fd::AsRawFd;
-use std::path::Path;
 use std::time::Duration;
 
 pub const RULES: &[Rule] = &[
@@ -61,8 +61,8 @@ pub const RULES: &[Rule] = &[
     },
 ];
 
-fn index(path: &Path) -> Outcome {
-    let device = owned(path)?;
+fn index(subject: &Subject) -> Outcome {
+    let device = owned(subject)?;
     let queues = call("VHOST_VDPA_GET_VQS_COUNT", device.number(VHOST_VDPA_GET_VQS_COUNT))?;
     let behind = u32::try_from(queues).unwrap_or(u32::MAX);
     for index in [behind, u32::MAX] {
@@ -76,8 +76,8 @@ fn index(path: &Path) -> Outcome {
     Ok(format!("queue {behind}: ENOBUFS"))
 }
 
-fn size(path: &Path) -> Outcome {
-    let device = owned(path)?;
+fn size(subject: &Subject) -> Outcome {
+    let device = owned(subject)?;
     let limit = call("VHOST_VDPA_GET_VRING_NUM", device.number(VHOST_VDPA_GET_VRING_NUM))?;
     let limit = u32::try_from(limit).unwrap_or(u32::MAX);
     let set = |size| device.vring(VHOST_SET_VRING_NUM, 0, size);
@@ -89,8 +89,8 @@ fn size(path: &Path) -> Outcome {
     Ok(format!("up to {largest}"))
 }
 
-fn base(path: &Path) -> Outcome {
-    let device = owned(path)?;
+fn base(subject: &Subject) -> Outcome {
+    let device = owned(subject)?;
     for base in [0xffff, 77, 0] {
         call("VHOST_SET_VRING_BASE", device.vring(VHOST_SET_VRING_BASE, 0, base))?;
         let now = call("VHOST_GET_VRING_BASE", device.vring(VHOST_GET_VRING_BASE, 0, 0))?;
@@ -101,18 +101,18 @@ fn base(path: &Path) -> Outcome {
     refused("0x10000", device.vring(VHOST_SET_VRING_BASE, 0, 0x1_0000), &[Errno::EINVAL])
 }
 
-fn alignment(path: &Path) -> Outcome {
-    let device = owned(path)?;
+fn alignment(subject: &Subject) -> Outcome {
+    let device = owned(subject)?;
     refused("available ring at 0x1001", device.set_vring_addr(0, 0, 0x1001, 0x2000), &[Errno::EINVAL])?;
     refused("used ring at 0x2002", device.set_vring_addr(0, 0, 0x1000, 0x2002), &[Errno::EINVAL])
 }
 
-fn start(path: &Path) -> Outcome {
-    Driver::start(path)?.healthy()
+fn start(subject: &Subject) -> Outcome {
+    Driver::start(subject)?.healthy()
 }
 
-fn running(path: &Path) -> Outcome {
-    let driver = Driver::start(path)?;
+fn running(subject: &Subject) -> Outcome {
+    let driver = Driver::start(subject)?;
     let errnos = [Errno::EINVAL, Errno::EBUSY];
     let [desc, avail, used] = driver.tx.addresses();
     let address = driver.device.set_vring_addr(TX, desc, avail, used);
@@ -122,8 +122,8 @@ fn running(path: &Path) -> Outcome {
     Ok(format!("{seen}, {base}"))
 }
 
-fn bad_eventfds(path: &Path) -> Outcome {
-    let device = owned(path)?;
+fn bad_eventfds(subject: &Subject) -> Outcome {
+    let device = owned(subject)?;
     let null = call("open", std::fs::File::open("/dev/null").map_err(|error| crate::error::errno_of(&error)))?;
     for cmd in [VHOST_SET_VRING_KICK, VHOST_SET_VRING_CALL] {
         call("-1", device.vring_fd(cmd, 0, -1))?;
@@ -134,8 +134,8 @@ fn bad_eventfds(path: &Path) -> Outcome {
 }
 
 /// Interrupts have rules of their own: here it is enough that the old eventfd gets none.
-fn replaced(path: &Path) -> Outcome {
-    let mut driver = Driver::start(path)?;
+fn replaced(subject: &Subject) -> Outcome {
+    let mut driver = Driver::start(subject)?;
     driver.exchange()?;
     let event = || EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK);
     let kick = std::mem::replace(&mut driver.tx.kick, call("eventfd", event())?);

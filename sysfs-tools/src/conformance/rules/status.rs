@@ -2,11 +2,10 @@
 
 use crate::conformance::Rule;
 use crate::conformance::abi::*;
-use crate::conformance::device::Device;
+use crate::conformance::device::{Device, Subject};
 use crate::conformance::driver::{call, owned, plain_features};
 use crate::conformance::report::{Ended, Outcome, fail};
 use nix::errno::Errno;
-use std::path::Path;
 
 pub const RULES: &[Rule] = &[
     Rule {
@@ -55,8 +54,8 @@ fn step(device: &Device, from: u8, to: u8) -> Result<(nix::Result<()>, u8), Ende
     Ok((written, now))
 }
 
-fn walk(path: &Path) -> Outcome {
-    let device = owned(path)?;
+fn walk(subject: &Subject) -> Outcome {
+    let device = owned(subject)?;
     let features = plain_features(&device)?;
     let mut pairs = 0;
     for from in states().filter(|state| !is_legacy(*state)) {
@@ -83,8 +82,8 @@ fn walk(path: &Path) -> Outcome {
     Ok(format!("{pairs} pairs"))
 }
 
-fn reserved(path: &Path) -> Outcome {
-    let device = owned(path)?;
+fn reserved(subject: &Subject) -> Outcome {
+    let device = owned(subject)?;
     let features = plain_features(&device)?;
     let from = ACKNOWLEDGE | DRIVER;
     let mut seen = Vec::new();

@@ -2,9 +2,9 @@
 
 use crate::conformance::Rule;
 use crate::conformance::abi::*;
+use crate::conformance::device::Subject;
 use crate::conformance::driver::{Driver, PATIENCE, QUIET, RX, TX, call, owned, within};
 use crate::conformance::report::{Ended, Outcome, fail, skip};
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// How long a suspend may take: a guest that migrates stands still meanwhile.
@@ -57,8 +57,8 @@ pub const RULES: &[Rule] = &[
 ];
 
 /// A driver that used 5 frames, of a device that can be suspended.
-fn worked(path: &Path) -> Result<Driver, Ended> {
-    let mut driver = Driver::start(path)?;
+fn worked(subject: &Subject) -> Result<Driver, Ended> {
+    let mut driver = Driver::start(subject)?;
     let offered = call("VHOST_GET_BACKEND_FEATURES", driver.device.number(VHOST_GET_BACKEND_FEATURES))?;
     if offered & BACKEND_SUSPEND == 0 {
         return skip("VHOST_BACKEND_F_SUSPEND is not offered");
@@ -73,8 +73,8 @@ fn suspend(driver: &Driver) -> Result<(), Ended> {
     call("VHOST_VDPA_SUSPEND", driver.device.order(VHOST_VDPA_SUSPEND))
 }
 
-fn idle(path: &Path) -> Outcome {
-    let device = owned(path)?;
+fn idle(subject: &Subject) -> Outcome {
+    let device = owned(subject)?;
     let offered = call("VHOST_GET_BACKEND_FEATURES", device.number(VHOST_GET_BACKEND_FEATURES))?;
     if offered & BACKEND_SUSPEND == 0 {
         return skip("VHOST_BACKEND_F_SUSPEND is not offered");
@@ -83,16 +83,16 @@ fn idle(path: &Path) -> Outcome {
     Ok("0".to_owned())
 }
 
-fn prompt(path: &Path) -> Outcome {
-    let driver = worked(path)?;
+fn prompt(subject: &Subject) -> Outcome {
+    let driver = worked(subject)?;
     let begun = Instant::now();
     suspend(&driver)?;
     let took = begun.elapsed();
     if took > PROMPT { fail(format!("{took:.1?}")) } else { Ok(format!("{took:.1?}")) }
 }
 
-fn ring_state(path: &Path) -> Outcome {
-    let driver = worked(path)?;
+fn ring_state(subject: &Subject) -> Outcome {
+    let driver = worked(subject)?;
     suspend(&driver)?;
     for (index, name, used) in [(TX, "transmit", driver.tx.used()), (RX, "receive", driver.rx.used())] {
         let base = call("VHOST_GET_VRING_BASE", driver.device.vring(VHOST_GET_VRING_BASE, index, 0))?;
@@ -103,8 +103,8 @@ fn ring_state(path: &Path) -> Outcome {
     Ok(format!("transmit {}, receive {}", driver.tx.used(), driver.rx.used()))
 }
 
-fn quiet(path: &Path) -> Outcome {
-    let mut driver = worked(path)?;
+fn quiet(subject: &Subject) -> Outcome {
+    let mut driver = worked(subject)?;
     suspend(&driver)?;
     let before = (driver.rx.used(), driver.tx.used());
     driver.send()?;
@@ -114,8 +114,8 @@ fn quiet(path: &Path) -> Outcome {
     Ok(format!("used {before:?}, still"))
 }
 
-fn resume(path: &Path) -> Outcome {
-    let mut driver = worked(path)?;
+fn resume(subject: &Subject) -> Outcome {
+    let mut driver = worked(subject)?;
     let offered = call("VHOST_GET_BACKEND_FEATURES", driver.device.number(VHOST_GET_BACKEND_FEATURES))?;
     if offered & BACKEND_RESUME == 0 {
         return skip("VHOST_BACKEND_F_RESUME is not offered");
@@ -128,8 +128,8 @@ fn resume(path: &Path) -> Outcome {
     driver.healthy()
 }
 
-fn forgets(path: &Path) -> Outcome {
-    let mut driver = Driver::start(path)?;
+fn forgets(subject: &Subject) -> Outcome {
+    let mut driver = Driver::start(subject)?;
     driver.exchange()?;
     call("reset", driver.device.set_status(0))?;
     let status = call("VHOST_VDPA_GET_STATUS", driver.device.status())?;
@@ -141,8 +141,8 @@ fn forgets(path: &Path) -> Outcome {
     }
 }
 
-fn stale_kick(path: &Path) -> Outcome {
-    let mut driver = Driver::start(path)?;
+fn stale_kick(subject: &Subject) -> Outcome {
+    let mut driver = Driver::start(subject)?;
     driver.exchange()?;
     call("reset", driver.device.set_status(0))?;
     let before = driver.tx.used();
@@ -153,8 +153,8 @@ fn stale_kick(path: &Path) -> Outcome {
     Ok(format!("still {before} used"))
 }
 
-fn again(path: &Path) -> Outcome {
-    let mut driver = Driver::start(path)?;
+fn again(subject: &Subject) -> Outcome {
+    let mut driver = Driver::start(subject)?;
     driver.exchange()?;
     for _ in 0..3 {
         call("reset", driver.device.set_status(0))?;
