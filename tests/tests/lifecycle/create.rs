@@ -1,0 +1,153 @@
+//! Creation.
+
+use super::*;
+
+#[test]
+fn echo_and_printf_create_and_remove() {
+    let daemon = Daemon::start();
+    let dir = daemon.type_dir("loopback-net");
+    runs(&dir, &format!("echo {UUID} > create"));
+    let other = new_uuid();
+    runs(&dir, &format!("/usr/bin/printf %s {other} > create"));
+    assert_eq!(runs(&dir, "ls devices | wc -l").trim(), "2");
+    runs(&daemon.instance_dir(UUID), "echo 1 > remove");
+    runs(&daemon.instance_dir(&other), "/usr/bin/printf 1 > remove");
+    assert_eq!(runs(&dir, "ls devices | wc -l").trim(), "0");
+    assert!(!daemon.instance_dir(UUID).exists());
+    assert!(!daemon.vhost_path(UUID).exists());
+}
+
+#[test]
+fn f39_a_37th_character_of_any_kind_is_tolerated() {
+    let daemon = Daemon::start();
+    let dir = daemon.type_dir("loopback-net");
+    for last in ["\\n", "\\0", "x", "-"] {
+        runs(&dir, &format!("/usr/bin/printf '{UUID}{last}' > create"));
+        runs(&daemon.instance_dir(UUID), "echo 1 > remove");
+    }
+}
+
+#[test]
+fn f39_an_uppercase_uuid_makes_the_lower_case_instance() {
+    let daemon = Daemon::start();
+    let dir = daemon.type_dir("loopback-net");
+    runs(&dir, &format!("echo {} > create", UUID.to_uppercase()));
+    assert!(daemon.instance_dir(UUID).exists());
+    fails(&dir, &format!("/usr/bin/printf %s {UUID} > create"), Errno::EEXIST);
+}
+
+#[test]
+fn f39_what_is_no_uuid_is_einval() {
+    let daemon = Daemon::start();
+    let dir = daemon.type_dir("loopback-net");
+    let short = &UUID[1..];
+    let simple = UUID.replace('-', "");
+    let wrong = UUID.replace('f', "g");
+    for text in
+        [short, &format!("{{{UUID}}}"), &format!("{UUID}xx"), &format!(" {UUID}"), &simple, &wrong, "\\n", "\\0"]
+    {
+        fails(&dir, &format!("/usr/bin/printf '{text}' > create"), Errno::EINVAL);
+    }
+    assert_eq!(runs(&dir, "ls devices"), "");
+}
+
+#[test]
+fn a_uuid_is_taken_under_whatever_parent_and_type() {
+    let daemon = Daemon::with(&["--parent", "loopback:loopback0", "--parent", "loopback:other"]);
+    runs(&daemon.type_dir("loopback-net"), &format!("echo {UUID} > create"));
+    let other = daemon.path("sys/class/mdev_bus/other/mdev_supported_types/loopback-net");
+    for dir in [daemon.type_dir("loopback-net"), daemon.type_dir("loopback-net-fast"), other] {
+        fails(&dir, &format!("/usr/bin/printf %s {UUID} > create"), Errno::EEXIST);
+    }
+}
+
+#[test]
+fn a_full_parent_is_enospc_and_has_no_available_instances() {
+    let daemon = Daemon::with(&["--parent", "loopback:loopback0,capacity=2"]);
+    let dir = daemon.type_dir("loopback-net");
+    assert_eq!(runs(&dir, "cat available_instances"), "2\n");
+    let first = daemon.create();
+    daemon.create_of("loopback-net-fast");
+    assert_eq!(runs(&dir, "cat available_instances"), "0\n");
+    fails(&dir, &format!("/usr/bin/printf %s {UUID} > create"), Errno::ENOSPC);
+    daemon.remove(&first, "1\n").unwrap();
+    assert_eq!(runs(&dir, "cat available_instances"), "1\n");
+    runs(&dir, &format!("echo {UUID} > create"));
+}
+
+#[test]
+fn parameters_are_applied_whole_or_not_at_all() {
+    let daemon = Daemon::start();
+    let dir = daemon.type_dir("loopback-net");
+    for bad in ["mtu=1500 speed=1", "mtu=x", "mac=1", "mtu", "owner=nobody-has-this-name"] {
+        fails(&dir, &format!("/usr/bin/printf '{UUID} {bad}' > create"), Errno::EINVAL);
+        assert!(!daemon.instance_dir(UUID).exists());
+    }
+    runs(&dir, &format!("echo {UUID} mac=02:00:00:00:00:07 mtu=9000 > create"));
+    let config = Vhost::open(daemon.root(), UUID).unwrap().config(0, 12).unwrap();
+    assert_eq!(config[..6], [2, 0, 0, 0, 0, 7]);
+    assert_eq!(config[10..], 9000_u16.to_le_bytes());
+}
+
+#[test]
+fn the_reason_is_readable_on_the_descriptor_that_wrote_and_in_last_error() {
+    let daemon = Daemon::start();
+    let dir = daemon.type_dir("loopback-net");
+    let mut create = OpenOptions::new().read(true).write(true).open(dir.join("create")).unwrap();
+    let refused = create.write(b"nonsense").unwrap_err();
+    assert_eq!(errno(&refused), Errno::EINVAL);
+    let mut reason = String::new();
+    create.read_to_string(&mut reason).unwrap();
+    assert!(reason.contains("UUID"), "{reason:?}");
+    for last in [dir.join("last_error"), daemon.path("sys/class/mdev_bus/loopback0/last_error")] {
+        let text = fs::read_to_string(&last).unwrap();
+        assert!(text.contains("UUID"), "{}: {text:?}", last.display());
+    }
+}
+
+#[test]
+fn writers_may_open_create_with_o_creat_and_o_trunc() {
+    let daemon = Daemon::start();
+    let create = daemon.type_dir("loopback-net").join("create");
+    for (creat, trunc) in [(true, true), (false, true), (false, false)] {
+        let uuid = new_uuid();
+        let file = OpenOptions::new().write(true).create(creat).truncate(trunc).open(&create);
+        assert_eq!(file.unwrap().write(uuid.as_bytes()).unwrap(), 36);
+        assert!(daemon.instance_dir(&uuid).exists());
+    }
+    let stranger = OpenOptions::new().write(true).create_new(true).open(create.with_file_name("stranger"));
+    assert!(matches!(errno(&stranger.unwrap_err()), Errno::EACCES | Errno::EPERM | Errno::ENOENT));
+}
+
+#[test]
+fn exactly_one_of_many_threads_gets_the_last_instance() {
+    let daemon = Daemon::with(&["--parent", "loopback:loopback0,capacity=1"]);
+    let create = daemon.type_dir("loopback-net").join("create");
+    for _ in 0..20 {
+        let start = Barrier::new(8);
+        let race = || {
+            let uuid = new_uuid();
+            start.wait();
+            fs::write(&create, &uuid).map(|()| uuid).map_err(|error| errno(&error))
+        };
+        let results: Vec<_> = std::thread::scope(|scope| {
+            let racers: Vec<_> = (0..8).map(|_| scope.spawn(race)).collect();
+            racers.into_iter().map(|racer| racer.join().unwrap()).collect()
+        });
+        let winners: Vec<_> = results.iter().filter_map(|result| result.as_ref().ok()).collect();
+        assert_eq!(winners.len(), 1, "{results:?}");
+        assert!(results.iter().all(|result| matches!(result, Ok(_) | Err(Errno::ENOSPC))), "{results:?}");
+        daemon.remove(winners[0], "1").unwrap();
+    }
+}
+
+#[test]
+fn exactly_one_of_many_processes_creates_a_uuid() {
+    let daemon = Daemon::start();
+    let dir = daemon.type_dir("loopback-net");
+    let line = format!("/usr/bin/printf %s {UUID} > create");
+    let spawn = |_| Command::new("sh").args(["-c", &line]).current_dir(&dir).stderr(Stdio::null()).spawn();
+    let racers: Vec<Child> = (0..8).map(|number| spawn(number).unwrap()).collect();
+    let won = racers.into_iter().filter_map(|mut racer| racer.wait().unwrap().success().then_some(())).count();
+    assert_eq!(won, 1);
+}
