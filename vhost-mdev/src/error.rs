@@ -22,8 +22,12 @@ pub(crate) enum VhostError {
     LogAlignment(u64),
     #[error("{len} bytes at {offset} are not within configuration space")]
     ConfigRange { offset: u32, len: u32 },
-    #[error("there is no group {group} or no address space {asid}")]
-    Group { group: u32, asid: u32 },
+    #[error("groups of rings mean address spaces, which were not acknowledged")]
+    DescAsidAlone,
+    #[error("there is no address space {0}")]
+    AddressSpace(u32),
+    #[error("a batch is open in address space {open}, not in {asid}")]
+    BatchElsewhere { asid: u32, open: usize },
     #[error("memory comes from the container or from IOTLB messages, not from both")]
     TwoSources,
     #[error("{0} is not offered")]
@@ -47,7 +51,12 @@ impl HasErrno for VhostError {
             Self::Owned | Self::TwoSources => Errno::EBUSY,
             Self::NotOwner => Errno::EPERM,
             Self::BackendFeatures { .. } | Self::VringFlags(_) | Self::NotOffered(_) => Errno::EOPNOTSUPP,
-            Self::LogAlignment(_) | Self::ConfigRange { .. } | Self::Group { .. } | Self::Message(_) => Errno::EINVAL,
+            Self::LogAlignment(_)
+            | Self::ConfigRange { .. }
+            | Self::DescAsidAlone
+            | Self::AddressSpace(_)
+            | Self::BatchElsewhere { .. }
+            | Self::Message(_) => Errno::EINVAL,
             Self::Unknown(_) => Errno::ENOTTY,
             Self::Caller(errno) => *errno,
             Self::Map(error) => error.errno(),

@@ -31,9 +31,10 @@ pub(crate) struct State {
 }
 
 impl VhostFile {
-    /// Resets the device and gives it an empty IOTLB.
+    /// Resets the device and gives it empty IOTLBs.
     pub(crate) fn open(node: Arc<VhostMdev>) -> Result<Self, VhostError> {
         node.session().reset()?;
+        node.session().use_desc_groups(false)?;
         let state = State { memory: Memory::new(node.session())?, backend_features: 0 };
         Ok(Self { node, owner: OnceLock::new(), state: Mutex::new(Some(state)) })
     }

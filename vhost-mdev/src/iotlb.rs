@@ -5,7 +5,7 @@ use std::sync::Arc;
 use vfio_container::{MAX_MAPPINGS, MAX_REGIONS, Mappings};
 use virtio_mdev_api::dma::{AddressSpace, Limits, MapError, Region};
 
-/// What one vhost file has mapped, and the batch under way.
+/// What one vhost file has mapped in one address space, and the batch under way there.
 ///
 /// There may be 65,535 mappings (the kernel's 2,048 are too few for a guest with a vIOMMU); one more is ENOSPC.
 pub(crate) struct Iotlb {
@@ -29,6 +29,11 @@ impl Iotlb {
 
     pub fn space(&self) -> &Arc<AddressSpace> {
         self.table.space()
+    }
+
+    /// Whether changes wait for the end of a batch.
+    pub fn in_batch(&self) -> bool {
+        self.batch.is_some()
     }
 
     /// Whether nothing is mapped, nor is going to be when the batch ends.

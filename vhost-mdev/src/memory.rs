@@ -1,4 +1,6 @@
 //! Where the device's memory comes from: the container's mappings, or IOTLB messages.
+//!
+//! A container is address space 0. All others are filled by IOTLB messages, whatever the first one is.
 
 use crate::error::VhostError;
 use crate::iotlb::Iotlb;
@@ -6,12 +8,17 @@ use vfio_container::{Attachment, Group, GroupHold};
 use virtio_mdev_api::dma::Limits;
 use virtio_mdev_api::{Capabilities, Session, SessionError};
 
+/// The address space that a container can be.
+pub(crate) const CONTAINER_ASID: u32 = 0;
+
 /// The memory of an open vhost file's device.
 pub(crate) struct Memory {
-    pub iotlb: Iotlb,
+    /// By address space id.
+    iotlbs: Vec<Iotlb>,
     source: Source,
 }
 
+/// Where the memory of address space 0 comes from.
 enum Source {
     Iotlb,
     Container(GroupHold),
@@ -25,14 +32,32 @@ pub(crate) fn has_own_iommu(session: &Session) -> bool {
 }
 
 impl Memory {
-    /// Gives the device an empty IOTLB.
+    /// Gives the device an empty IOTLB for each of its address spaces.
     pub fn new(session: &Session) -> Result<Self, VhostError> {
-        let limits = session.info().limits;
+        let info = session.info();
         // A device in software reaches any byte; pages matter only to one that has page tables.
-        let page_sizes = if has_own_iommu(session) { limits.page_sizes } else { u64::MAX };
-        let iotlb = Iotlb::new(Limits { page_sizes, ..limits });
-        session.set_space(Some(iotlb.space().clone()))?;
-        Ok(Self { iotlb, source: Source::Iotlb })
+        let page_sizes = if has_own_iommu(session) { info.limits.page_sizes } else { u64::MAX };
+        let mut iotlbs = Vec::new();
+        for asid in 0..info.address_spaces.max(1) {
+            let iotlb = Iotlb::new(Limits { page_sizes, ..info.limits });
+            session.set_space(asid, Some(iotlb.space().clone()))?;
+            iotlbs.push(iotlb);
+        }
+        Ok(Self { iotlbs, source: Source::Iotlb })
+    }
+
+    /// The IOTLB of address space `asid`. While one of them has a batch open, there is no other.
+    pub fn iotlb(&mut self, asid: u32) -> Result<&mut Iotlb, VhostError> {
+        let at = usize::try_from(asid).ok().filter(|&at| at < self.iotlbs.len());
+        let at = at.ok_or(VhostError::AddressSpace(asid))?;
+        match self.iotlbs.iter().position(Iotlb::in_batch) {
+            Some(open) if open != at => Err(VhostError::BatchElsewhere { asid, open }),
+            _ => Ok(&mut self.iotlbs[at]),
+        }
+    }
+
+    fn first(&self) -> &Iotlb {
+        &self.iotlbs[0]
     }
 
     /// Queues are about to start for a client that holds `attachment`, or no container. While queues run already, the
@@ -44,7 +69,7 @@ impl Memory {
         attachment: Option<&Attachment>,
     ) -> Result<(), VhostError> {
         match attachment.and_then(|attachment| group.hold_in(attachment)) {
-            Some(_) if !self.iotlb.is_empty() => Err(VhostError::TwoSources),
+            Some(_) if !self.first().is_empty() => Err(VhostError::TwoSources),
             Some(hold) => self.use_container(session, hold),
             None => self.use_iotlb(session),
         }
@@ -54,7 +79,7 @@ impl Memory {
         if matches!(&self.source, Source::Container(held) if held.is_attached()) {
             return Ok(());
         }
-        match session.set_space(Some(hold.space().clone())) {
+        match session.set_space(CONTAINER_ASID, Some(hold.space().clone())) {
             Err(SessionError::RingLive) => return Ok(()),
             result => result?,
         }
@@ -68,7 +93,7 @@ impl Memory {
         if matches!(self.source, Source::Iotlb) {
             return Ok(());
         }
-        match session.set_space(Some(self.iotlb.space().clone())) {
+        match session.set_space(CONTAINER_ASID, Some(self.first().space().clone())) {
             Err(SessionError::RingLive) => return Ok(()),
             result => result?,
         }
@@ -86,7 +111,7 @@ impl Memory {
         if !matches!(&self.source, Source::Container(hold) if !hold.is_attached()) {
             return;
         }
-        if let Err(error) = session.lose_space() {
+        if let Err(error) = session.lose_space(CONTAINER_ASID) {
             // The container unmaps the memory all the same, under a device that does not let go.
             tracing::warn!(instance = session.link().name(), %error, "could not be told that its memory is gone");
         }
@@ -95,10 +120,12 @@ impl Memory {
 
     /// The file is closed or revoked: nothing stays mapped.
     pub fn clear(&mut self, session: &Session) {
-        if let Err(error) = session.set_space(None) {
-            tracing::warn!(instance = session.link().name(), %error, "keeps an address space that is emptied now");
+        for (asid, iotlb) in (0..).zip(&mut self.iotlbs) {
+            if let Err(error) = session.set_space(asid, None) {
+                tracing::warn!(instance = session.link().name(), %error, "keeps an address space that is emptied now");
+            }
+            iotlb.clear();
         }
-        self.iotlb.clear();
         self.source = Source::Iotlb;
     }
 }

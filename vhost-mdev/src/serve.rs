@@ -2,7 +2,7 @@
 
 use crate::VhostFile;
 use crate::error::VhostError;
-use crate::memory::has_own_iommu;
+use crate::memory::{CONTAINER_ASID, has_own_iommu};
 use devnode::{Ioctl, IoctlReply};
 use nix::errno::Errno;
 use vfio_container::trace::Trace;
@@ -14,9 +14,14 @@ use virtio_mdev_api::notify::EventFd;
 use virtio_mdev_api::{SessionError, Status};
 use zerocopy::{FromBytes, IntoBytes};
 
-/// The backend features (`vhost_types.h`): IOTLB_MSG_V2, IOTLB_BATCH, SUSPEND, RESUME, ENABLE_AFTER_DRIVER_OK and
-/// IOTLB_PERSIST. Not IOTLB_ASID: the queues of a device share an address space.
+/// `VHOST_BACKEND_F_IOTLB_ASID`: messages name an address space.
+const IOTLB_ASID: u64 = 1 << 3;
+/// `VHOST_BACKEND_F_DESC_ASID`: rings are in groups of their own.
+const DESC_ASID: u64 = 1 << 7;
+/// The backend features of every device (`vhost_types.h`): IOTLB_MSG_V2, IOTLB_BATCH, SUSPEND, RESUME,
+/// ENABLE_AFTER_DRIVER_OK and IOTLB_PERSIST. The last one says that maps survive a reset: here they always do.
 const BACKEND_FEATURES: u64 = 1 << 1 | 1 << 2 | 1 << 4 | 1 << 5 | 1 << 6 | 1 << 8;
+const KNOWN_BACKEND_FEATURES: u64 = BACKEND_FEATURES | IOTLB_ASID | DESC_ASID;
 
 /// `VHOST_VRING_F_LOG`: log what is written to the used ring. Nothing is logged without `VHOST_F_LOG_ALL`, which is not
 /// offered.
@@ -45,7 +50,7 @@ impl VhostFile {
                 trace.arg("features", format!("{features:#x}"));
                 self.settle(|_| Ok(session.set_features(features)?))
             }
-            VHOST_GET_BACKEND_FEATURES => tell(BACKEND_FEATURES, trace),
+            VHOST_GET_BACKEND_FEATURES => tell(self.backend_features(), trace),
             VHOST_SET_BACKEND_FEATURES => self.set_backend_features(argument(call)?, trace),
             VHOST_SET_OWNER => self.set_owner(client).map(|()| IoctlReply::ok()),
             // The kernel's answer is no "not supported" here.
@@ -69,8 +74,8 @@ impl VhostFile {
             }
             VHOST_VDPA_GET_CONFIG_SIZE => tell(info.config_size, trace),
             VHOST_VDPA_GET_VQS_COUNT => tell(count(info.queues.len()), trace),
-            VHOST_VDPA_GET_GROUP_NUM => tell(self.groups(), trace),
-            VHOST_VDPA_GET_AS_NUM => tell(self.address_spaces(), trace),
+            VHOST_VDPA_GET_GROUP_NUM => tell(info.groups(), trace),
+            VHOST_VDPA_GET_AS_NUM => tell(info.address_spaces.max(1), trace),
             VHOST_VDPA_SUSPEND => self.settle(|_| Ok(session.suspend()?)),
             VHOST_VDPA_RESUME => {
                 let attachment = self.attachment(client);
@@ -97,6 +102,7 @@ impl VhostFile {
             | VHOST_GET_VRING_BASE
             | VHOST_VDPA_SET_VRING_ENABLE
             | VHOST_VDPA_GET_VRING_GROUP
+            | VHOST_VDPA_GET_VRING_DESC_GROUP
             | VHOST_VDPA_GET_VRING_SIZE
             | VHOST_VDPA_SET_GROUP_ASID => {
                 let state: VringState = argument(call)?;
@@ -140,12 +146,12 @@ impl VhostFile {
             }
             VHOST_VDPA_GET_VRING_GROUP => tell_bytes(VringState { index, num: queue.group }.as_bytes()),
             VHOST_VDPA_GET_VRING_SIZE => tell_bytes(VringState { index, num: queue.max_size.into() }.as_bytes()),
-            // Here the index is that of a group; that it is first taken for a queue's is the kernel's way.
-            VHOST_VDPA_SET_GROUP_ASID if index >= self.groups() || num >= self.address_spaces() => {
-                Err(VhostError::Group { group: index, asid: num })
+            VHOST_VDPA_GET_VRING_DESC_GROUP => {
+                let num = queue.desc_group.ok_or(VhostError::NotOffered("a group for the ring of this queue"))?;
+                tell_bytes(VringState { index, num }.as_bytes())
             }
-            VHOST_VDPA_SET_GROUP_ASID if num != 0 => Err(VhostError::NotOffered("an address space for each group")),
-            VHOST_VDPA_SET_GROUP_ASID => self.settle(|_| Ok(())),
+            // Here the index is that of a group; that it is first taken for a queue's is the kernel's way.
+            VHOST_VDPA_SET_GROUP_ASID => self.settle(|_| Ok(session.set_group_asid(index, num)?)),
             _ => self.enable(client, index, num != 0),
         }
     }
@@ -196,11 +202,15 @@ impl VhostFile {
 
     fn set_backend_features(&self, features: u64, trace: &mut Trace) -> Result<IoctlReply, VhostError> {
         trace.arg("features", format!("{features:#x}"));
-        let unknown = features & !BACKEND_FEATURES;
+        if features & DESC_ASID != 0 && features & IOTLB_ASID == 0 && features & !KNOWN_BACKEND_FEATURES == 0 {
+            return Err(VhostError::DescAsidAlone);
+        }
+        let unknown = features & !self.backend_features();
         if unknown != 0 {
             return Err(VhostError::BackendFeatures { unknown });
         }
         self.settle(|state| {
+            self.session().use_desc_groups(features & DESC_ASID != 0)?;
             state.backend_features = features;
             Ok(())
         })
@@ -235,8 +245,18 @@ impl VhostFile {
         self.settle(|_| Ok(self.session().write_config(offset, bytes)?))
     }
 
-    /// An IOTLB message of the owner.
+    /// What is offered: ids of address spaces only where there is more than one, or more than one group.
+    fn backend_features(&self) -> u64 {
+        let info = self.session().info();
+        let asid = if info.address_spaces > 1 || info.groups() > 1 || info.has_desc_groups() { IOTLB_ASID } else { 0 };
+        let desc_asid = if info.has_desc_groups() { DESC_ASID } else { 0 };
+        BACKEND_FEATURES | asid | desc_asid
+    }
+
+    /// An IOTLB message of the owner. Its address space id is one for who acknowledged that there are such ids.
     pub(crate) fn message(&self, client: &dyn Client, message: Message, trace: &mut Trace) -> Result<(), VhostError> {
+        let asid = if self.lock()?.backend_features & IOTLB_ASID != 0 { message.asid } else { 0 };
+        trace.arg("asid", asid);
         match message.request {
             Request::Update { iova, size, uaddr, permission } => {
                 // The decoder lets no other bits pass.
@@ -245,25 +265,25 @@ impl VhostFile {
                 trace.arg("size", size);
                 trace.arg("uaddr", uaddr);
                 trace.arg("perm", permissions.bits());
-                if self.attachment(client).is_some() {
+                if asid == CONTAINER_ASID && self.attachment(client).is_some() {
                     return Err(VhostError::TwoSources);
                 }
                 // Look first: taking hold of memory that is not going to be mapped is dear.
-                self.lock()?.memory.iotlb.check(iova, size)?;
+                self.lock()?.memory.iotlb(asid)?.check(iova, size)?;
                 let regions = regions(client, iova, uaddr, size, permissions)?;
-                Ok(self.lock()?.memory.iotlb.update(regions)?)
+                Ok(self.lock()?.memory.iotlb(asid)?.update(regions)?)
             }
             Request::Invalidate { first, last } => {
                 trace.arg("first", first);
                 trace.arg("last", last);
-                self.lock()?.memory.iotlb.invalidate(first, last);
+                self.lock()?.memory.iotlb(asid)?.invalidate(first, last);
                 Ok(())
             }
             Request::BatchBegin => {
-                self.lock()?.memory.iotlb.begin();
+                self.lock()?.memory.iotlb(asid)?.begin();
                 Ok(())
             }
-            Request::BatchEnd => Ok(self.lock()?.memory.iotlb.end()?),
+            Request::BatchEnd => Ok(self.lock()?.memory.iotlb(asid)?.end()?),
         }
     }
 
@@ -284,14 +304,6 @@ impl VhostFile {
     fn check_index(&self, index: u32) -> Result<(), VhostError> {
         let known = usize::try_from(index).is_ok_and(|index| index < self.session().info().queues.len());
         if known { Ok(()) } else { Err(SessionError::NoSuchQueue { index }.into()) }
-    }
-
-    fn groups(&self) -> u32 {
-        self.session().info().queues.iter().map(|queue| queue.group.saturating_add(1)).max().unwrap_or(1)
-    }
-
-    fn address_spaces(&self) -> u32 {
-        self.session().info().address_spaces.max(1)
     }
 }
 

@@ -53,6 +53,19 @@ pub struct DeviceInfo {
     pub capabilities: Capabilities,
 }
 
+impl DeviceInfo {
+    /// How many virtqueue groups there are: their numbers have no gaps.
+    pub fn groups(&self) -> u32 {
+        let of = |queue: &QueueInfo| queue.group.max(queue.desc_group.unwrap_or(0)).saturating_add(1);
+        self.queues.iter().map(of).max().unwrap_or(1)
+    }
+
+    /// Whether some queue can have its ring in a group of its own.
+    pub fn has_desc_groups(&self) -> bool {
+        self.queues.iter().any(|queue| queue.desc_group.is_some())
+    }
+}
+
 /// A device as its vendor makes it: the operations of virtio-mdev, and `vdpa_config_ops` after them.
 ///
 /// Calls never overlap: they are made one at a time, on a thread that is the device's own for the length of a call,

@@ -86,8 +86,12 @@ pub struct QueueStart {
     pub state: QueueState,
     /// The features the driver accepted.
     pub features: u64,
+    /// The address space id of `space`, for a device with an IOMMU of its own.
+    pub asid: u32,
     /// The memory the addresses of its buffers are in, and those of indirect tables.
     pub space: Arc<AddressSpace>,
+    /// The address space id of `ring_space`.
+    pub ring_asid: u32,
     /// The memory the addresses of the ring are in: another than `space` only for a queue with a
     /// [`desc_group`](crate::QueueInfo::desc_group).
     pub ring_space: Arc<AddressSpace>,

@@ -36,7 +36,7 @@ impl Client {
         let session = Session::new(device, info, link, DEFAULT_DEADLINE);
         let (ram, space) = (Ram::shared(4 << 20), AddressSpace::new(Limits::default()));
         map(&space, &ram);
-        session.set_space(Some(space)).unwrap();
+        session.set_space(0, Some(space)).unwrap();
         let (rx, tx) = (Driver::new(&ram, 0x1000, 64), Driver::new(&ram, 0x8000, 64));
         let fd = || EventFd::new().unwrap();
         Self { session, rx, tx, kicks: [fd(), fd()], call: fd() }
@@ -125,7 +125,7 @@ fn a_device_whose_rings_are_unmapped_while_it_runs_stops_cleanly_and_starts_agai
     let mut client = Client::new("net");
     let space = AddressSpace::new(Limits::default());
     map(&space, &client.rx.ram);
-    client.session.set_space(Some(Arc::clone(&space))).unwrap();
+    client.session.set_space(0, Some(Arc::clone(&space))).unwrap();
     client.start();
     client.exchange(1);
     space.unmap_all();

@@ -192,6 +192,6 @@ fn a_device_with_its_own_iommu_gets_every_map() {
     lab.calls();
     lab.update(0x1000, 0x2000).unwrap();
     lab.write(INVALIDATE, 0, u64::MAX, 0).unwrap();
-    assert_eq!(lab.calls(), ["map 0x1000+0x2000", "unmap 0x1000+0x2000"]);
+    assert_eq!(lab.calls(), ["map 0 0x1000+0x2000", "unmap 0 0x1000+0x2000"]);
     assert_eq!(lab.update(0x800, 0x1000), Err(Errno::EINVAL), "it has pages");
 }

@@ -49,6 +49,10 @@ pub const GET_VQS_COUNT: u32 = 0x8004_af80;
 pub const GET_GROUP_NUM: u32 = 0x8004_af81;
 pub const GET_VRING_SIZE: u32 = 0xc008_af82;
 
+/// Backend features.
+pub const IOTLB_ASID: u64 = 1 << 3;
+pub const DESC_ASID: u64 = 1 << 7;
+
 pub const ARG: u64 = BASE;
 /// Arguments of calls made beside those at `ARG`.
 pub const SECOND_ARG: u64 = BASE + 0x1000;
@@ -112,13 +116,13 @@ impl VirtioMdev for Recorder {
         self.seen.lock().calls.push("reset".into());
     }
 
-    fn dma_map(&mut self, _asid: u32, region: &Region) -> Result<(), Refusal> {
-        self.seen.lock().calls.push(format!("map {:#x}+{:#x}", region.iova, region.len));
+    fn dma_map(&mut self, asid: u32, region: &Region) -> Result<(), Refusal> {
+        self.seen.lock().calls.push(format!("map {asid} {:#x}+{:#x}", region.iova, region.len));
         Ok(())
     }
 
-    fn dma_unmap(&mut self, _asid: u32, iova: u64, len: u64) {
-        self.seen.lock().calls.push(format!("unmap {iova:#x}+{len:#x}"));
+    fn dma_unmap(&mut self, asid: u32, iova: u64, len: u64) {
+        self.seen.lock().calls.push(format!("unmap {asid} {iova:#x}+{len:#x}"));
     }
 }
 
@@ -134,8 +138,11 @@ pub struct Lab {
     pub opens: Arc<AtomicI32>,
 }
 
-/// A device with its config size and capabilities.
+/// What a device is like.
 pub struct Kind {
+    pub queues: Vec<QueueInfo>,
+    pub features: u64,
+    pub address_spaces: u32,
     pub config_size: u32,
     pub capabilities: Capabilities,
     pub limits: Limits,
@@ -143,7 +150,22 @@ pub struct Kind {
 
 impl Default for Kind {
     fn default() -> Self {
-        Self { config_size: 12, capabilities: Capabilities::empty(), limits: Limits::default() }
+        Self {
+            queues: vec![QueueInfo { max_size: 256, group: 0, desc_group: None }; 2],
+            features: REQUIRED | 1 << 29,
+            address_spaces: 1,
+            config_size: 12,
+            capabilities: Capabilities::empty(),
+            limits: Limits::default(),
+        }
+    }
+}
+
+impl Kind {
+    pub fn grouped() -> Self {
+        let data = QueueInfo { max_size: 256, group: 0, desc_group: Some(2) };
+        let control = QueueInfo { max_size: 64, group: 1, desc_group: None };
+        Self { queues: vec![data, control], address_spaces: 2, ..Self::default() }
     }
 }
 
@@ -156,7 +178,17 @@ impl Lab {
     }
 
     pub fn own_iommu() -> Self {
-        let lab = Self::unowned(Kind { capabilities: Capabilities::OWN_IOMMU, ..Kind::default() });
+        Self::owned(Kind { capabilities: Capabilities::OWN_IOMMU, ..Kind::default() })
+    }
+
+    /// A device with the second queue in a group of its own, the ring of the first one in another, and two address
+    /// spaces.
+    pub fn grouped() -> Self {
+        Self::owned(Kind::grouped())
+    }
+
+    pub fn owned(kind: Kind) -> Self {
+        let lab = Self::unowned(kind);
         lab.call(SET_OWNER, &[]).unwrap();
         lab
     }
@@ -171,11 +203,11 @@ impl Lab {
         let info = DeviceInfo {
             device_id: 1,
             vendor_id: 0,
-            queues: vec![QueueInfo { max_size: 256, group: 0, desc_group: None }; 2],
-            features: REQUIRED | 1 << 29,
+            queues: kind.queues,
+            features: kind.features,
             config_size: kind.config_size,
             queue_align: 4096,
-            address_spaces: 1,
+            address_spaces: kind.address_spaces,
             limits: kind.limits,
             capabilities: kind.capabilities,
         };
@@ -259,6 +291,15 @@ impl Lab {
 
     pub fn write_as(&self, client: &FakeClient, data: &[u8]) -> Result<usize, Errno> {
         self.file.serve_write(client, data)
+    }
+
+    /// A message for address space `asid`.
+    pub fn write_to(&self, asid: u32, request: u8, iova: u64, size: u64) -> Result<usize, Errno> {
+        self.write_as(&self.client, &message(2, asid, [iova, size, RAM], 3, request))
+    }
+
+    pub fn acknowledge(&self, backend_features: u64) -> Result<(), Errno> {
+        self.call(SET_BACKEND_FEATURES, &backend_features.to_ne_bytes()).map(drop)
     }
 
     pub fn update(&self, iova: u64, size: u64) -> Result<(), Errno> {

@@ -1,6 +1,7 @@
 //! The vhost file as its clients see it.
 
 mod config;
+mod groups;
 mod iotlb;
 mod lab;
 mod life;

@@ -69,9 +69,27 @@ pub enum SessionError {
         /// Bytes.
         len: u32,
     },
-    /// A queue was to start with no address space attached.
-    #[error("no memory is mapped for the device")]
-    NoMemory,
+    /// A group beyond the device's groups.
+    #[error("there is no group {group}")]
+    NoSuchGroup {
+        /// The group.
+        group: u32,
+    },
+    /// An address space beyond those of the device.
+    #[error("there is no address space {asid}")]
+    NoSuchSpace {
+        /// The address space id.
+        asid: u32,
+    },
+    /// Groups stand still from DRIVER_OK until the next reset.
+    #[error("groups stay in their address spaces once DRIVER_OK is set")]
+    GroupsFixed,
+    /// A queue was to start in an address space that has no memory attached.
+    #[error("address space {asid} of the device has no memory")]
+    NoMemory {
+        /// The address space id.
+        asid: u32,
+    },
     /// The device's IOMMU refused the mappings.
     #[error(transparent)]
     Map(#[from] MapError),
@@ -99,20 +117,22 @@ impl HasErrno for SessionError {
     fn errno(&self) -> Errno {
         match self {
             Self::NoSuchQueue { .. } => Errno::ENOBUFS,
-            Self::FeaturesFixed | Self::RingLive => Errno::EBUSY,
+            Self::FeaturesFixed | Self::RingLive | Self::GroupsFixed => Errno::EBUSY,
             Self::Status(error) => error.errno(),
             Self::Features(error) => error.errno(),
             Self::Map(error) => error.errno(),
             Self::Vendor(fault) => fault.errno(),
             Self::Refused(refusal) => refusal.errno(),
             Self::Occupied => Errno::ETIMEDOUT,
-            Self::NoMemory => Errno::EFAULT,
+            Self::NoMemory { .. } => Errno::EFAULT,
             Self::DriverRuns
             | Self::QueueSize { .. }
             | Self::QueueAlignment { .. }
             | Self::QueueWraps { .. }
             | Self::QueueBase { .. }
             | Self::ConfigRange { .. }
+            | Self::NoSuchGroup { .. }
+            | Self::NoSuchSpace { .. }
             | Self::Saved(_) => Errno::EINVAL,
         }
     }

@@ -6,6 +6,7 @@
 //! restore are one path, and no order of a client's calls is assumed.
 
 mod error;
+mod groups;
 mod iommu;
 mod memory;
 mod queues;
@@ -17,12 +18,13 @@ pub use error::SessionError;
 pub use saved::{SavedQueue, SavedSession};
 
 use crate::dirty::DirtyRecord;
-use crate::dma::{AddressSpace, SubscriptionGuard};
 use crate::executor::Guarded;
 use crate::features::{self, VIRTIO_F_RING_PACKED};
 use crate::notify::{CallSlot, EventFd};
 use crate::{AttributeSpec, DeviceInfo, DeviceLink, QueueConfig, QueueState, Refusal, Status, Transition, VirtioMdev};
+use memory::Space;
 use parking_lot::{Mutex, MutexGuard};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -59,8 +61,12 @@ struct State {
     features: u64,
     suspended: bool,
     queues: Vec<Queue>,
-    space: Option<Arc<AddressSpace>>,
-    iommu: Option<SubscriptionGuard>,
+    /// The memory of the device, by address space id.
+    spaces: BTreeMap<u32, Space>,
+    /// The address space id of each group that is not in the first one.
+    asids: BTreeMap<u32, u32>,
+    /// Whether rings are in groups of their own, where the device can do that.
+    desc_groups: bool,
 }
 
 struct Queue {
@@ -101,8 +107,9 @@ impl Session {
                 features: 0,
                 suspended: false,
                 queues,
-                space: None,
-                iommu: None,
+                spaces: BTreeMap::new(),
+                asids: BTreeMap::new(),
+                desc_groups: false,
             }),
             info,
         }
@@ -196,7 +203,8 @@ impl Session {
         Ok(())
     }
 
-    /// Back to the state after creation; the address space stays attached.
+    /// Back to the state after creation: every group is in address space 0. The address spaces stay attached, and what
+    /// is mapped in them stays mapped.
     pub fn reset(&self) -> Result<(), SessionError> {
         let mut state = self.lock()?;
         self.reset_locked(&mut state)?;
@@ -210,6 +218,7 @@ impl Session {
         self.settle(state)?;
         self.device.call("reset", |device| device.reset())?;
         state.features = 0;
+        state.asids.clear();
         for (queue, info) in state.queues.iter_mut().zip(&self.info.queues) {
             *queue = Queue::new(info.max_size, false);
         }
@@ -299,8 +308,7 @@ impl Session {
             tracing::warn!(instance = %self.link.name(), %error, "no reset before the end");
         }
         if let Some(mut state) = self.state.try_lock_for(LOCK_PATIENCE) {
-            state.iommu = None;
-            state.space = None;
+            state.spaces.clear();
         }
         self.set_config_call(None);
         self.device.discard();

@@ -103,15 +103,17 @@ impl Session {
     }
 
     fn start_queue(&self, state: &mut State, index: usize) -> Result<(), SessionError> {
-        let space = state.space.as_ref().ok_or(SessionError::NoMemory)?;
+        let (asid, ring_asid) = self.asids_of(state, index);
         let queue = &state.queues[index];
         check_areas(&queue.config, state.features)?;
         let start = QueueStart {
             config: queue.config,
             state: queue.state,
             features: state.features,
-            space: Arc::clone(space),
-            ring_space: Arc::clone(space),
+            asid,
+            space: state.memory(asid)?,
+            ring_asid,
+            ring_space: state.memory(ring_asid)?,
             kick: queue.kick.clone(),
             call: Arc::clone(&queue.call),
             err: Arc::clone(&queue.err),

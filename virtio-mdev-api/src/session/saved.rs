@@ -4,6 +4,7 @@ use super::{Session, SessionError};
 use crate::features::{self, VIRTIO_F_RING_PACKED};
 use crate::{QueueConfig, QueueState, Status};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// A session between two of its calls. Eventfds and the address space travel beside it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -14,6 +15,12 @@ pub struct SavedSession {
     pub features: u64,
     /// Whether the driver suspended the device.
     pub suspended: bool,
+    /// The address space id of each group that is not in the first one.
+    #[serde(default)]
+    pub asids: BTreeMap<u32, u32>,
+    /// Whether rings are in groups of their own.
+    #[serde(default)]
+    pub desc_groups: bool,
     /// The queues, by index.
     pub queues: Vec<SavedQueue>,
 }
@@ -45,6 +52,8 @@ impl Session {
             status: state.status.bits(),
             features: state.features,
             suspended: state.suspended,
+            asids: state.asids.clone(),
+            desc_groups: state.desc_groups,
             queues: queues.collect(),
         })
     }
@@ -57,6 +66,10 @@ impl Session {
         if saved.queues.len() != state.queues.len() {
             return Err(SessionError::Saved("number of queues"));
         }
+        let known = |(group, asid): (&u32, &u32)| *group < self.info.groups() && self.check_asid(*asid).is_ok();
+        if !saved.asids.iter().all(known) {
+            return Err(SessionError::Saved("address space of a group"));
+        }
         for (queue, info) in saved.queues.iter().zip(&self.info.queues) {
             self.check_saved(saved, queue, info.max_size)?;
         }
@@ -67,6 +80,8 @@ impl Session {
         }
         state.features = saved.features;
         state.suspended = saved.suspended;
+        state.asids.clone_from(&saved.asids);
+        state.desc_groups = saved.desc_groups;
         for (queue, saved) in state.queues.iter_mut().zip(&saved.queues) {
             queue.config = saved.config;
             queue.state = saved.state;

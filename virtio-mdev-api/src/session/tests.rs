@@ -1,5 +1,5 @@
 use super::*;
-use crate::dma::{Limits, Region};
+use crate::dma::{AddressSpace, Limits, Region};
 use crate::features::REQUIRED;
 use crate::{Capabilities, HasErrno, QueueInfo, QueueStart};
 use nix::errno::Errno;
@@ -13,6 +13,8 @@ struct Recorder {
     refuse_stop: bool,
     own_iommu: bool,
     running: [Option<u16>; 2],
+    /// Of the queue started last: address space ids of its buffers and of its ring.
+    asids: Arc<PlainMutex<(u32, u32)>>,
 }
 
 impl Recorder {
@@ -26,11 +28,14 @@ impl VirtioMdev for Recorder {
         DeviceInfo {
             device_id: 1,
             vendor_id: 0,
-            queues: vec![QueueInfo { max_size: 256, group: 0, desc_group: None }; 2],
+            queues: vec![
+                QueueInfo { max_size: 256, group: 0, desc_group: None },
+                QueueInfo { max_size: 256, group: 1, desc_group: Some(2) },
+            ],
             features: REQUIRED | 1,
             config_size: 12,
             queue_align: 4096,
-            address_spaces: 1,
+            address_spaces: 2,
             limits: Limits::default(),
             capabilities: if self.own_iommu { Capabilities::OWN_IOMMU } else { Capabilities::empty() },
         }
@@ -55,6 +60,7 @@ impl VirtioMdev for Recorder {
         }
         let QueueState::Split { avail } = queue.state else { unreachable!("split rings only") };
         self.note(format!("start {index} at {avail}"));
+        *self.asids.lock() = (queue.asid, queue.ring_asid);
         self.running[usize::from(index)] = Some(avail.wrapping_add(10));
         Ok(())
     }
@@ -110,7 +116,7 @@ fn fixture(recorder: Recorder) -> Fixture {
     let calls = Arc::clone(&recorder.calls);
     let info = recorder.info();
     let session = Session::new(Box::new(recorder), info, DeviceLink::new("test"), Duration::from_secs(5));
-    session.set_space(Some(AddressSpace::new(Limits::default()))).unwrap();
+    session.set_space(0, Some(AddressSpace::new(Limits::default()))).unwrap();
     Fixture { session, calls }
 }
 
@@ -317,7 +323,7 @@ fn a_fault_shows_in_the_status_until_reset() {
 fn losing_the_memory_stops_the_device_and_asks_for_a_reset() {
     let fixture = Fixture::running();
     fixture.queue_calls();
-    fixture.session.lose_space().unwrap();
+    fixture.session.lose_space(0).unwrap();
     assert_eq!(fixture.queue_calls(), ["stop 0", "stop 1"]);
     assert!(fixture.session.link().needs_reset());
 }
@@ -325,7 +331,7 @@ fn losing_the_memory_stops_the_device_and_asks_for_a_reset() {
 #[test]
 fn memory_is_not_exchanged_under_a_running_queue() {
     let Fixture { session, .. } = Fixture::running();
-    assert_eq!(errno(session.set_space(None)), Some(Errno::EBUSY));
+    assert_eq!(errno(session.set_space(0, None)), Some(Errno::EBUSY));
 }
 
 #[test]
@@ -341,10 +347,60 @@ fn a_new_kick_reaches_a_running_queue_only() {
 }
 
 #[test]
+fn f35_groups_and_address_spaces_out_of_range_are_refused() {
+    let Fixture { session, .. } = Fixture::new();
+    assert_eq!(errno(session.set_group_asid(3, 0)), Some(Errno::EINVAL));
+    assert_eq!(errno(session.set_group_asid(0, 2)), Some(Errno::EINVAL));
+    assert_eq!(errno(session.set_space(2, None)), Some(Errno::EINVAL));
+    session.set_group_asid(2, 1).unwrap();
+}
+
+#[test]
+fn f35_a_group_is_not_bound_anew_under_a_running_driver() {
+    let Fixture { session, .. } = Fixture::running();
+    assert_eq!(errno(session.set_group_asid(1, 1)), Some(Errno::EBUSY));
+    session.suspend().unwrap();
+    assert_eq!(errno(session.set_group_asid(1, 1)), Some(Errno::EBUSY));
+    session.set_status(0).unwrap();
+    session.set_group_asid(1, 1).unwrap();
+}
+
+#[test]
+fn a_queue_starts_in_the_address_spaces_of_its_groups_until_a_reset() {
+    let recorder = Recorder::default();
+    let asids = Arc::clone(&recorder.asids);
+    let Fixture { session, .. } = fixture(recorder);
+    session.set_space(1, Some(AddressSpace::new(Limits::default()))).unwrap();
+    let start = || {
+        session.set_features(REQUIRED).unwrap();
+        session.set_queue_enabled(1, true).unwrap();
+        session.set_status(0xf).unwrap();
+        *asids.lock()
+    };
+    session.set_group_asid(2, 1).unwrap();
+    assert_eq!(start(), (0, 0), "a driver that does not know that rings have groups");
+    session.set_status(0).unwrap();
+    session.use_desc_groups(true).unwrap();
+    session.set_group_asid(2, 1).unwrap();
+    assert_eq!(start(), (0, 1));
+    session.set_status(0).unwrap();
+    assert_eq!(start(), (0, 0), "all groups are back");
+}
+
+#[test]
+fn a_queue_whose_address_space_has_no_memory_does_not_start() {
+    let Fixture { session, .. } = Fixture::negotiated();
+    session.set_group_asid(1, 1).unwrap();
+    session.set_queue_enabled(1, true).unwrap();
+    assert_eq!(errno(session.set_status(0xf)), Some(Errno::EFAULT));
+    assert_eq!(session.status().unwrap().bits(), 0xb);
+}
+
+#[test]
 fn a_device_with_its_own_iommu_gets_maps_and_unmaps() {
     let Fixture { session, calls } = fixture(Recorder { own_iommu: true, ..Recorder::default() });
     let space = AddressSpace::new(Limits::default());
-    session.set_space(Some(Arc::clone(&space))).unwrap();
+    session.set_space(0, Some(Arc::clone(&space))).unwrap();
     let memory = Arc::new(Nowhere);
     let backing = crate::dma::Backing::Remote { memory, addr: 0 };
     let permissions = crate::dma::Permissions::READ;
@@ -377,6 +433,8 @@ fn f41_saved_state_that_does_not_fit_is_refused() {
     assert_eq!(refused(&|bad| bad.status = 0x10), (Some(Errno::EINVAL), 0));
     assert_eq!(refused(&|bad| bad.features |= 4), (Some(Errno::EINVAL), 0));
     assert_eq!(refused(&|bad| bad.queues.truncate(1)), (Some(Errno::EINVAL), 0));
+    assert_eq!(refused(&|bad| bad.asids = [(0, 2)].into()), (Some(Errno::EINVAL), 0));
+    assert_eq!(refused(&|bad| bad.asids = [(3, 0)].into()), (Some(Errno::EINVAL), 0));
     assert_eq!(refused(&|bad| bad.queues[0].config.size = 512), (Some(Errno::EINVAL), 0));
     assert_eq!(refused(&|bad| bad.queues[0].state = QueueState::initial(true)), (Some(Errno::EINVAL), 0));
 }
