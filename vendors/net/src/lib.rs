@@ -19,7 +19,7 @@ pub mod testing;
 
 pub use config::{CONFIG_SIZE, LinkState};
 pub use device::{MAX_QUEUE_SIZE, NetDevice, QUEUES, VIRTIO_ID_NET};
-pub use header::HEADER;
+pub use header::{HEADER, is_valid};
 pub use mac::Mac;
 pub use parameters::{DEFAULT_MTU, MIN_MTU, NetParameters};
 pub use port::{Controls, Port, Sent};
@@ -28,4 +28,4 @@ pub use seats::{Seat, Seats};
 pub use service::MAX_FRAME;
 pub use stats::{Counter, Statistics};
 // Ports are called within its bursts.
-pub use virtqueue::{Halt, Next};
+pub use virtqueue::{Halt, Interest, Next};

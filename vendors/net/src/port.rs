@@ -1,10 +1,11 @@
 //! What is behind a queue pair.
 
+use crate::header::{HEADER, is_valid};
 use crate::receiver::Receiver;
 use crate::stats::Statistics;
 use std::os::fd::BorrowedFd;
 use virtio_mdev_api::{AttributeSpec, Refusal};
-use virtqueue::{Halt, Next};
+use virtqueue::{Halt, Interest, Next};
 
 /// What became of a frame from the driver.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,6 +24,12 @@ pub trait Port: Send + 'static {
     /// The queues start; `features` are in effect.
     fn start(&mut self, features: u64) -> Result<(), Refusal>;
 
+    /// Whether a driver that accepted `features` may send a frame of `len` bytes with this header. A port asks less only
+    /// if it knows what was negotiated better, or hands the header to somebody who checks it.
+    fn accepts(&self, header: &[u8; HEADER], len: usize, features: u64) -> bool {
+        is_valid(header, len, features)
+    }
+
     /// A frame from the driver: a checked header of 12 bytes, and at least an Ethernet header. The port may overwrite
     /// it. `driver` is the way back.
     fn send(&mut self, frame: &mut [u8], driver: &mut Receiver<'_, '_>, statistics: &Statistics) -> Result<Sent, Halt>;
@@ -35,6 +42,11 @@ pub trait Port: Send + 'static {
     /// What becomes ready when something comes in, or when a busy port can go on.
     fn fd(&self) -> Option<BorrowedFd<'_>> {
         None
+    }
+
+    /// What of [`fd`](Self::fd) to wait for.
+    fn interest(&self) -> Interest {
+        Interest::Both
     }
 
     /// [`fd`](Self::fd) may have become ready. Told once for each change.

@@ -2,13 +2,13 @@
 
 use crate::config::LinkState;
 use crate::features::VIRTIO_NET_F_MRG_RXBUF;
-use crate::header::{ETHERNET, HEADER, is_segmented, is_valid};
+use crate::header::{ETHERNET, HEADER, is_segmented};
 use crate::port::{Port, Sent};
 use crate::receiver::Receiver;
 use crate::stats::Statistics;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
-use virtqueue::{Chain, Halt, Health, Io, Next, Queue, Queues, Service};
+use virtqueue::{Chain, Halt, Health, Interest, Io, Next, Queue, Queues, Service};
 
 /// Chains of one burst: enough to share the cost of a burst, few enough not to keep an unmap waiting.
 const BURST: usize = 64;
@@ -106,7 +106,7 @@ impl<P: Port> NetService<P> {
         let payload = frame.len() - HEADER;
         let dropped = if payload < ETHERNET {
             Some(&statistics.tx_too_short)
-        } else if !is_valid(header, payload, self.features) {
+        } else if !self.port.accepts(header, payload, self.features) {
             Some(&statistics.tx_bad_header)
         } else if !is_segmented(header) && payload > usize::from(self.mtu) + OVERHEAD {
             Some(&statistics.tx_too_long)
@@ -143,6 +143,10 @@ impl<P: Port> Service for NetService<P> {
 
     fn backend(&self) -> Option<BorrowedFd<'_>> {
         self.port.fd()
+    }
+
+    fn interest(&self) -> Interest {
+        self.port.interest()
     }
 
     fn backend_ready(&mut self) {

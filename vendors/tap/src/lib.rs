@@ -4,19 +4,24 @@
 //! the guest leave checksums and segmentation to each other as negotiated.
 
 mod controls;
+mod given;
 mod name;
+mod own;
 mod port;
 mod tun;
 
 use controls::TapControls;
 use name::interface_name;
 use nix::errno::Errno;
-use port::TapPort;
+use own::OwnTap;
 use std::sync::Arc;
 use tun::Tun;
 use virtio_mdev_api::{CreateRequest, Device, DmaModel, Parent, Refusal, TypeInfo};
 use virtio_net::features::{OFFLOADS, Profile};
 use virtio_net::{LinkState, NetDevice, NetParameters, Seats};
+
+pub use given::{GivenError, GivenTap, Half};
+pub use port::{Frames, TapPort};
 
 const TYPES: [(&str, &str, &str, Profile); 2] = [
     ("net", "TAP network card", "virtio-net on a TAP interface; can be migrated", Profile::Migratable),
@@ -105,7 +110,14 @@ impl Parent for Tap {
         let link = Arc::new(LinkState::new(request.link.clone()));
         let controls = TapControls { tun: Arc::clone(&tun), link: Arc::clone(&link), _seat: seat };
         let features = profile.features() | OFFLOADS;
-        let device = NetDevice::new(features, &parameters, request.link, link, TapPort::new(tun), Box::new(controls))?;
+        let device = NetDevice::new(
+            features,
+            &parameters,
+            request.link,
+            link,
+            TapPort::new(OwnTap::new(tun)),
+            Box::new(controls),
+        )?;
         Ok(Device::Virtio(Box::new(device)))
     }
 }

@@ -1,40 +1,52 @@
 //! Frames between a queue pair and a TAP interface.
 
-use crate::tun::{OFFLOAD_CSUM, OFFLOAD_TSO4, OFFLOAD_TSO6, Tun};
 use nix::errno::Errno;
-use nix::unistd::{read, write};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::Arc;
 use virtio_mdev_api::Refusal;
-use virtio_net::features::{VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_GUEST_TSO4, VIRTIO_NET_F_GUEST_TSO6};
-use virtio_net::{Delivery, HEADER, Halt, MAX_FRAME, Next, Port, Receiver, Sent, Statistics};
+use virtio_net::{Delivery, HEADER, Halt, Interest, MAX_FRAME, Next, Port, Receiver, Sent, Statistics};
 
 /// Frames of one burst.
 const BURST: usize = 64;
-/// Where the header's `num_buffers` is; what is before comes from the interface.
-const NUM_BUFFERS: usize = HEADER - 2;
-/// VIRTIO_NET_HDR_F_NEEDS_CSUM in the header's first byte, VIRTIO_NET_HDR_GSO_… in its second.
-const NEEDS_CSUM: u8 = 1;
-const GSO_NONE: u8 = 0;
-const GSO_TCPV4: u8 = 1;
-const GSO_TCPV6: u8 = 4;
 
-/// The descriptor never blocks, and all frames pass through a buffer of our own, so that no system call can meet the
-/// client's memory.
-pub struct TapPort {
-    tun: Arc<Tun>,
+/// A TAP interface as a port uses it: ours, or a client's. No call blocks.
+pub trait Frames: AsFd + Send + 'static {
+    /// The queues start; `features` are in effect.
+    fn start(&mut self, features: u64) -> Result<(), Refusal>;
+
+    /// Reads a frame with its header of 12 bytes, and says how much that is. EAGAIN: there is none.
+    fn read(&self, frame: &mut [u8]) -> Result<usize, Errno>;
+
+    /// Writes a frame with its header of 12 bytes. EAGAIN: not now.
+    fn write(&self, frame: &[u8]) -> Result<(), Errno>;
+
+    /// Makes the header of a frame that was read one of what is in effect. `false`: the frame is to be dropped.
+    fn adapt(&self, header: &mut [u8; HEADER]) -> bool;
+
+    /// Whether a driver that accepted `features` may send a frame of `len` bytes with this header.
+    fn accepts(&self, header: &[u8; HEADER], len: usize, features: u64) -> bool {
+        virtio_net::is_valid(header, len, features)
+    }
+
+    /// What to wait for.
+    fn interest(&self) -> Interest {
+        Interest::Both
+    }
+}
+
+/// All frames pass through a buffer of our own, so that no system call can meet the client's memory.
+pub struct TapPort<F> {
+    interface: F,
     buffer: Box<[u8]>,
     /// A frame in the buffer that waits for the driver.
     waiting: Option<usize>,
     readable: bool,
-    /// In effect.
-    features: u64,
 }
 
-impl TapPort {
-    pub fn new(tun: Arc<Tun>) -> Self {
+impl<F: Frames> TapPort<F> {
+    /// The port of an interface.
+    pub fn new(interface: F) -> Self {
         let buffer = vec![0; HEADER + MAX_FRAME].into_boxed_slice();
-        Self { tun, buffer, waiting: None, readable: true, features: 0 }
+        Self { interface, buffer, waiting: None, readable: true }
     }
 
     /// The length of the next frame.
@@ -43,7 +55,7 @@ impl TapPort {
             return self.waiting;
         }
         while self.readable {
-            match read(&self.tun, &mut self.buffer) {
+            match self.interface.read(&mut self.buffer) {
                 Ok(len) if len > HEADER => return Some(len),
                 Ok(_) => statistics.rx_errors.add(1),
                 Err(Errno::EINTR) => {}
@@ -58,38 +70,19 @@ impl TapPort {
         None
     }
 
-    /// Makes the header of the frame in the buffer one of what is in effect. `false`: the frame was made for a driver
-    /// that accepted more, and waited here or in the interface while that one went.
     fn adapt_header(&mut self) -> bool {
-        let gso_in_effect = match self.buffer[1] {
-            GSO_NONE => true,
-            GSO_TCPV4 => self.features & VIRTIO_NET_F_GUEST_TSO4 != 0,
-            GSO_TCPV6 => self.features & VIRTIO_NET_F_GUEST_TSO6 != 0,
-            _ => false,
-        };
-        if self.features & VIRTIO_NET_F_GUEST_CSUM != 0 {
-            return gso_in_effect;
-        }
-        let complete = self.buffer[0] & NEEDS_CSUM == 0;
-        // Without VIRTIO_NET_F_GUEST_CSUM there is nothing to say (virtio 1.3 §5.1.6.4.1): the kernel has done the work,
-        // but notes what it verified.
-        self.buffer[..NUM_BUFFERS].fill(0);
-        complete && gso_in_effect
+        self.buffer.first_chunk_mut().is_some_and(|header| self.interface.adapt(header))
     }
 }
 
-impl Port for TapPort {
+impl<F: Frames> Port for TapPort<F> {
     fn start(&mut self, features: u64) -> Result<(), Refusal> {
-        let wanted = [
-            (VIRTIO_NET_F_GUEST_CSUM, OFFLOAD_CSUM),
-            (VIRTIO_NET_F_GUEST_TSO4, OFFLOAD_TSO4),
-            (VIRTIO_NET_F_GUEST_TSO6, OFFLOAD_TSO6),
-        ];
-        let offload = wanted.iter().filter(|(feature, _)| features & feature != 0).fold(0, |all, (_, bit)| all | bit);
-        self.tun.set_offload(offload).map_err(|errno| Refusal::new(errno, "the interface refuses these offloads"))?;
-        self.features = features;
         self.readable = true;
-        Ok(())
+        self.interface.start(features)
+    }
+
+    fn accepts(&self, header: &[u8; HEADER], len: usize, features: u64) -> bool {
+        self.interface.accepts(header, len, features)
     }
 
     fn send(
@@ -99,8 +92,8 @@ impl Port for TapPort {
         statistics: &Statistics,
     ) -> Result<Sent, Halt> {
         loop {
-            return Ok(match write(&self.tun, frame) {
-                Ok(_) => Sent::Taken,
+            return Ok(match self.interface.write(frame) {
+                Ok(()) => Sent::Taken,
                 Err(Errno::EINTR) => continue,
                 Err(Errno::EAGAIN) => Sent::Busy,
                 // EIO: the interface is down. EINVAL: the kernel finds the header wrong.
@@ -131,7 +124,11 @@ impl Port for TapPort {
     }
 
     fn fd(&self) -> Option<BorrowedFd<'_>> {
-        Some(self.tun.as_fd())
+        Some(self.interface.as_fd())
+    }
+
+    fn interest(&self) -> Interest {
+        self.interface.interest()
     }
 
     fn ready(&mut self) {

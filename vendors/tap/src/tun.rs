@@ -5,6 +5,7 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use nix::sys::stat::Mode;
+use rustix::fs::{AtFlags, FileType, StatxFlags};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 /// Names of interfaces are shorter than this (IFNAMSIZ).
@@ -17,6 +18,8 @@ pub const OFFLOAD_TSO6: u32 = 4;
 
 mod ioctl {
     nix::ioctl_write_ptr_bad!(set_iff, nix::request_code_write!(b'T', 202, 4), libc::ifreq);
+    nix::ioctl_read_bad!(get_iff, nix::request_code_read!(b'T', 210, 4), libc::ifreq);
+    nix::ioctl_read_bad!(get_header_size, nix::request_code_read!(b'T', 215, 4), libc::c_int);
     nix::ioctl_write_int_bad!(set_offload, nix::request_code_write!(b'T', 208, 4));
     nix::ioctl_write_ptr_bad!(set_header_size, nix::request_code_write!(b'T', 216, 4), libc::c_int);
     nix::ioctl_write_ptr_bad!(set_header_le, nix::request_code_write!(b'T', 220, 4), libc::c_int);
@@ -24,6 +27,55 @@ mod ioctl {
     nix::ioctl_read_bad!(get_flags, libc::SIOCGIFFLAGS, libc::ifreq);
     nix::ioctl_write_ptr_bad!(set_flags, libc::SIOCSIFFLAGS, libc::ifreq);
     nix::ioctl_write_ptr_bad!(set_mtu, libc::SIOCSIFMTU, libc::ifreq);
+}
+
+/// Makes a descriptor of `/dev/net/tun` one of interface `name`.
+pub fn attach(fd: BorrowedFd<'_>, name: &str, flags: libc::c_int) -> Result<(), Errno> {
+    let mut request = request(name)?;
+    // The bits are those of a `short` the kernel takes as unsigned.
+    request.ifr_ifru.ifru_flags = i16::from_ne_bytes(u16::try_from(flags).map_err(|_| Errno::EINVAL)?.to_ne_bytes());
+    // SAFETY: the pointer is to a whole `ifreq`, which the call reads and writes.
+    unsafe { ioctl::set_iff(fd.as_raw_fd(), &raw const request) }.map(drop)
+}
+
+/// Sets the bytes of virtio-net header before a frame.
+pub fn set_header_size(fd: BorrowedFd<'_>, bytes: libc::c_int) -> Result<(), Errno> {
+    // SAFETY: the pointer is to an int, which the call reads.
+    unsafe { ioctl::set_header_size(fd.as_raw_fd(), &raw const bytes) }.map(drop)
+}
+
+/// What an interface was made as.
+pub struct Kind {
+    /// Frames are Ethernet frames.
+    pub tap: bool,
+    /// They begin with a `struct tun_pi`.
+    pub packet_information: bool,
+    /// Bytes of virtio-net header before them.
+    pub header: usize,
+}
+
+/// What the descriptor of an interface is set to; EBADFD when it has none.
+pub fn kind(fd: BorrowedFd<'_>) -> Result<Kind, Errno> {
+    let mut request = request("")?;
+    // SAFETY: the pointer is to a whole `ifreq`, which the call fills.
+    unsafe { ioctl::get_iff(fd.as_raw_fd(), &raw mut request) }?;
+    // SAFETY: the call filled the flags, and any bits are a valid `short`.
+    let flags = i32::from(u16::from_ne_bytes(unsafe { request.ifr_ifru.ifru_flags }.to_ne_bytes()));
+    let mut header: libc::c_int = 0;
+    // SAFETY: the pointer is to an int, which the call fills.
+    unsafe { ioctl::get_header_size(fd.as_raw_fd(), &raw mut header) }?;
+    Ok(Kind {
+        tap: flags & libc::IFF_TAP != 0,
+        packet_information: flags & libc::IFF_NO_PI == 0,
+        header: if flags & libc::IFF_VNET_HDR == 0 { 0 } else { usize::try_from(header).unwrap_or(0) },
+    })
+}
+
+/// Major and minor number, if it is a character device.
+pub fn character_device(fd: BorrowedFd<'_>) -> Option<(u32, u32)> {
+    let stat = rustix::fs::statx(fd, c"", AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC, StatxFlags::TYPE).ok()?;
+    let is_character_device = FileType::from_raw_mode(stat.stx_mode.into()) == FileType::CharacterDevice;
+    is_character_device.then_some((stat.stx_rdev_major, stat.stx_rdev_minor))
 }
 
 /// A TAP interface whose frames begin with a little-endian virtio-net header of 12 bytes. It disappears when dropped.
@@ -37,17 +89,10 @@ impl Tun {
     /// Creates interface `name`; EBUSY when there is one. A `%d` in the name becomes the first free number.
     pub fn create(name: &str) -> Result<Self, Errno> {
         let fd = open("/dev/net/tun", OFlag::O_RDWR | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC, Mode::empty())?;
-        let mut request = request(name)?;
-        let flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR | libc::IFF_TUN_EXCL;
-        // The bits are those of a `short` the kernel takes as unsigned.
-        request.ifr_ifru.ifru_flags =
-            i16::from_ne_bytes(u16::try_from(flags).map_err(|_| Errno::EINVAL)?.to_ne_bytes());
-        // SAFETY: the pointer is to a whole `ifreq`, which the call reads and writes.
-        unsafe { ioctl::set_iff(fd.as_raw_fd(), &raw const request) }?;
+        attach(fd.as_fd(), name, libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR | libc::IFF_TUN_EXCL)?;
         let tun = Self { fd, name: name.to_owned() };
+        set_header_size(tun.fd.as_fd(), HEADER_SIZE)?;
         // SAFETY: the pointer is to an int, which the call reads.
-        unsafe { ioctl::set_header_size(tun.fd.as_raw_fd(), &raw const HEADER_SIZE) }?;
-        // SAFETY: as above.
         unsafe { ioctl::set_header_le(tun.fd.as_raw_fd(), &raw const ONE) }?;
         Ok(tun)
     }
@@ -94,7 +139,7 @@ impl AsFd for Tun {
     }
 }
 
-static HEADER_SIZE: libc::c_int = 12;
+const HEADER_SIZE: libc::c_int = 12;
 static ONE: libc::c_int = 1;
 
 fn request(name: &str) -> Result<libc::ifreq, Errno> {

@@ -31,4 +31,4 @@ pub use health::Health;
 pub use io::Io;
 pub use queue::Queue;
 pub use waker::Waker;
-pub use worker::{Next, PATIENCE, Queues, Service, Worker, WorkerError};
+pub use worker::{Interest, Next, PATIENCE, Queues, Service, Worker, WorkerError};

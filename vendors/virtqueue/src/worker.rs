@@ -29,13 +29,39 @@ pub trait Service: Send + 'static {
     /// Does what can be done now, at most about one burst of it. Queues that are not running are absent.
     fn serve(&mut self, queues: &mut Queues) -> Next;
 
-    /// What to watch besides the queues, for input and output.
+    /// What to watch besides the queues.
     fn backend(&self) -> Option<BorrowedFd<'_>> {
         None
     }
 
+    /// What to watch it for.
+    fn interest(&self) -> Interest {
+        Interest::Both
+    }
+
     /// The back end may have become ready. Told once for each change, not as long as it lasts.
     fn backend_ready(&mut self) {}
+}
+
+/// What of a back end a service waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Interest {
+    /// That it can be read.
+    Input,
+    /// That it can be written.
+    Output,
+    /// Either.
+    Both,
+}
+
+impl Interest {
+    fn events(self) -> EpollFlags {
+        match self {
+            Self::Input => EpollFlags::EPOLLIN,
+            Self::Output => EpollFlags::EPOLLOUT,
+            Self::Both => EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT,
+        }
+    }
 }
 
 /// What a service wants next.
@@ -207,8 +233,7 @@ fn watched(service: &impl Service, waker: &Waker) -> Result<Epoll, Errno> {
     let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
     epoll.add(waker.fd().as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, WAKER))?;
     if let Some(backend) = service.backend() {
-        let changes = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLET;
-        epoll.add(backend, EpollEvent::new(changes, BACKEND))?;
+        epoll.add(backend, EpollEvent::new(service.interest().events() | EpollFlags::EPOLLET, BACKEND))?;
     }
     Ok(epoll)
 }
