@@ -2,7 +2,7 @@
 //!
 //! All methods run on executor threads, never on the thread that reads `/dev/fuse`, and may block for a bounded time.
 
-use crate::Caller;
+use crate::{Caller, PollEvents, WaitQueue};
 use nix::errno::Errno;
 use std::any::Any;
 use std::sync::Arc;
@@ -46,9 +46,22 @@ pub trait OpenFile: Any + Send + Sync {
     /// Serves an ioctl.
     fn ioctl(&self, caller: &Caller, call: &Ioctl<'_>) -> Result<IoctlReply, Errno>;
 
-    /// Serves `read` or `pread`.
-    fn read(&self, _caller: &Caller, _offset: u64, _len: usize) -> Result<Vec<u8>, Errno> {
+    /// Serves `read` or `pread`. EAGAIN: there is nothing to read now. A reader without O_NONBLOCK then waits in
+    /// [`waiters`](Self::waiters), where there are any, and this is called again when they are woken.
+    fn read(&self, _caller: &Caller, _read: &Read) -> Result<Vec<u8>, Errno> {
         Err(Errno::EINVAL)
+    }
+
+    /// Those who wait for something to read. A file that has some is a stream: it has no position, and its readers and
+    /// writers do not wait for each other.
+    fn waiters(&self) -> Option<&WaitQueue> {
+        None
+    }
+
+    /// What `poll(2)`, which asks for `wanted`, finds now. By default the file is always ready, as the kernel has it
+    /// for files that cannot be polled.
+    fn poll(&self, _caller: &Caller, _wanted: PollEvents) -> PollEvents {
+        PollEvents::IN | PollEvents::OUT
     }
 
     /// Serves `write` or `pwrite`: the number of bytes taken.
@@ -59,6 +72,17 @@ pub trait OpenFile: Any + Send + Sync {
     /// The last descriptor is gone. Called exactly once; no other method runs after it begins, but one that was
     /// running before may still be.
     fn release(&self);
+}
+
+/// A read as it arrived.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Read {
+    /// Where; 0 in a stream.
+    pub offset: u64,
+    /// How many bytes at most.
+    pub len: usize,
+    /// `O_NONBLOCK`, of this moment.
+    pub nonblock: bool,
 }
 
 /// An ioctl as it arrived.

@@ -16,14 +16,16 @@ mod server;
 mod socket;
 mod sys;
 mod tree;
+mod wait;
 mod wire;
 
 pub use broadcast::Broadcast;
 pub use caller::{AddressSpaceId, Caller};
-pub use file::{Attribute, DeviceNode, Ioctl, IoctlReply, OpenFile, OpenFlags};
+pub use file::{Attribute, DeviceNode, Ioctl, IoctlReply, OpenFile, OpenFlags, Read};
 pub use memory::{MapAccess, Piece};
 pub use mount::{is_stale, mount, unmount};
 pub use quota::Limits;
 pub use server::{Server, ServerConfig, ServerStats};
 pub use socket::{FdSocket, Peer, SocketReply, SocketService};
 pub use tree::{NodeId, Tree, TreeError};
+pub use wait::{PollEvents, WaitQueue};

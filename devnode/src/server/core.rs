@@ -2,10 +2,12 @@
 
 use super::flight::{Flight, Flights};
 use super::gate::Gate;
+use super::park::{self, Parking};
 use super::{ServerConfig, ServerStats};
 use crate::host::Host;
 use crate::tree::{Node, Tree};
-use crate::wire::abi::OutHeader;
+use crate::wait::Bell;
+use crate::wire::abi::{NOTIFY_POLL, NotifyPollWakeupOut, OutHeader};
 use crate::wire::{Answer, errno_on_the_wire};
 use nix::errno::Errno;
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -31,9 +33,9 @@ pub(crate) struct Core {
     pub ended: Condvar,
     pub flights: Flights,
     pub gate: Mutex<Gate>,
+    pub parking: Parking,
     /// Wakes the keeper.
-    pub keeper: Condvar,
-    pub keeper_lock: Mutex<()>,
+    pub bell: Arc<Bell>,
 }
 
 impl Core {
@@ -50,8 +52,8 @@ impl Core {
             ended: Condvar::new(),
             flights: Flights::default(),
             gate: Mutex::new(Gate::new(config.threads, config.threads_per_user)),
-            keeper: Condvar::new(),
-            keeper_lock: Mutex::new(()),
+            parking: Parking::default(),
+            bell: Arc::default(),
             config,
         })
     }
@@ -102,15 +104,25 @@ impl Core {
         }
     }
 
-    /// A signal came for a caller. It is told at once only if it was killed: anything else waits for the result, as a
-    /// kernel driver's callers do.
+    /// Tells the kernel that the file it calls `kh` is to be looked at again.
+    pub fn notify_poll(&self, kh: u64) {
+        // A message that is no answer has a code in place of an error, and the number 0.
+        match self.write(0, NOTIFY_POLL, NotifyPollWakeupOut { kh }.as_bytes()) {
+            Ok(()) | Err(Errno::ENOENT | Errno::ENODEV | Errno::ENOTCONN) => {}
+            Err(error) => tracing::error!(%error, "who polls a file cannot be woken"),
+        }
+    }
+
+    /// A signal came for a caller. It is told at once only if it was killed or waits for its file: anything else waits
+    /// for the result, as a kernel driver's callers do.
     pub fn interrupt(&self, flight: Arc<Flight>) {
-        if flight.is_killed() {
+        if self.parking.interrupt(&flight) {
+            park::interrupted(self, &flight);
+        } else if flight.is_killed() {
             self.answer(&flight, &Answer::Error(Errno::EINTR));
         } else {
             self.flights.watch(flight);
-            let _guard = self.keeper_lock.lock();
-            self.keeper.notify_one();
+            self.bell.nudge();
         }
     }
 
@@ -118,8 +130,7 @@ impl Core {
     pub fn stop(&self) {
         self.stopping.store(true, Ordering::Release);
         let _ = self.stop.write(1);
-        let _guard = self.keeper_lock.lock();
-        self.keeper.notify_one();
+        self.bell.nudge();
     }
 
     pub fn is_stopping(&self) -> bool {
@@ -127,6 +138,8 @@ impl Core {
     }
 
     pub fn stats(&self) -> ServerStats {
+        // Not under the gate's lock, which is taken under that one.
+        let waiting = self.parking.len();
         let gate = self.gate.lock();
         ServerStats {
             threads: *self.threads.lock(),
@@ -134,6 +147,7 @@ impl Core {
             stuck: gate.stuck(),
             queued: gate.queued(),
             requests: self.flights.len(),
+            waiting,
             handles: self.host.handles.len(),
             windows: self.host.quotas.windows(),
             descriptors: self.host.quotas.descriptors(),

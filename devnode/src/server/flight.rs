@@ -18,7 +18,9 @@ pub(crate) struct Flight {
     /// The user whose bounds it counts against.
     pub payer: u32,
     answered: AtomicBool,
-    /// When a thread took it up; none while it is queued.
+    /// A signal came for the caller.
+    interrupted: AtomicBool,
+    /// When a thread took it up; none while it is queued or waits for its file.
     begun: Mutex<Option<Instant>>,
     /// Given up on: its thread no longer counts as one of those that serve.
     pub stuck: AtomicBool,
@@ -32,6 +34,7 @@ impl Flight {
             tid,
             payer,
             answered: AtomicBool::new(false),
+            interrupted: AtomicBool::new(false),
             begun: Mutex::new(None),
             stuck: AtomicBool::new(false),
         }
@@ -45,6 +48,19 @@ impl Flight {
     /// Whether the answer was sent or is being sent: the caller may be gone.
     pub fn is_answered(&self) -> bool {
         self.answered.load(Ordering::Acquire)
+    }
+
+    pub fn is_interrupted(&self) -> bool {
+        self.interrupted.load(Ordering::Acquire)
+    }
+
+    pub fn set_interrupted(&self) {
+        self.interrupted.store(true, Ordering::Release);
+    }
+
+    /// No thread works on it any more, for now.
+    pub fn pause(&self) {
+        *self.begun.lock() = None;
     }
 
     pub fn begin(&self) {

@@ -107,6 +107,25 @@ impl Gate {
         None
     }
 
+    /// A running request waits for its file now, without a thread.
+    pub fn park(&mut self, flight: &Flight) {
+        self.done(flight);
+        flight.pause();
+        flight.stuck.store(false, Ordering::Release);
+    }
+
+    /// Queues requests that were admitted before and waited for their file.
+    pub fn resume(&mut self, jobs: Vec<Job>) {
+        for job in jobs {
+            let user = self.users.entry(job.flight.payer).or_default();
+            if user.queue.is_empty() {
+                self.turns.push_back(job.flight.payer);
+            }
+            user.bytes += job.bytes.len();
+            user.queue.push_back(job);
+        }
+    }
+
     /// A running request ended.
     pub fn done(&mut self, flight: &Flight) {
         if flight.stuck.load(Ordering::Acquire) {

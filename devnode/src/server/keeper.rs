@@ -1,7 +1,7 @@
-//! The keeper: looks after requests that take long.
+//! The keeper: looks after requests that take long, and wakes those that wait.
 
 use super::core::Core;
-use super::lead;
+use super::{lead, park};
 use crate::wire::Answer;
 use nix::errno::Errno;
 use std::io;
@@ -32,9 +32,8 @@ fn run(core: &Arc<Core>) {
             stuck_looked = Instant::now();
             give_up_on_stuck(core);
         }
-        let mut guard = core.keeper_lock.lock();
-        if !core.is_stopping() {
-            core.keeper.wait_for(&mut guard, if watched.is_empty() { STUCK_TICK } else { KILL_TICK });
+        for queue in core.bell.wait(if watched.is_empty() { STUCK_TICK } else { KILL_TICK }) {
+            park::wake(core, &queue);
         }
     }
 }
@@ -46,8 +45,8 @@ fn give_up_on_stuck(core: &Arc<Core>) {
             continue;
         }
         let mut gate = core.gate.lock();
-        // Under the gate's lock a request that is still in the table is still running.
-        let replace = core.flights.contains(&flight) && gate.give_up(&flight);
+        // Under the gate's lock a request that is still in the table and not put aside is still running.
+        let replace = core.flights.contains(&flight) && flight.begun().is_some() && gate.give_up(&flight);
         let waiting = !gate.queued().is_empty();
         drop(gate);
         if replace {

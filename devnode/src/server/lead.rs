@@ -3,6 +3,7 @@
 use super::core::Core;
 use super::flight::Flight;
 use super::gate::{Admission, Job};
+use super::park::Outcome;
 use super::{quick, work};
 use crate::wire::abi::{MAX_WRITE, op};
 use crate::wire::{Answer, Op, Request, decode};
@@ -59,10 +60,19 @@ fn run(core: &Arc<Core>) {
 fn execute(core: &Core, bytes: &[u8], flight: &Arc<Flight>) {
     flight.begin();
     // A caller that was killed while its request waited has its answer; a release has nobody who could be killed.
-    if !flight.is_answered() {
-        match decode(bytes) {
+    while !flight.is_answered() {
+        let wait = match decode(bytes) {
             Ok(request) => work::work(core, &request, flight),
-            Err(_) => drop(core.answer(flight, &Answer::Error(Errno::EIO))),
+            Err(_) => {
+                core.answer(flight, &Answer::Error(Errno::EIO));
+                None
+            }
+        };
+        let Some(wait) = wait else { break };
+        match core.parking.park(core, wait, bytes, flight) {
+            Outcome::Parked => return,
+            Outcome::LookAgain => {}
+            Outcome::Refused(errno) => drop(core.answer(flight, &Answer::Error(errno))),
         }
     }
     // Both under the gate's lock: the keeper must not give up on what has just ended.

@@ -11,6 +11,7 @@ mod gate;
 mod handles;
 mod keeper;
 mod lead;
+mod park;
 mod quick;
 mod work;
 
@@ -76,6 +77,8 @@ pub struct ServerStats {
     pub queued: HashMap<u32, usize>,
     /// Requests read and not yet done.
     pub requests: usize,
+    /// Of these, reads that wait for their file.
+    pub waiting: usize,
     /// Open files.
     pub handles: usize,
     /// Shared mappings of clients' memory.

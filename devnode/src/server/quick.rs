@@ -69,7 +69,7 @@ fn try_answer(core: &Core, request: &Request<'_>) -> Result<Option<Answer>, Errn
         Op::Init { major, minor, flags } => initialise(major, minor, flags),
         Op::Forget | Op::Silent | Op::Interrupt { .. } => Answer::None,
         Op::Unknown => Answer::NotOffered,
-        Op::Read { .. } | Op::Write { .. } => return Ok(None),
+        Op::Read { .. } | Op::Write { .. } | Op::Poll { .. } => return Ok(None),
     }))
 }
 

@@ -3,11 +3,12 @@
 use super::core::Core;
 use super::flight::Flight;
 use super::handles::{Handle, Opened, Reason};
+use super::park::Wait;
 use super::quick::OPEN_FLAGS;
 use crate::tree::{Kind, Node};
-use crate::wire::abi::{IoctlOut, OpenOut, WRITE_CACHE, WriteOut};
+use crate::wire::abi::{IoctlOut, OpenOut, POLL_SCHEDULE_NOTIFY, PollOut, WRITE_CACHE, WriteOut, fopen};
 use crate::wire::{Answer, Op, Request};
-use crate::{Attribute, Caller, DeviceNode, Ioctl, OpenFile, OpenFlags};
+use crate::{Attribute, Caller, DeviceNode, Ioctl, OpenFile, OpenFlags, PollEvents, Read};
 use nix::errno::Errno;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -18,15 +19,70 @@ use zerocopy::IntoBytes;
 /// Longest value of an attribute: a page, as in sysfs.
 const MAX_VALUE: usize = 4096;
 
-/// Serves one request and answers it.
-pub(super) fn work(core: &Core, request: &Request<'_>, flight: &Arc<Flight>) {
-    match request.op {
-        Op::Open { flags } => return open(core, request, flight, flags),
-        Op::Release { fh } => return release(core, flight, fh),
-        _ => {}
-    }
-    let answer = serve(core, request, flight).unwrap_or_else(Answer::Error);
-    core.answer(flight, &answer);
+/// Serves one request and answers it; or says what it has to wait for.
+pub(super) fn work(core: &Core, request: &Request<'_>, flight: &Arc<Flight>) -> Option<Wait> {
+    let served = match request.op {
+        Op::Open { flags } => {
+            open(core, request, flight, flags);
+            return None;
+        }
+        Op::Release { fh } => {
+            release(core, flight, fh);
+            return None;
+        }
+        Op::Read { .. } => match read(core, request, flight) {
+            Ok(Found::Data(data)) => Ok(Answer::Data(data)),
+            Ok(Found::Nothing(wait)) => return Some(wait),
+            Err(errno) => Err(errno),
+        },
+        _ => serve(core, request, flight),
+    };
+    core.answer(flight, &served.unwrap_or_else(Answer::Error));
+    None
+}
+
+/// What a read found.
+enum Found {
+    Data(Vec<u8>),
+    Nothing(Wait),
+}
+
+fn read(core: &Core, request: &Request<'_>, flight: &Arc<Flight>) -> Result<Found, Errno> {
+    let Op::Read { fh, offset, size, flags } = request.op else { return Err(Errno::EIO) };
+    let len = usize::try_from(size).map_err(|_| Errno::EINVAL)?;
+    let handle = core.host.handles.get(fh).ok_or(Errno::EBADF)?;
+    let data = match &handle.kind {
+        Opened::Attribute(_) => read_attribute(&handle, offset, len)?,
+        Opened::Device(file) => {
+            let caller = caller(core, request, flight)?;
+            let read = Read { offset, len, nonblock: flags & libc::O_NONBLOCK.cast_unsigned() != 0 };
+            // Before the look: who is woken from now on looks again.
+            let wait = file.waiters().map(|queue| Wait { turn: queue.turn(&core.bell), queue: queue.clone() });
+            match (guarded(|| file.read(&caller, &read))?, wait) {
+                (Err(Errno::EAGAIN), Some(wait)) if !read.nonblock => return Ok(Found::Nothing(wait)),
+                (data, _) => data?,
+            }
+        }
+    };
+    if data.len() > len { Err(Errno::EIO) } else { Ok(Found::Data(data)) }
+}
+
+fn poll(core: &Core, request: &Request<'_>, flight: &Arc<Flight>) -> Result<Answer, Errno> {
+    let Op::Poll { fh, kh, flags, events } = request.op else { return Err(Errno::EIO) };
+    let handle = core.host.handles.get(fh).ok_or(Errno::EBADF)?;
+    let found = match &handle.kind {
+        Opened::Attribute(_) => PollEvents::IN | PollEvents::OUT,
+        Opened::Device(file) => {
+            let caller = caller(core, request, flight)?;
+            if let Some(queue) = file.waiters().filter(|_| flags & POLL_SCHEDULE_NOTIFY != 0) {
+                // Before the look, as above.
+                queue.turn(&core.bell);
+                queue.polled(kh);
+            }
+            guarded(|| file.poll(&caller, PollEvents::from_bits_truncate(events)))?
+        }
+    };
+    Ok(Answer::of(&PollOut { revents: found.bits(), padding: 0 }))
 }
 
 /// Runs an implementor's code; a panic in it is its file's failure, EIO.
@@ -48,18 +104,7 @@ fn caller(core: &Core, request: &Request<'_>, flight: &Arc<Flight>) -> Result<Ca
 fn serve(core: &Core, request: &Request<'_>, flight: &Arc<Flight>) -> Result<Answer, Errno> {
     let handle = |fh| core.host.handles.get(fh).ok_or(Errno::EBADF);
     match request.op {
-        Op::Read { fh, offset, size } => {
-            let size = usize::try_from(size).map_err(|_| Errno::EINVAL)?;
-            let handle = handle(fh)?;
-            let data = match &handle.kind {
-                Opened::Attribute(_) => read_attribute(&handle, offset, size)?,
-                Opened::Device(file) => {
-                    let caller = caller(core, request, flight)?;
-                    guarded(|| file.read(&caller, offset, size))??
-                }
-            };
-            if data.len() > size { Err(Errno::EIO) } else { Ok(Answer::Data(data)) }
-        }
+        Op::Poll { .. } => poll(core, request, flight),
         Op::Write { fh, offset, flags, data } => {
             if flags & WRITE_CACHE != 0 {
                 return Err(Errno::EPERM);
@@ -151,7 +196,8 @@ fn open(core: &Core, request: &Request<'_>, flight: &Arc<Flight>, flags: u32) {
     match opened {
         Ok((node, file)) => {
             let fh = core.host.handles.insert(node.clone(), Opened::Device(file.clone()));
-            let answer = Answer::of(&OpenOut { fh, open_flags: OPEN_FLAGS, backing_id: 0 });
+            let stream = if file.waiters().is_some() { fopen::STREAM } else { 0 };
+            let answer = Answer::of(&OpenOut { fh, open_flags: OPEN_FLAGS | stream, backing_id: 0 });
             // Nobody got the descriptor: nobody will close it.
             let unclaimed = !core.answer(flight, &answer) && core.host.handles.remove(fh).is_some();
             if unclaimed {

@@ -39,6 +39,7 @@ pub(crate) mod op {
     pub const INTERRUPT: u32 = 36;
     pub const DESTROY: u32 = 38;
     pub const IOCTL: u32 = 39;
+    pub const POLL: u32 = 40;
     pub const NOTIFY_REPLY: u32 = 41;
     pub const BATCH_FORGET: u32 = 42;
     pub const RENAME2: u32 = 45;
@@ -56,6 +57,8 @@ pub(crate) mod init {
 pub(crate) mod fopen {
     //! Flags of an answer to OPEN. A kernel that does not know one ignores it.
     pub const DIRECT_IO: u32 = 1 << 0;
+    /// No position: neither `lseek` nor `pread`, and no lock among those who read and write.
+    pub const STREAM: u32 = 1 << 4;
     pub const NOFLUSH: u32 = 1 << 5;
     pub const PARALLEL_DIRECT_WRITES: u32 = 1 << 6;
 }
@@ -69,6 +72,10 @@ pub(crate) mod setattr {
     pub const MTIME_NOW: u32 = 1 << 8;
 }
 
+/// `FUSE_POLL_SCHEDULE_NOTIFY`: somebody waits.
+pub(crate) const POLL_SCHEDULE_NOTIFY: u32 = 1;
+/// `FUSE_NOTIFY_POLL`.
+pub(crate) const NOTIFY_POLL: i32 = 1;
 /// `FUSE_IOCTL_DIR`: the file is a directory.
 pub(crate) const IOCTL_DIR: u32 = 1 << 4;
 /// `FUSE_WRITE_CACHE`: written back from the page cache, by nobody in particular.
@@ -114,6 +121,9 @@ wire! {
     IoctlIn { fh: u64, flags: u32, cmd: u32, arg: u64, in_size: u32, out_size: u32 }
     IoctlOut { result: i32, flags: u32, in_iovs: u32, out_iovs: u32 }
     InterruptIn { unique: u64 }
+    PollIn { fh: u64, kh: u64, flags: u32, events: u32 }
+    PollOut { revents: u32, padding: u32 }
+    NotifyPollWakeupOut { kh: u64 }
     MknodIn { mode: u32, rdev: u32, umask: u32, padding: u32 }
     StatfsOut {
         blocks: u64, bfree: u64, bavail: u64, files: u64, ffree: u64, bsize: u32, namelen: u32, frsize: u32,
@@ -138,6 +148,7 @@ mod tests {
         assert_eq!(size_of::<ReadIn>(), 40);
         assert_eq!(size_of::<WriteIn>(), 40);
         assert_eq!(size_of::<IoctlIn>(), 32);
+        assert_eq!(size_of::<PollIn>(), 24);
         assert_eq!(size_of::<StatfsOut>(), 80);
         assert_eq!(size_of::<Dirent>(), 24);
     }

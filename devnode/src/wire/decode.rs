@@ -1,6 +1,8 @@
 //! A request, decoded from the bytes the kernel gave: pure, total, without allocation.
 
-use super::abi::{InHeader, InitIn, InterruptIn, IoctlIn, MknodIn, OpenIn, ReadIn, ReleaseIn, SetattrIn, WriteIn, op};
+use super::abi::{
+    InHeader, InitIn, InterruptIn, IoctlIn, MknodIn, OpenIn, PollIn, ReadIn, ReleaseIn, SetattrIn, WriteIn, op,
+};
 use zerocopy::{FromBytes, Immutable, KnownLayout};
 
 /// A request of the kernel.
@@ -49,6 +51,14 @@ pub(crate) enum Op<'a> {
         fh: u64,
         offset: u64,
         size: u32,
+        /// The open file's, of this moment.
+        flags: u32,
+    },
+    Poll {
+        fh: u64,
+        kh: u64,
+        flags: u32,
+        events: u32,
     },
     Write {
         fh: u64,
@@ -135,7 +145,11 @@ fn operation(opcode: u32, body: &[u8]) -> Option<Op<'_>> {
         op::OPEN => Op::Open { flags: take::<OpenIn>(body)?.0.flags },
         op::READ => {
             let (read, _) = take::<ReadIn>(body)?;
-            Op::Read { fh: read.fh, offset: read.offset, size: read.size }
+            Op::Read { fh: read.fh, offset: read.offset, size: read.size, flags: read.flags }
+        }
+        op::POLL => {
+            let (poll, _) = take::<PollIn>(body)?;
+            Op::Poll { fh: poll.fh, kh: poll.kh, flags: poll.flags, events: poll.events }
         }
         op::WRITE => {
             let (write, data) = take::<WriteIn>(body)?;

@@ -4,7 +4,8 @@
 pub mod client;
 
 use devnode::{
-    Attribute, Caller, DeviceNode, Ioctl, IoctlReply, OpenFile, OpenFlags, Server, ServerConfig, ServerStats, Tree,
+    Attribute, Caller, DeviceNode, Ioctl, IoctlReply, OpenFile, OpenFlags, Read, Server, ServerConfig, ServerStats,
+    Tree,
 };
 use nix::errno::Errno;
 use std::path::{Path, PathBuf};
@@ -153,8 +154,8 @@ impl OpenFile for Open {
         if offset == 0xdead { Err(Errno::ENOSPC) } else { Ok(data.len()) }
     }
 
-    fn read(&self, _caller: &Caller, offset: u64, len: usize) -> Result<Vec<u8>, Errno> {
-        Ok(offset.to_le_bytes()[..len.min(8)].to_vec())
+    fn read(&self, _caller: &Caller, read: &Read) -> Result<Vec<u8>, Errno> {
+        Ok(read.offset.to_le_bytes()[..read.len.min(8)].to_vec())
     }
 
     fn release(&self) {
