@@ -1,8 +1,8 @@
 //! The lab itself: a guest on QEMU's own tap device, with nothing of umdev in between. What the other guest tests are measured against.
 
 use umdev_tests::lab::{
-    DhcpServer, GUEST_SUBNET, HOST_ADDRESS, HttpServer, Initramfs, Kernel, KernelName, LabResult, MODULES, Memory,
-    Netdev, Netns, NetworkReport, Vm, VmOptions, claim, network_script,
+    DhcpServer, GUEST_SUBNET, HOST_ADDRESS, HttpServer, Initramfs, Kernel, KernelName, LabResult, MODULES, Netdev,
+    Netns, NetworkReport, Vm, VmOptions, claim, network_script,
 };
 
 fn guest_on_a_plain_tap(name: KernelName) -> LabResult<()> {
@@ -19,12 +19,9 @@ fn guest_on_a_plain_tap(name: KernelName) -> LabResult<()> {
     let http = HttpServer::start(&netns, &format!("{HOST_ADDRESS}:80"), 64)?;
 
     let mut vm = Vm::boot(&VmOptions {
-        kernel: &kernel,
-        initramfs: &archive,
         netdev: Netdev::Tap("plain0".into()),
-        memory: Memory::Shared,
-        mebibytes: 512,
         netns: Some(&netns),
+        ..VmOptions::new(&kernel, &archive)
     })?;
     let report = NetworkReport::follow(&mut vm, |line| println!("{line}"))?;
     println!("64 MiB in {:.1} s", report.download.took.as_secs_f64());

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::time::Duration;
-use umdev_tests::lab::{Initramfs, Kernel, KernelName, LabResult, Memory, Netdev, Vm, VmOptions, claim, program};
+use umdev_tests::lab::{Initramfs, Kernel, KernelName, LabResult, Memory, Vm, VmOptions, claim, program};
 
 const UUID: &str = "83b8f4f2-509f-382f-3c1e-e6bfe0fa1001";
 
@@ -33,14 +33,7 @@ fn exchange_inside(name: KernelName) -> LabResult<()> {
     initramfs.program(&program("umdevd")?, "umdevd")?;
     initramfs.program(Path::new(env!("CARGO_BIN_EXE_umdev-exchange")), "umdev-exchange")?;
     let archive = initramfs.finish(&script())?;
-    let mut vm = Vm::boot(&VmOptions {
-        kernel: &kernel,
-        initramfs: &archive,
-        netdev: Netdev::None,
-        memory: Memory::Private,
-        mebibytes: 512,
-        netns: None,
-    })?;
+    let mut vm = Vm::boot(&VmOptions { memory: Memory::Private, ..VmOptions::new(&kernel, &archive) })?;
     vm.wait_end(Duration::from_secs(240))?;
     println!("{}: the machine lived for {:.1} s", kernel.release(), vm.age().as_secs_f64());
     let said = |key: &str| vm.report(key, Duration::ZERO);

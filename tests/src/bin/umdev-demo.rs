@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 use umdev_tests::lab::{
     Daemon, DaemonOptions, DhcpServer, GUEST_SUBNET, HOST_ADDRESS, HttpServer, Initramfs, Kernel, KernelName, LabError,
-    LabResult, MODULES, Memory, Netdev, Netns, NetworkReport, Shim, Vm, VmOptions, claim, network_script, wait_until,
+    LabResult, MODULES, Netdev, Netns, NetworkReport, Shim, Vm, VmOptions, claim, network_script, wait_until,
 };
 use uuid::Uuid;
 
@@ -70,12 +70,8 @@ fn demo() -> LabResult<()> {
     let mut shim = Shim::start(&daemon, &uuid, Path::new(SOCKET))?;
     say(&format!("the shim serves the instance to vhost-user front ends on {SOCKET}"));
     let mut vm = Vm::boot(&VmOptions {
-        kernel: &kernel,
-        initramfs: &archive,
         netdev: Netdev::VhostUser(shim.socket().to_path_buf()),
-        memory: Memory::Shared,
-        mebibytes: 512,
-        netns: None,
+        ..VmOptions::new(&kernel, &archive)
     })?;
     say("QEMU boots a Debian guest on it, under software emulation");
     let followed = NetworkReport::follow(&mut vm, |line| say(&format!("  guest: {line}")));

@@ -8,7 +8,9 @@ use super::kernel::{Kernel, KernelName};
 use super::machine::{Claim, claim};
 use super::netns::Netns;
 use super::process::wait_until;
+use super::qemu::QemuName;
 use super::shim::Shim;
+use super::vdpa::{Vdpa, VdpaWay};
 use super::vm::{Memory, Netdev, Vm, VmOptions};
 use super::{LabError, LabResult};
 use std::path::{Path, PathBuf};
@@ -17,7 +19,6 @@ use tempfile::TempDir;
 use uuid::Uuid;
 
 const SOON: Duration = Duration::from_secs(5);
-const MEBIBYTES: u32 = 512;
 
 /// A tap instance that a guest can be given, and what is on the other side of it.
 #[derive(Debug)]
@@ -36,6 +37,11 @@ pub struct TapScene {
 impl TapScene {
     /// Claims the machine and builds the scene, its web server holding a file of so many MiB.
     pub fn build(mebibytes: usize) -> LabResult<Self> {
+        Self::build_with(mebibytes, "")
+    }
+
+    /// The same, the instance created with parameters (`key=value …`).
+    pub fn build_with(mebibytes: usize, parameters: &str) -> LabResult<Self> {
         let claim = claim()?;
         let dir =
             tempfile::Builder::new().prefix("umdev-scene-").tempdir().map_err(LabError::io("make a directory"))?;
@@ -44,7 +50,7 @@ impl TapScene {
         let daemon =
             Daemon::start(&DaemonOptions { root: &dir.path().join("root"), parents: &parents, netns: Some(&netns) })?;
         let uuid = Uuid::new_v4().to_string();
-        daemon.create("tap0", "tap-net", &uuid)?;
+        daemon.create("tap0", "tap-net", format!("{uuid} {parameters}").trim_end())?;
         let interface = format!("umdev{}", &uuid[..8]);
         wait_until(&format!("the interface {interface}"), SOON, || netns.has_interface(&interface))?;
         netns.address(&interface, GUEST_SUBNET)?;
@@ -68,22 +74,38 @@ impl TapScene {
         Shim::start(&self.daemon, &self.uuid, &self.dir.path().join("vhost-user.sock"))
     }
 
-    /// The instance as a vhost-vdpa device.
+    /// The instance as a vhost-vdpa device, which QEMU opens.
     pub fn vhost_vdpa(&self) -> Netdev {
-        Netdev::VhostVdpa(self.daemon.vhost_file(&self.uuid))
+        self.vhost_vdpa_by(VdpaWay::Plain)
     }
 
-    /// Boots a guest, which takes an address, pings and downloads. An error if the file it got is another.
+    /// The instance as a vhost-vdpa device, driven in one of QEMU's ways.
+    pub fn vhost_vdpa_by(&self, way: VdpaWay) -> Netdev {
+        Netdev::VhostVdpa(Vdpa::new(self.daemon.vhost_file(&self.uuid), way))
+    }
+
+    /// Boots a guest in the stock QEMU, which takes an address, pings and downloads. An error if the file it got is another.
     pub fn run_guest(&self, name: KernelName, netdev: Netdev, memory: Memory) -> LabResult<NetworkReport> {
+        self.run_guest_in(QemuName::Stock, name, netdev, memory)
+    }
+
+    /// The same in the QEMU `qemu`.
+    pub fn run_guest_in(
+        &self,
+        qemu: QemuName,
+        name: KernelName,
+        netdev: Netdev,
+        memory: Memory,
+    ) -> LabResult<NetworkReport> {
         let kernel = Kernel::find(name)?;
         let (_initramfs, archive) = guest_files(&kernel)?;
-        let options =
-            VmOptions { kernel: &kernel, initramfs: &archive, netdev, memory, mebibytes: MEBIBYTES, netns: None };
+        let options = VmOptions { qemu, netdev, memory, ..VmOptions::new(&kernel, &archive) };
         let mut vm = Vm::boot(&options)?;
         let followed = NetworkReport::follow(&mut vm, |line| println!("{line}"));
         let with_log = |error| LabError::Wrong(format!("{error}\n--- umdevd:\n{}", self.daemon.log()));
         let report = followed.map_err(with_log)?;
         println!("it fetched and summed the file in {:.1} s", report.download.took.as_secs_f64());
+        println!("the machine lived for {:.1} s", vm.age().as_secs_f64());
         if report.download.sha256 == self.http.sha256() {
             Ok(report)
         } else {

@@ -3,6 +3,8 @@
 use super::kernel::Kernel;
 use super::netns::Netns;
 use super::process::Running;
+use super::qemu::{QemuName, qemu_command};
+use super::vdpa::Vdpa;
 use super::{LabError, LabResult};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -17,7 +19,7 @@ pub enum Netdev {
     /// A vhost-user back end's, behind this socket.
     VhostUser(PathBuf),
     /// A vhost-vdpa device.
-    VhostVdpa(PathBuf),
+    VhostVdpa(Vdpa),
 }
 
 /// How QEMU allocates the guest's memory.
@@ -32,6 +34,8 @@ pub enum Memory {
 /// What to boot.
 #[derive(Debug)]
 pub struct VmOptions<'a> {
+    /// The program.
+    pub qemu: QemuName,
     /// The kernel.
     pub kernel: &'a Kernel,
     /// The root file system.
@@ -42,8 +46,32 @@ pub struct VmOptions<'a> {
     pub memory: Memory,
     /// Its size in MiB.
     pub mebibytes: u32,
+    /// How many processors the guest has.
+    pub processors: u32,
     /// Where QEMU runs.
     pub netns: Option<&'a Netns>,
+    /// Where QEMU's monitor listens.
+    pub monitor: Option<&'a Path>,
+    /// The socket from which the guest comes, running, rather than boots.
+    pub incoming: Option<&'a Path>,
+}
+
+impl<'a> VmOptions<'a> {
+    /// A guest of the stock QEMU with one processor and 512 MiB that others can map, and without a network.
+    pub fn new(kernel: &'a Kernel, initramfs: &'a Path) -> Self {
+        Self {
+            qemu: QemuName::Stock,
+            kernel,
+            initramfs,
+            netdev: Netdev::None,
+            memory: Memory::Shared,
+            mebibytes: 512,
+            processors: 1,
+            netns: None,
+            monitor: None,
+            incoming: None,
+        }
+    }
 }
 
 /// A running guest, its serial console captured. Killed on drop.
@@ -56,7 +84,7 @@ pub struct Vm {
 impl Vm {
     /// Starts QEMU.
     pub fn boot(options: &VmOptions<'_>) -> LabResult<Self> {
-        let command = command(options);
+        let command = command(options)?;
         let wrapper = options.netns.map(Netns::wrapper).unwrap_or_default();
         Ok(Self { qemu: Running::start("QEMU", &wrapper, &command)?, started: Instant::now() })
     }
@@ -95,31 +123,42 @@ impl Vm {
     }
 }
 
-fn command(options: &VmOptions<'_>) -> Vec<String> {
+fn command(options: &VmOptions<'_>) -> LabResult<Vec<String>> {
     let size = options.mebibytes;
     let memory = match options.memory {
         Memory::Shared => format!("memory-backend-memfd,id=m,size={size}M,share=on"),
         Memory::Private => format!("memory-backend-ram,id=m,size={size}M,share=off"),
     };
-    let mut words = vec!["qemu-system-x86_64".to_owned()];
-    let mut add = |text: &str| words.extend(text.split_whitespace().map(str::to_owned));
-    add("-nodefaults -no-user-config -no-reboot -nographic -serial stdio -accel tcg -smp 1");
-    add(&format!("-m {size} -object {memory} -machine q35,memory-backend=m"));
-    add(&format!("-kernel {} -initrd {}", options.kernel.image().display(), options.initramfs.display()));
-    // QEMU 7.2 without KVM fails on a vhost-user device with MSI-X
-    let (netdev, vectors) = match &options.netdev {
-        Netdev::None => (None, ""),
-        Netdev::Tap(name) => (Some(format!("tap,id=n,ifname={name},script=no,downscript=no,vhost=off")), ""),
-        Netdev::VhostUser(socket) => {
-            add(&format!("-chardev socket,id=c,path={}", socket.display()));
-            (Some("vhost-user,id=n,chardev=c".to_owned()), ",vectors=0")
-        }
-        Netdev::VhostVdpa(path) => (Some(format!("vhost-vdpa,id=n,vhostdev={}", path.display())), ""),
+    let mut words = match &options.netdev {
+        Netdev::VhostVdpa(vdpa) => vdpa.wrapper(),
+        _ => Vec::new(),
     };
-    if let Some(netdev) = netdev {
-        add(&format!("-netdev {netdev} -device virtio-net-pci,netdev=n,disable-legacy=on,romfile={vectors}"));
+    words.extend(qemu_command(options.qemu)?);
+    let mut add = |text: &str| words.extend(text.split_whitespace().map(str::to_owned));
+    add("-nodefaults -no-user-config -no-reboot -nographic -serial stdio -accel tcg");
+    add(&format!("-smp {} -m {size} -object {memory} -machine q35,memory-backend=m", options.processors));
+    add(&format!("-kernel {} -initrd {}", options.kernel.image().display(), options.initramfs.display()));
+    if let Some(socket) = options.monitor {
+        add(&format!("-qmp unix:{},server=on,wait=off", socket.display()));
     }
-    words.push("-append".into());
-    words.push("console=ttyS0 quiet loglevel=1 panic=-1".into());
-    words
+    if let Some(socket) = options.incoming {
+        add(&format!("-incoming unix:{}", socket.display()));
+    }
+    let mut kernel_words = "console=ttyS0 quiet loglevel=1 panic=-1".to_owned();
+    let card = "-device virtio-net-pci,netdev=n,disable-legacy=on,romfile=";
+    match &options.netdev {
+        Netdev::None => {}
+        Netdev::Tap(name) => add(&format!("-netdev tap,id=n,ifname={name},script=no,downscript=no,vhost=off {card}")),
+        // QEMU 7.2 without KVM fails on a vhost-user device with MSI-X
+        Netdev::VhostUser(socket) => add(&format!(
+            "-chardev socket,id=c,path={} -netdev vhost-user,id=n,chardev=c {card},vectors=0",
+            socket.display()
+        )),
+        Netdev::VhostVdpa(vdpa) => {
+            add(&vdpa.arguments());
+            kernel_words.push_str(vdpa.kernel_words());
+        }
+    }
+    words.extend(["-append".into(), kernel_words]);
+    Ok(words)
 }

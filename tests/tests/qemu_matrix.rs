@@ -1,0 +1,30 @@
+//! Unmodified QEMUs, a Debian guest in each, on the vhost file of a tap instance: one line a way of driving it. Each guest downloads a file, and its
+//! checksum is compared.
+
+use umdev_tests::lab::KernelName::{Newer as Linux6_12, Stock as Linux6_1};
+use umdev_tests::lab::Memory::{Private, Shared};
+use umdev_tests::lab::QemuName::{Newer as Qemu10, Stock as Qemu7};
+use umdev_tests::lab::VdpaWay::{Descriptor, Generic, Plain, ShadowQueues};
+use umdev_tests::lab::{KernelName, LabResult, Memory, QemuName, TapScene, VdpaWay};
+
+fn guest(qemu: QemuName, kernel: KernelName, way: VdpaWay, memory: Memory, mebibytes: usize) -> LabResult<()> {
+    let scene = TapScene::build(mebibytes)?;
+    scene.run_guest_in(qemu, kernel, scene.vhost_vdpa_by(way), memory)?;
+    scene.remove_instance()
+}
+
+macro_rules! guests {
+    ($($(#[$attribute:meta])* $name:ident: $qemu:ident, $kernel:ident, $way:ident, $memory:ident, $mebibytes:literal MiB;)*) => {
+        $($(#[$attribute])* #[test] fn $name() -> LabResult<()> { guest($qemu, $kernel, $way, $memory, $mebibytes) })*
+    };
+}
+
+guests! {
+    qemu_10_opens_it: Qemu10, Linux6_12, Plain, Shared, 64 MiB;
+    qemu_10_has_memory_of_its_own: Qemu10, Linux6_1, Plain, Private, 16 MiB;
+    qemu_10_shadows_the_queues: Qemu10, Linux6_12, ShadowQueues, Shared, 64 MiB;
+    qemu_10_is_given_it_open: Qemu10, Linux6_1, Descriptor, Shared, 64 MiB;
+    qemu_10_shows_it_as_it_is: Qemu10, Linux6_12, Generic, Shared, 64 MiB;
+    qemu_7_shadows_the_queues: Qemu7, Linux6_1, ShadowQueues, Shared, 64 MiB;
+    qemu_7_is_given_it_open: Qemu7, Linux6_12, Descriptor, Shared, 64 MiB;
+}
