@@ -303,7 +303,7 @@ impl BusInner {
             parent: Arc::clone(parent),
             type_index,
             index,
-            parameters: text.parameters,
+            parameters: Mutex::new(text.parameters),
             owner: text.owner,
             session,
             attributes,

@@ -5,6 +5,7 @@ use nix::unistd::{Gid, Group, Uid, User};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use uuid::Uuid;
+use virtio_mdev_api::{ParameterSpec, Values};
 
 /// Characters of a UUID.
 const UUID_LEN: usize = 36;
@@ -71,6 +72,16 @@ impl CreateText {
 }
 
 impl Owner {
+    /// The parameter that names one.
+    pub fn parameter() -> ParameterSpec {
+        ParameterSpec {
+            name: OWNER,
+            values: Values::Shape("USER[:GROUP]"),
+            default: Some("0:0".to_owned()),
+            what: "whom the files of the instance belong to, names or numbers",
+        }
+    }
+
     /// Parses `user` or `user:group`, names or numbers, as `chown` does. Without a group it is the user's own.
     pub fn parse(text: &str) -> Result<Self, BusError> {
         let refused = || BusError::Owner { owner: text.to_owned() };

@@ -19,7 +19,7 @@ pub enum BusError {
         word: String,
     },
     /// An owner that does not exist.
-    #[error("no such owner: {owner}")]
+    #[error("owner={owner}: no such user or group")]
     Owner {
         /// As written.
         owner: String,

@@ -48,7 +48,7 @@ pub struct Instance {
     pub(crate) parent: Arc<RegisteredParent>,
     pub(crate) type_index: usize,
     pub(crate) index: u32,
-    pub(crate) parameters: BTreeMap<String, String>,
+    pub(crate) parameters: Mutex<BTreeMap<String, String>>,
     pub(crate) owner: Option<Owner>,
     pub(crate) session: Arc<Session>,
     pub(crate) attributes: Vec<AttributeSpec>,
@@ -123,9 +123,19 @@ impl Instance {
         FIRST_GROUP.saturating_add(self.index)
     }
 
-    /// The parameters it was created with.
-    pub fn parameters(&self) -> &BTreeMap<String, String> {
-        &self.parameters
+    /// The parameters it would be created with again.
+    pub fn parameters(&self) -> BTreeMap<String, String> {
+        self.parameters.lock().clone()
+    }
+
+    /// An attribute was changed. One that is called as a parameter of `create` is that parameter: says whether it is.
+    pub fn keep_attribute(&self, name: &str, value: &str) -> bool {
+        let of_type = &self.parent.types()[self.type_index].info.parameters;
+        let known = of_type.iter().any(|spec| spec.name == name);
+        if known {
+            self.parameters.lock().insert(name.to_owned(), value.to_owned());
+        }
+        known
     }
 
     /// Whom its nodes belong to, where not to root.

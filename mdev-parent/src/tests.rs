@@ -43,6 +43,7 @@ impl Parent for Vendor {
             description: String::new(),
             device_api: "virtio-mdev",
             dma_model: DmaModel::Vfio,
+            parameters: Vec::new(),
         };
         ["good", "hangs", "panics"].map(of).into()
     }

@@ -60,9 +60,17 @@ Columns:
   DEVICE_API   what an instance speaks, e.g. virtio-mdev
   DMA_MODEL    how it reaches a client's memory: vfio (the container's mappings), vhost (IOTLB messages)
 
+With -v the parameters of `create` are listed instead: their values (a range, 2^n for a power of two, or a shape),
+and what they are unless given. A shell reads them in mdev_supported_types/TYPE/parameters, one a line.
+
 JSON:
-  [{\"parent\", \"type\", \"available_instances\": N, \"device_api\", \"dma_model\", \"name\", \"description\"}]")]
-    Types,
+  [{\"parent\", \"type\", \"available_instances\": N, \"device_api\", \"dma_model\", \"name\", \"description\",
+    \"parameters\": [{\"name\", \"values\", \"default\", \"what\"}]}]")]
+    Types {
+        /// List the parameters that `create` takes
+        #[arg(short, long)]
+        verbose: bool,
+    },
 
     /// List the instances
     #[command(after_help = "\
@@ -81,13 +89,14 @@ JSON:
     #[command(
         override_usage = "umdev create [OPTIONS] <TYPE|PARENT/TYPE> [UUID] [KEY=VALUE]...",
         after_help = "\
-owner=USER[:GROUP] hands all files of the instance to that user. Other settings are up to the vendor;
-network types know mac and mtu. They are applied all or none.
+Which settings a type takes, with their ranges and defaults, is told by `umdev types -v`. They are checked as a
+whole, and applied all or none. owner=USER[:GROUP] hands all files of the instance to that user.
 
 Examples:
   umdev create loopback-net
   umdev create loopback0/loopback-net 83b8f4f2-509f-382f-3c1e-e6bfe0fa1001
   umdev create tap-net mac=52:54:00:12:34:56 owner=alice
+  umdev create tap-net pairs=4 queue-size=256 features=-mrg_rxbuf
 
 The same by a shell:
   echo UUID > ROOT/sys/class/mdev_bus/PARENT/mdev_supported_types/TYPE/create

@@ -64,7 +64,7 @@ pub fn run(cli: &Cli) -> ExitCode {
 fn dispatch(cli: &Cli, output: &mut Output) -> Result<ExitCode, Error> {
     let root = cli.root.as_path();
     match &cli.command {
-        Command::Types => output.types(&tree::Tree::open(root)?.types()?)?,
+        Command::Types { verbose } => output.types(&tree::Tree::open(root)?.types()?, *verbose)?,
         Command::List => output.instances(&tree::Tree::open(root)?.instances()?)?,
         Command::Create { target, words } => {
             let (uuid, settings) = create::split_words(words)?;

@@ -11,7 +11,7 @@ use crate::create::Created;
 use crate::detail::{Detail, Value};
 use crate::doctor::{Check, Report, Status};
 use crate::text::cell;
-use crate::tree::{Instance, MdevType};
+use crate::tree::{Instance, MdevType, Parameter};
 
 /// Stands for what does not exist or is not known.
 const NONE: &str = "-";
@@ -27,9 +27,12 @@ impl Output {
         Self { to: io::stdout(), json }
     }
 
-    pub(crate) fn types(&mut self, types: &[MdevType]) -> io::Result<()> {
+    pub(crate) fn types(&mut self, types: &[MdevType], parameters: bool) -> io::Result<()> {
         if self.json {
             return self.document(&types);
+        }
+        if parameters {
+            return self.parameters(types);
         }
         let rows = types.iter().map(|t| {
             vec![
@@ -43,6 +46,15 @@ impl Output {
             ]
         });
         self.table(&["PARENT", "TYPE", "AVAILABLE", "DEVICE_API", "DMA_MODEL", "NAME", "DESCRIPTION"], rows)
+    }
+
+    fn parameters(&mut self, types: &[MdevType]) -> io::Result<()> {
+        let of = |of: &MdevType, parameter: &Parameter| {
+            let Parameter { name, values, default, what } = parameter;
+            vec![cell(&of.full_name()), cell(name), cell(values), text(default.as_deref()), cell(what)]
+        };
+        let rows = types.iter().flat_map(|t| t.parameters.iter().map(move |parameter| of(t, parameter)));
+        self.table(&["TYPE", "PARAMETER", "VALUES", "DEFAULT", "WHAT"], rows)
     }
 
     pub(crate) fn instances(&mut self, instances: &[Instance]) -> io::Result<()> {

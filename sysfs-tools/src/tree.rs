@@ -27,9 +27,31 @@ pub(crate) struct MdevType {
     #[serde(rename = "name")]
     pub(crate) pretty_name: Option<String>,
     pub(crate) description: Option<String>,
+    /// What `create` takes.
+    pub(crate) parameters: Vec<Parameter>,
     /// The type's directory.
     #[serde(skip)]
     pub(crate) path: PathBuf,
+}
+
+/// A line of `parameters`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct Parameter {
+    pub(crate) name: String,
+    pub(crate) values: String,
+    /// None where each instance has its own.
+    pub(crate) default: Option<String>,
+    pub(crate) what: String,
+}
+
+impl Parameter {
+    /// `NAME VALUES DEFAULT WHAT…`; what is missing is empty.
+    fn parse(line: &str) -> Self {
+        let mut words = line.splitn(4, ' ').map(str::to_owned);
+        let mut word = || words.next().unwrap_or_default();
+        let (name, values, default) = (word(), word(), word());
+        Self { name, values, default: Some(default).filter(|value| value != "-"), what: word() }
+    }
 }
 
 /// An instance as `list` shows it.
@@ -123,6 +145,7 @@ impl MdevType {
             dma_model: value("dma_model"),
             pretty_name: value("name"),
             description: value("description"),
+            parameters: value("parameters").iter().flat_map(|text| text.lines()).map(Parameter::parse).collect(),
             path,
         }
     }

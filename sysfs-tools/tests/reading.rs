@@ -15,6 +15,11 @@ fn types_are_stable_json() {
 }
 
 #[test]
+fn parameters_of_the_types_are_a_table() {
+    golden("parameters.txt", &Fixture::new().run(&["types", "-v"]).ok());
+}
+
+#[test]
 fn instances_are_a_table() {
     golden("list.txt", &Fixture::new().run(&["list"]).ok());
 }

@@ -34,7 +34,7 @@ impl From<&Instance> for Record {
             parent: instance.parent_name().to_owned(),
             type_name: instance.type_name().to_owned(),
             index: instance.index(),
-            parameters: instance.parameters().clone(),
+            parameters: instance.parameters(),
             owner: instance.owner(),
             driver_override: instance.driver_override(),
         }

@@ -14,6 +14,7 @@ pub mod executor;
 pub mod features;
 mod link;
 pub mod notify;
+mod parameter;
 mod parent;
 mod queue;
 mod session;
@@ -24,6 +25,7 @@ pub use device::{Capabilities, CreateRequest, Device, DeviceInfo, QueueInfo, Vir
 pub use error::{HasErrno, Refusal};
 pub use executor::Guarded;
 pub use link::DeviceLink;
+pub use parameter::{ParameterSpec, Values};
 pub use parent::{AttributeSpec, DmaModel, Parent, TypeInfo};
 pub use queue::{QueueConfig, QueueStart, QueueState};
 pub use session::{Condition, SavedQueue, SavedSession, Session, SessionError};

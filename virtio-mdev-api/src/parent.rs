@@ -2,6 +2,7 @@
 
 use crate::Refusal;
 use crate::device::{CreateRequest, Device};
+use crate::parameter::ParameterSpec;
 use nix::errno::Errno;
 
 /// A type of instance, as `mdev_supported_types` shows it.
@@ -11,12 +12,14 @@ pub struct TypeInfo {
     pub name: String,
     /// What a person reads in `name`.
     pub pretty_name: String,
-    /// What a person reads in `description`: features, limits, `create` parameters.
+    /// What a person reads in `description`: features, limits.
     pub description: String,
     /// `device_api`: `virtio-mdev` for virtio devices.
     pub device_api: &'static str,
     /// `dma_model`: who translates, see [`DmaModel`].
     pub dma_model: DmaModel,
+    /// The parameters `create` takes, those of the bus aside.
+    pub parameters: Vec<ParameterSpec>,
 }
 
 /// Whose mappings a device uses.

@@ -35,6 +35,9 @@ impl Fixture {
             fixture.file(&format!("{dir}/name"), &format!("{parent} network device\n"));
             fixture.file(&format!("{dir}/dma_model"), "vfio\n");
             fixture.file(&format!("{dir}/last_error"), "\n");
+            if kind == "loopback0-net" {
+                fixture.file(&format!("{dir}/parameters"), "mtu 68..65535 1500 largest packet\nmac SHAPE - address\n");
+            }
             if !description.is_empty() {
                 fixture.file(&format!("{dir}/description"), description);
             }

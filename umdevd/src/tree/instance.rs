@@ -41,7 +41,9 @@ impl TreeView {
         for (name, mode, attr) in attributes {
             self.tree.attribute(dir, name, mode, Arc::new(attr))?;
         }
-        self.add_vendor_attributes(dir, instance.attributes(), |spec| vendor_attribute(instance, spec, &own_refusals))
+        self.add_vendor_attributes(dir, instance.attributes(), |spec| {
+            self.vendor_attribute(instance, spec, &own_refusals)
+        })
     }
 
     fn remove(&self, instance: &Weak<Instance>) -> Attr {
@@ -72,6 +74,26 @@ impl TreeView {
             Ok(())
         })
     }
+
+    fn vendor_attribute(&self, instance: &Arc<Instance>, spec: &AttributeSpec, refusals: &Arc<LastError>) -> Attr {
+        let (shown, name) = (Arc::downgrade(instance), spec.name.clone());
+        let attr = Attr::show(move || alive(&shown)?.session().show_attribute(&name));
+        if !spec.writable {
+            return attr;
+        }
+        let (view, stored, name) = (self.me.clone(), Arc::downgrade(instance), spec.name.clone());
+        let store = move |written: &[u8]| {
+            let (instance, value) = (alive(&stored)?, word(written)?);
+            instance.session().store_attribute(&name, value)?;
+            if instance.keep_attribute(&name, value)
+                && let Some(view) = view.upgrade()
+            {
+                view.keep(&instance);
+            }
+            Ok(())
+        };
+        attr.and_store(store).refusals_to(refusals)
+    }
 }
 
 fn alive(instance: &Weak<Instance>) -> Result<Arc<Instance>, Refusal> {
@@ -96,15 +118,4 @@ fn uevent(instance: &Instance) -> String {
     let mut lines = instance.driver().map_or_else(String::new, |driver| format!("DRIVER={driver}\n"));
     lines.push_str(&format!("MODALIAS=mdev:{}\n", instance.type_name()));
     lines
-}
-
-fn vendor_attribute(instance: &Arc<Instance>, spec: &AttributeSpec, refusals: &Arc<LastError>) -> Attr {
-    let (shown, name) = (Arc::downgrade(instance), spec.name.clone());
-    let attr = Attr::show(move || alive(&shown)?.session().show_attribute(&name));
-    if !spec.writable {
-        return attr;
-    }
-    let (stored, name) = (Arc::downgrade(instance), spec.name.clone());
-    attr.and_store(move |written| alive(&stored)?.session().store_attribute(&name, word(written)?))
-        .refusals_to(refusals)
 }

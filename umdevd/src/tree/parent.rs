@@ -3,9 +3,9 @@
 use super::attr::{Attr, LastError, READ, READ_WRITE, WRITE, word};
 use super::{DEVICES, Key, TreeView};
 use devnode::{NodeId, TreeError};
-use mdev_parent::{Bus, CreateText, RegisteredParent, RegisteredType, Restore};
+use mdev_parent::{Bus, CreateText, Owner, RegisteredParent, RegisteredType, Restore};
 use std::sync::Arc;
-use virtio_mdev_api::{AttributeSpec, Refusal};
+use virtio_mdev_api::{AttributeSpec, ParameterSpec, Refusal};
 
 impl TreeView {
     pub(super) fn add_parent(&self, parent: &Arc<RegisteredParent>) -> Result<(), TreeError> {
@@ -40,6 +40,7 @@ impl TreeView {
         show("description", Attr::text(&of.info.description))?;
         show("device_api", Attr::text(of.info.device_api))?;
         show("dma_model", Attr::text(of.info.dma_model.as_str()))?;
+        show("parameters", Attr::text(parameters(&of.info.parameters)))?;
         show("last_error", refusals.attribute())?;
         let (asked, asked_type) = (Arc::clone(parent), of.clone());
         show("available_instances", Attr::show(move || asked.available(&asked_type).map(|left| left.to_string())))?;
@@ -68,6 +69,11 @@ impl TreeView {
         }
         Ok(())
     }
+}
+
+/// One line a parameter, the bus' own last.
+fn parameters(of_type: &[ParameterSpec]) -> String {
+    of_type.iter().chain([&Owner::parameter()]).map(ParameterSpec::to_string).collect::<Vec<_>>().join("\n")
 }
 
 fn create(bus: Bus, parent: String, type_name: String) -> Attr {

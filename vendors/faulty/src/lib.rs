@@ -28,9 +28,10 @@ use port::FaultyPort;
 use std::sync::Arc;
 use virtio_mdev_api::{CreateRequest, Device, DmaModel, Parent, Refusal, TypeInfo};
 use virtio_net::features::Profile;
-use virtio_net::{LinkState, NetDevice, NetParameters, Seats};
+use virtio_net::{LinkState, NetDevice, NetParameters, Offer, Seats};
 
 const TYPE: &str = "net";
+const OFFER: Offer = Offer { features: Profile::Migratable.features(), control: false };
 
 /// The parent.
 #[derive(Debug)]
@@ -60,11 +61,10 @@ impl Parent for Faulty {
         vec![TypeInfo {
             name: TYPE.to_owned(),
             pretty_name: "faulty network card".to_owned(),
-            description: "loopback virtio-net that misbehaves as its faults/ attributes say; for tests; \
-                          parameters: mac=, mtu="
-                .to_owned(),
+            description: "loopback virtio-net that misbehaves as its faults/ attributes say; for tests".to_owned(),
             device_api: "virtio-mdev",
             dma_model: DmaModel::Vfio,
+            parameters: OFFER.parameters(),
         }]
     }
 
@@ -76,14 +76,14 @@ impl Parent for Faulty {
         if request.type_name != TYPE {
             return Err(Refusal::new(Errno::EINVAL, format!("no type {}", request.type_name)));
         }
-        let parameters = NetParameters::parse(&request, &[])?;
+        let parameters = NetParameters::parse(&request, &OFFER, &[])?;
         let seat = self.seats.take()?;
         let link = request.link;
         let state = Arc::new(LinkState::new(link.clone()));
         let faults = Arc::new(Faults::default());
-        let port = FaultyPort::new(Arc::clone(&faults), link.clone());
-        let features = Profile::Migratable.features();
-        let net = NetDevice::new(features, &parameters, link, state, port, Box::new(seat))?;
+        let port = |_| FaultyPort::new(Arc::clone(&faults), link.clone());
+        let ports = (0..parameters.pairs).map(port).collect();
+        let net = NetDevice::new(&parameters, link, state, ports, Box::new(seat))?;
         Ok(Device::Virtio(Box::new(FaultyDevice::new(net, faults))))
     }
 }

@@ -38,7 +38,9 @@ impl IommuDevice {
 
 impl VirtioMdev for IommuDevice {
     fn info(&self) -> DeviceInfo {
-        DeviceInfo { capabilities: Capabilities::OWN_IOMMU, ..self.net.info() }
+        let mut info = self.net.info();
+        info.queues.iter_mut().for_each(|queue| queue.group = 0);
+        DeviceInfo { capabilities: Capabilities::OWN_IOMMU, address_spaces: 1, ..info }
     }
 
     fn start_queue(&mut self, index: u16, queue: QueueStart) -> Result<(), Refusal> {

@@ -1,7 +1,8 @@
-//! A virtio-net device with one queue pair (virtio 1.3 §5.1).
+//! A virtio-net device (virtio 1.3 §5.1).
 
 use crate::config::{CONFIG_SIZE, LinkState, NetConfig};
-use crate::features::effective;
+use crate::features::{VIRTIO_NET_F_CTRL_VQ, effective};
+use crate::mac::Mac;
 use crate::parameters::NetParameters;
 use crate::port::{Controls, Port};
 use crate::service::NetService;
@@ -12,21 +13,23 @@ use std::sync::Arc;
 use virtio_mdev_api::dma::Limits;
 use virtio_mdev_api::notify::EventFd;
 use virtio_mdev_api::{
-    AttributeSpec, Capabilities, DeviceInfo, DeviceLink, QueueInfo, QueueStart, QueueState, Refusal, VirtioMdev,
+    AttributeSpec, Capabilities, DeviceInfo, DeviceLink, QueueInfo, QueueStart, QueueState, Refusal, Status, VirtioMdev,
 };
 use virtqueue::{Health, Queue, Waker, Worker};
 
 /// The device id of network cards (virtio 1.3 §5).
 pub const VIRTIO_ID_NET: u32 = 1;
-/// Receive and transmit.
-pub const QUEUES: u16 = 2;
-/// Largest ring: what QEMU and DPDK go up to.
-pub const MAX_QUEUE_SIZE: u16 = 1024;
+/// The groups of queues, each of which can be given memory of its own: those of frames, and the control queue.
+const DATA_GROUP: u32 = 0;
+const CONTROL_GROUP: u32 = 1;
 
-/// A virtio-net device on a port: queue 0 receives, queue 1 transmits.
+/// A virtio-net device on a port for each queue pair: even queues receive, odd ones transmit, the last one takes
+/// commands where the device has a control queue.
 pub struct NetDevice<P: Port> {
     features: u64,
-    config: NetConfig,
+    queue_size: u16,
+    config: Arc<NetConfig>,
+    driver_ok: bool,
     link: Arc<LinkState>,
     statistics: Arc<Statistics>,
     health: Arc<Health>,
@@ -48,22 +51,31 @@ enum Run<P: Port> {
 }
 
 impl<P: Port> NetDevice<P> {
-    /// A device that offers `features`, on `port`. `link_state` was made with `link`.
+    /// A device on `ports`, one for each of its queue pairs. `link_state` was made with `link`.
     pub fn new(
-        features: u64,
         parameters: &NetParameters,
         link: DeviceLink,
         link_state: Arc<LinkState>,
-        port: P,
+        ports: Vec<P>,
         controls: Box<dyn Controls>,
     ) -> Result<Self, Refusal> {
         let waker = Waker::new().map_err(|errno| Refusal::new(errno, "no eventfd for the device's thread"))?;
         let (health, statistics) = (Health::new(link), Arc::new(Statistics::default()));
-        let NetParameters { mac, mtu } = *parameters;
-        let service = NetService::new(port, Arc::clone(&health), Arc::clone(&link_state), Arc::clone(&statistics), mtu);
+        let NetParameters { mac, mtu, pairs, queue_size, features } = *parameters;
+        debug_assert_eq!(ports.len(), usize::from(pairs));
+        let config = Arc::new(NetConfig::new(mac, mtu, pairs));
+        let service = NetService::new(
+            ports,
+            Arc::clone(&config),
+            Arc::clone(&health),
+            Arc::clone(&link_state),
+            Arc::clone(&statistics),
+        );
         Ok(Self {
             features,
-            config: NetConfig { mac, mtu, pairs: 1 },
+            queue_size,
+            config,
+            driver_ok: false,
             link: link_state,
             statistics,
             health,
@@ -83,8 +95,7 @@ impl<P: Port> NetDevice<P> {
                 return Ok(());
             }
         };
-        service.features = effective(features);
-        if let Err(refusal) = service.port.start(service.features) {
+        if let Err(refusal) = service.start(effective(features)) {
             self.run = Run::Idle(service);
             return Err(refusal);
         }
@@ -99,6 +110,24 @@ impl<P: Port> NetDevice<P> {
                 Err(error.into())
             }
         }
+    }
+
+    fn has_control_queue(&self) -> bool {
+        self.features & VIRTIO_NET_F_CTRL_VQ != 0
+    }
+
+    /// As with `vdpa dev set … mac`: not under a running driver, which would not look at it again.
+    fn set_mac(&mut self, value: &str) -> Result<(), Refusal> {
+        let refuse = |errno, why: &str| Refusal::new(errno, format!("mac={value}: {why}"));
+        let mac: Mac = value.parse().map_err(|why| refuse(Errno::EINVAL, why))?;
+        if self.driver_ok || !self.running.is_empty() {
+            return Err(refuse(Errno::EBUSY, "the driver runs; the address can be changed when it has stopped"));
+        }
+        if mac != self.config.mac() {
+            self.config.set_mac(mac);
+            self.health.link().config_changed();
+        }
+        Ok(())
     }
 
     /// Ends the thread when no queue is left.
@@ -118,14 +147,17 @@ impl<P: Port> NetDevice<P> {
 
 impl<P: Port> VirtioMdev for NetDevice<P> {
     fn info(&self) -> DeviceInfo {
+        let queue = |group| QueueInfo { max_size: self.queue_size, group, desc_group: None };
+        let mut queues = vec![queue(DATA_GROUP); 2 * usize::from(self.config.pairs())];
+        queues.extend(self.has_control_queue().then(|| queue(CONTROL_GROUP)));
         DeviceInfo {
             device_id: VIRTIO_ID_NET,
             vendor_id: 0,
-            queues: vec![QueueInfo { max_size: MAX_QUEUE_SIZE, group: 0, desc_group: None }; usize::from(QUEUES)],
+            queues,
             features: self.features,
             config_size: CONFIG_SIZE,
             queue_align: 16,
-            address_spaces: 1,
+            address_spaces: if self.has_control_queue() { 2 } else { 1 },
             limits: Limits::default(),
             capabilities: Capabilities::empty(),
         }
@@ -146,12 +178,13 @@ impl<P: Port> VirtioMdev for NetDevice<P> {
     }
 
     fn start_queue(&mut self, index: u16, start: QueueStart) -> Result<(), Refusal> {
-        if index >= QUEUES {
-            return Err(Refusal::new(Errno::EINVAL, format!("queue {index}: there are {QUEUES}")));
+        let queues = 2 * self.config.pairs() + u16::from(self.has_control_queue());
+        if index >= queues {
+            return Err(Refusal::new(Errno::EINVAL, format!("queue {index}: there are {queues}")));
         }
         let (features, state) = (start.features, start.state);
         let (health, waker) = (Arc::clone(&self.health), Arc::clone(&self.waker));
-        match Queue::start(index, start, MAX_QUEUE_SIZE, health, waker) {
+        match Queue::start(index, start, self.queue_size, health, waker) {
             Ok(queue) => {
                 self.start_thread(features)?;
                 if let Run::Running(worker) = &self.run {
@@ -195,22 +228,34 @@ impl<P: Port> VirtioMdev for NetDevice<P> {
         }
     }
 
+    fn status_changed(&mut self, status: Status) {
+        self.driver_ok = status.contains(Status::DRIVER_OK);
+    }
+
     fn reset(&mut self) {
+        self.driver_ok = false;
+        self.config.enable(1);
         // The MAC address stays: QEMU sets it before the reset that begins every start.
         self.health.reset();
     }
 
     fn attributes(&self) -> Vec<AttributeSpec> {
         let mut attributes = Statistics::attributes();
-        attributes.extend(["mac", "mtu"].map(|name| AttributeSpec { name: name.to_owned(), writable: false }));
+        let read = ["mtu", "pairs", "pairs_enabled", "queue-size", "features"].map(|name| (name, false));
+        let card = [("mac", true)].into_iter().chain(read);
+        attributes.extend(card.map(|(name, writable)| AttributeSpec { name: name.to_owned(), writable }));
         attributes.extend(self.controls.attributes());
         attributes
     }
 
     fn show_attribute(&mut self, name: &str) -> Result<String, Refusal> {
         match name {
-            "mac" => return Ok(self.config.mac.to_string()),
-            "mtu" => return Ok(self.config.mtu.to_string()),
+            "mac" => return Ok(self.config.mac().to_string()),
+            "mtu" => return Ok(self.config.mtu().to_string()),
+            "pairs" => return Ok(self.config.pairs().to_string()),
+            "pairs_enabled" => return Ok(self.config.enabled().to_string()),
+            "queue-size" => return Ok(self.queue_size.to_string()),
+            "features" => return Ok(format!("{:#x}", self.features)),
             _ => {}
         }
         if let Some(count) = self.statistics.show(name) {
@@ -221,6 +266,9 @@ impl<P: Port> VirtioMdev for NetDevice<P> {
     }
 
     fn store_attribute(&mut self, name: &str, value: &str) -> Result<(), Refusal> {
+        if name == "mac" {
+            return self.set_mac(value);
+        }
         let read_only = || Err(Refusal::new(Errno::EACCES, format!("attribute {name} is read-only")));
         self.controls.store(name, value).unwrap_or_else(read_only)
     }

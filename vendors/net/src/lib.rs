@@ -4,10 +4,12 @@
 //! A parent implements [`Port`] and gets a whole device with [`NetDevice`].
 
 mod config;
+mod control;
 mod device;
 pub mod features;
 mod header;
 mod mac;
+mod pair;
 mod parameters;
 mod port;
 mod receiver;
@@ -18,10 +20,10 @@ mod stats;
 pub mod testing;
 
 pub use config::{CONFIG_SIZE, LinkState};
-pub use device::{MAX_QUEUE_SIZE, NetDevice, QUEUES, VIRTIO_ID_NET};
+pub use device::{NetDevice, VIRTIO_ID_NET};
 pub use header::{HEADER, is_valid};
 pub use mac::Mac;
-pub use parameters::{DEFAULT_MTU, MIN_MTU, NetParameters};
+pub use parameters::{DEFAULT_MTU, MAX_PAIRS, MAX_QUEUE_SIZE, MIN_MTU, NetParameters, Offer};
 pub use port::{Controls, Port, Sent};
 pub use receiver::{Delivery, Receiver};
 pub use seats::{Seat, Seats};

@@ -20,6 +20,15 @@ impl Mac {
         Self([a & 0xfc | 0x02, b, c, d, e, f])
     }
 
+    /// The address, if it is one that a station can have.
+    pub fn of_station(bytes: [u8; 6]) -> Result<Self, &'static str> {
+        match bytes {
+            [0, 0, 0, 0, 0, 0] => Err("an address of zeros belongs to nobody"),
+            [first, ..] if first & 1 != 0 => Err("this is the address of a group of stations"),
+            bytes => Ok(Self(bytes)),
+        }
+    }
+
     /// The six bytes, first one first.
     pub fn bytes(self) -> [u8; 6] {
         self.0
@@ -53,13 +62,7 @@ impl FromStr for Mac {
         if parts.next().is_some() {
             return Err(SHAPE);
         }
-        if bytes[0] & 1 != 0 {
-            return Err("this is the address of a group of stations");
-        }
-        if bytes == [0; 6] {
-            return Err("an address of zeros belongs to nobody");
-        }
-        Ok(Self(bytes))
+        Self::of_station(bytes)
     }
 }
 

@@ -1,15 +1,31 @@
 //! `key=value` parameters of `create`.
 
+use crate::features::{
+    CONTROL, VIRTIO_NET_F_CTRL_VQ, VIRTIO_NET_F_MAC, VIRTIO_NET_F_MQ, VIRTIO_NET_F_MTU, in_words, trim,
+};
 use crate::mac::Mac;
 use nix::errno::Errno;
 use std::collections::BTreeMap;
 use uuid::Uuid;
-use virtio_mdev_api::{CreateRequest, Refusal};
+use virtio_mdev_api::{CreateRequest, ParameterSpec, Refusal, Values};
 
 /// Smallest MTU: what IPv4 needs (virtio 1.3 §5.1.4.1).
 pub const MIN_MTU: u16 = 68;
 /// MTU unless said otherwise.
 pub const DEFAULT_MTU: u16 = 1500;
+/// Largest ring: what QEMU and DPDK go up to.
+pub const MAX_QUEUE_SIZE: u16 = 1024;
+/// Most queue pairs. One thread serves them all, so more would only share it.
+pub const MAX_PAIRS: u16 = 16;
+
+/// What a type of network card can have.
+#[derive(Debug, Clone, Copy)]
+pub struct Offer {
+    /// Features with one queue pair and no control queue.
+    pub features: u64,
+    /// A card with one queue pair has a control queue too. One with more always has.
+    pub control: bool,
+}
 
 /// The parameters of a network instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,62 +34,182 @@ pub struct NetParameters {
     pub mac: Mac,
     /// `mtu=`.
     pub mtu: u16,
+    /// `pairs=`: receive and transmit queues, so many of each.
+    pub pairs: u16,
+    /// `queue-size=`: entries of the largest ring.
+    pub queue_size: u16,
+    /// `features=`: what is offered.
+    pub features: u64,
+}
+
+impl Offer {
+    /// What is offered with so many queue pairs.
+    fn with_pairs(&self, pairs: u16) -> u64 {
+        let several = if pairs > 1 { VIRTIO_NET_F_MQ } else { 0 };
+        let control = if pairs > 1 || self.control { CONTROL } else { 0 };
+        self.features | several | control
+    }
+
+    /// The parameters that every network card takes.
+    pub fn parameters(&self) -> Vec<ParameterSpec> {
+        let spec = |name, values, default: Option<String>, what| ParameterSpec { name, values, default, what };
+        vec![
+            spec("mac", Values::Shape("xx:xx:xx:xx:xx:xx"), None, "address; made of the UUID unless given"),
+            spec(
+                "mtu",
+                Values::Number(MIN_MTU..=u16::MAX),
+                Some(DEFAULT_MTU.to_string()),
+                "largest packet, Ethernet header aside",
+            ),
+            spec(
+                "pairs",
+                Values::Number(1..=MAX_PAIRS),
+                Some("1".to_owned()),
+                "queue pairs; more than one come with a control queue",
+            ),
+            spec(
+                "queue-size",
+                Values::PowerOfTwo(2..=MAX_QUEUE_SIZE),
+                Some(MAX_QUEUE_SIZE.to_string()),
+                "largest ring",
+            ),
+            spec(
+                "features",
+                Values::Shape("MASK|-NAME[,-NAME]..."),
+                Some(format!("{:#x}", self.with_pairs(1))),
+                "what is offered: a mask, or what to leave out; pairs= adds its own to the default",
+            ),
+        ]
+    }
 }
 
 impl NetParameters {
-    /// Takes `mac` and `mtu` out of the request; `own` are keys the parent itself takes. Any other key is EINVAL.
-    pub fn parse(request: &CreateRequest, own: &[&str]) -> Result<Self, Refusal> {
-        Self::from_map(&request.uuid, &request.parameters, own)
+    /// Takes the parameters of a card out of the request; `own` are those the parent itself takes. Any other key is
+    /// EINVAL, and so is a value that another contradicts.
+    pub fn parse(request: &CreateRequest, offer: &Offer, own: &[ParameterSpec]) -> Result<Self, Refusal> {
+        Self::from_map(&request.uuid, &request.parameters, offer, own)
     }
 
-    fn from_map(uuid: &Uuid, parameters: &BTreeMap<String, String>, own: &[&str]) -> Result<Self, Refusal> {
-        let refuse = |words: String| Refusal::new(Errno::EINVAL, words);
-        let mut parsed = Self { mac: Mac::for_instance(uuid), mtu: DEFAULT_MTU };
-        for (key, value) in parameters {
-            match key.as_str() {
-                "mac" => parsed.mac = value.parse().map_err(|why| refuse(format!("mac={value}: {why}")))?,
-                "mtu" => {
-                    let mtu = value.parse().ok().filter(|mtu| *mtu >= MIN_MTU);
-                    parsed.mtu =
-                        mtu.ok_or_else(|| refuse(format!("mtu={value}: not a number in {MIN_MTU}..=65535")))?;
-                }
-                key if own.contains(&key) => {}
-                key => {
-                    let known = [&["mac", "mtu"], own].concat().join(", ");
-                    return Err(refuse(format!("unknown parameter {key}; known are: {known}")));
-                }
+    fn from_map(
+        uuid: &Uuid,
+        written: &BTreeMap<String, String>,
+        offer: &Offer,
+        own: &[ParameterSpec],
+    ) -> Result<Self, Refusal> {
+        let mut parsed =
+            Self { mac: Mac::for_instance(uuid), mtu: DEFAULT_MTU, pairs: 1, queue_size: MAX_QUEUE_SIZE, features: 0 };
+        let specs = [&offer.parameters(), own].concat();
+        let mut features = None;
+        for (key, value) in written {
+            let Some(spec) = specs.iter().find(|spec| spec.name == key) else {
+                let known: Vec<_> = specs.iter().map(|spec| spec.name).chain(["owner"]).collect();
+                let words = format!("unknown parameter {key}; known are: {}", known.join(", "));
+                return Err(Refusal::new(Errno::EINVAL, words));
+            };
+            match spec.name {
+                "mac" => parsed.mac = value.parse().map_err(|why| spec.refuse(value, why))?,
+                "mtu" => parsed.mtu = spec.number(value)?,
+                "pairs" => parsed.pairs = spec.number(value)?,
+                "queue-size" => parsed.queue_size = spec.number(value)?,
+                "features" => features = Some((spec, value)),
+                // The parent's own.
+                _ => {}
             }
         }
+        let supported = offer.with_pairs(parsed.pairs);
+        parsed.features = match features {
+            Some((spec, value)) => trim(supported, value).map_err(|why| spec.refuse(value, &why))?,
+            None => supported,
+        };
+        parsed.check_needs(written)?;
         Ok(parsed)
+    }
+
+    /// What is asked for needs its feature, as with vdpa's netlink.
+    fn check_needs(&self, written: &BTreeMap<String, String>) -> Result<(), Refusal> {
+        let needs = [("mac", VIRTIO_NET_F_MAC), ("mtu", VIRTIO_NET_F_MTU), ("pairs", VIRTIO_NET_F_MQ)];
+        for (key, feature) in needs {
+            let Some(value) = written.get(key).filter(|_| self.features & feature == 0) else { continue };
+            if key != "pairs" || self.pairs > 1 {
+                let words =
+                    format!("{key}={value} needs the feature {}, which features= leaves out", in_words(feature));
+                return Err(Refusal::new(Errno::EINVAL, words));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether there is a control queue.
+    pub fn has_control_queue(&self) -> bool {
+        self.features & VIRTIO_NET_F_CTRL_VQ != 0
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::features::Profile;
+
+    fn offer() -> Offer {
+        Offer { features: Profile::Migratable.features(), control: false }
+    }
 
     fn parse(pairs: &[(&str, &str)]) -> Result<NetParameters, Refusal> {
         let map = pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
-        NetParameters::from_map(&Uuid::from_u128(7), &map, &["ifname"])
+        let ifname = ParameterSpec { name: "ifname", values: Values::Shape("NAME"), default: None, what: "" };
+        NetParameters::from_map(&Uuid::from_u128(7), &map, &offer(), &[ifname])
+    }
+
+    fn refused(pairs: &[(&str, &str)]) -> String {
+        let refusal = parse(pairs).unwrap_err();
+        assert_eq!(refusal.errno(), Errno::EINVAL);
+        refusal.reason().to_owned()
     }
 
     #[test]
-    fn parameters_have_defaults() {
+    fn parameters_have_the_defaults_that_are_shown() {
         let defaults = parse(&[("ifname", "tap0")]).unwrap();
-        assert_eq!((defaults.mac, defaults.mtu), (Mac::for_instance(&Uuid::from_u128(7)), 1500));
+        assert_eq!(defaults.mac, Mac::for_instance(&Uuid::from_u128(7)));
+        for spec in offer().parameters() {
+            let Some(default) = spec.default else { continue };
+            assert_eq!(parse(&[(spec.name, &default)]), Ok(defaults), "{}", spec.name);
+        }
     }
 
     #[test]
     fn an_unknown_key_is_told_what_is_known() {
-        let refusal = parse(&[("speed", "10")]).unwrap_err();
-        assert_eq!(refusal.errno(), Errno::EINVAL);
-        assert_eq!(refusal.reason(), "unknown parameter speed; known are: mac, mtu, ifname");
+        let known = "mac, mtu, pairs, queue-size, features, ifname, owner";
+        assert_eq!(refused(&[("speed", "10")]), format!("unknown parameter speed; known are: {known}"));
     }
 
     #[test]
-    fn values_out_of_range_are_refused() {
-        for pair in [("mtu", "67"), ("mtu", "65536"), ("mtu", "-1"), ("mtu", ""), ("mac", "01:02:03:04:05:06")] {
-            assert_eq!(parse(&[pair]).unwrap_err().errno(), Errno::EINVAL, "{pair:?}");
+    fn values_out_of_range_are_refused_with_the_range() {
+        for value in ["67", "65536", "-1", ""] {
+            assert_eq!(refused(&[("mtu", value)]), format!("mtu={value}: not a number in 68..65535"));
         }
+        assert_eq!(refused(&[("pairs", "17")]), "pairs=17: not a number in 1..16");
+        assert_eq!(refused(&[("queue-size", "100")]), "queue-size=100: not a power of two in 2..1024");
+        let group = "mac=01:02:03:04:05:06: this is the address of a group of stations";
+        assert_eq!(refused(&[("mac", "01:02:03:04:05:06")]), group);
+    }
+
+    #[test]
+    fn several_pairs_come_with_a_control_queue() {
+        let (one, four) = (parse(&[]).unwrap(), parse(&[("pairs", "4")]).unwrap());
+        assert!(!one.has_control_queue() && four.has_control_queue());
+        assert_eq!(four.features, one.features | VIRTIO_NET_F_MQ | CONTROL);
+    }
+
+    #[test]
+    fn what_features_leave_out_cannot_be_asked_for() {
+        let words = |key: &str, feature: &str| format!("{key} needs the feature {feature}, which features= leaves out");
+        assert_eq!(refused(&[("mtu", "1400"), ("features", "-host_mtu")]), words("mtu=1400", "host_mtu"));
+        assert_eq!(
+            refused(&[("mac", "02:00:00:00:00:01"), ("features", "-mac")]),
+            words("mac=02:00:00:00:00:01", "mac")
+        );
+        assert_eq!(refused(&[("pairs", "2"), ("features", "-mq")]), words("pairs=2", "mq"));
+        assert!(parse(&[("features", "-mac,-host_mtu"), ("pairs", "1")]).is_ok());
+        assert!(refused(&[("features", "0x300400000")]).starts_with("features=0x300400000: mq is not within"));
     }
 }

@@ -16,13 +16,14 @@ use nix::errno::Errno;
 use own::OwnTap;
 use std::sync::Arc;
 use tun::Tun;
-use virtio_mdev_api::{CreateRequest, Device, DmaModel, Parent, Refusal, TypeInfo};
+use virtio_mdev_api::{CreateRequest, Device, DmaModel, ParameterSpec, Parent, Refusal, TypeInfo, Values};
 use virtio_net::features::{OFFLOADS, Profile};
-use virtio_net::{LinkState, NetDevice, NetParameters, Seats};
+use virtio_net::{LinkState, NetDevice, NetParameters, Offer, Seats};
 
 pub use given::{GivenError, GivenTap, Half};
 pub use port::{Frames, TapPort};
 
+/// Name, pretty name, description, and the features besides offloads.
 const TYPES: [(&str, &str, &str, Profile); 2] = [
     ("net", "TAP network card", "virtio-net on a TAP interface; can be migrated", Profile::Migratable),
     (
@@ -32,6 +33,19 @@ const TYPES: [(&str, &str, &str, Profile); 2] = [
         Profile::Fast,
     ),
 ];
+
+fn offer(profile: Profile) -> Offer {
+    Offer { features: profile.features() | OFFLOADS, control: false }
+}
+
+fn own_parameters() -> [ParameterSpec; 1] {
+    [ParameterSpec {
+        name: "ifname",
+        values: Values::Shape("NAME"),
+        default: None,
+        what: "interface, 1 to 15 bytes; umdev and the first digits of the UUID unless given",
+    }]
+}
 
 /// How a TAP parent is to be.
 #[derive(Debug, Clone)]
@@ -66,7 +80,7 @@ impl Tap {
 
     /// Whether TAP interfaces can be made here. The only sure way to know is to make one; it is gone at once.
     pub fn permitted() -> Result<(), Refusal> {
-        match Tun::create("umdevprobe%d") {
+        match Tun::create("umdevprobe%d", 1) {
             Ok(_) => Ok(()),
             Err(errno @ (Errno::ENOENT | Errno::ENODEV | Errno::ENXIO)) => {
                 Err(Refusal::new(errno, "there is no /dev/net/tun: load the module tun"))
@@ -85,12 +99,13 @@ impl Parent for Tap {
     }
 
     fn types(&self) -> Vec<TypeInfo> {
-        let describe = |&(name, pretty_name, what, _): &(&str, &str, &str, Profile)| TypeInfo {
+        let describe = |&(name, pretty_name, what, profile): &(&str, &str, &str, Profile)| TypeInfo {
             name: name.to_owned(),
             pretty_name: pretty_name.to_owned(),
-            description: format!("{what}; parameters: mac=, mtu=, ifname="),
+            description: what.to_owned(),
             device_api: "virtio-mdev",
             dma_model: DmaModel::Vfio,
+            parameters: [&offer(profile).parameters()[..], &own_parameters()].concat(),
         };
         TYPES.iter().map(describe).collect()
     }
@@ -103,27 +118,21 @@ impl Parent for Tap {
         let kind = TYPES.iter().find(|kind| kind.0 == request.type_name);
         let (_, _, _, profile) =
             kind.ok_or_else(|| Refusal::new(Errno::EINVAL, format!("no type {}", request.type_name)))?;
-        let parameters = NetParameters::parse(&request, &["ifname"])?;
+        let parameters = NetParameters::parse(&request, &offer(*profile), &own_parameters())?;
         let name = interface_name(&request.uuid, request.parameters.get("ifname").map(String::as_str))?;
         let seat = self.seats.take()?;
-        let tun = Arc::new(create_interface(&name, parameters.mtu)?);
+        let tun = Arc::new(create_interface(&name, &parameters)?);
         let link = Arc::new(LinkState::new(request.link.clone()));
         let controls = TapControls { tun: Arc::clone(&tun), link: Arc::clone(&link), _seat: seat };
-        let features = profile.features() | OFFLOADS;
-        let device = NetDevice::new(
-            features,
-            &parameters,
-            request.link,
-            link,
-            TapPort::new(OwnTap::new(tun)),
-            Box::new(controls),
-        )?;
+        let ports = tun.queues().map(|queue| TapPort::new(OwnTap::new(queue))).collect();
+        let device = NetDevice::new(&parameters, request.link, link, ports, Box::new(controls))?;
         Ok(Device::Virtio(Box::new(device)))
     }
 }
 
-fn create_interface(name: &str, mtu: u16) -> Result<Tun, Refusal> {
-    let tun = Tun::create(name).map_err(|errno| match errno {
+fn create_interface(name: &str, parameters: &NetParameters) -> Result<Tun, Refusal> {
+    let mtu = parameters.mtu;
+    let tun = Tun::create(name, parameters.pairs).map_err(|errno| match errno {
         Errno::EBUSY => Refusal::new(Errno::EEXIST, format!("there is an interface {name} already")),
         Errno::EPERM => Refusal::new(errno, format!("making interface {name} needs CAP_NET_ADMIN")),
         errno => Refusal::new(errno, format!("interface {name} cannot be made: {}", errno.desc())),

@@ -1,10 +1,9 @@
 //! Frames of an interface that is ours.
 
 use crate::port::Frames;
-use crate::tun::{OFFLOAD_CSUM, OFFLOAD_TSO4, OFFLOAD_TSO6, Tun};
+use crate::tun::{OFFLOAD_CSUM, OFFLOAD_TSO4, OFFLOAD_TSO6, TunQueue};
 use nix::errno::Errno;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::Arc;
 use virtio_mdev_api::Refusal;
 use virtio_net::HEADER;
 use virtio_net::features::{VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_GUEST_TSO4, VIRTIO_NET_F_GUEST_TSO6};
@@ -19,20 +18,20 @@ const GSO_TCPV6: u8 = 4;
 
 /// Its descriptor never blocks, and what the kernel leaves to the driver is what that negotiated.
 pub struct OwnTap {
-    tun: Arc<Tun>,
+    queue: TunQueue,
     /// In effect.
     features: u64,
 }
 
 impl OwnTap {
-    pub fn new(tun: Arc<Tun>) -> Self {
-        Self { tun, features: 0 }
+    pub fn new(queue: TunQueue) -> Self {
+        Self { queue, features: 0 }
     }
 }
 
 impl AsFd for OwnTap {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.tun.as_fd()
+        self.queue.as_fd()
     }
 }
 
@@ -44,17 +43,18 @@ impl Frames for OwnTap {
             (VIRTIO_NET_F_GUEST_TSO6, OFFLOAD_TSO6),
         ];
         let offload = wanted.iter().filter(|(feature, _)| features & feature != 0).fold(0, |all, (_, bit)| all | bit);
-        self.tun.set_offload(offload).map_err(|errno| Refusal::new(errno, "the interface refuses these offloads"))?;
+        let set = self.queue.interface().set_offload(offload);
+        set.map_err(|errno| Refusal::new(errno, "the interface refuses these offloads"))?;
         self.features = features;
         Ok(())
     }
 
     fn read(&self, frame: &mut [u8]) -> Result<usize, Errno> {
-        nix::unistd::read(&self.tun, frame)
+        nix::unistd::read(&self.queue, frame)
     }
 
     fn write(&self, frame: &[u8]) -> Result<(), Errno> {
-        nix::unistd::write(&self.tun, frame).map(drop)
+        nix::unistd::write(&self.queue, frame).map(drop)
     }
 
     /// `false`: the frame was made for a driver that accepted more, and waited here or in the interface while that one

@@ -7,6 +7,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use nix::sys::stat::Mode;
 use rustix::fs::{AtFlags, FileType, StatxFlags};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
 /// Names of interfaces are shorter than this (IFNAMSIZ).
 pub const NAME_SIZE: usize = 16;
@@ -79,22 +80,40 @@ pub fn character_device(fd: BorrowedFd<'_>) -> Option<(u32, u32)> {
 }
 
 /// A TAP interface whose frames begin with a little-endian virtio-net header of 12 bytes. It disappears when dropped.
+///
+/// The kernel spreads frames over its queues by flow, and keeps a flow on the queue that answers it.
 #[derive(Debug)]
 pub struct Tun {
-    fd: OwnedFd,
+    /// One descriptor a queue; any is good for what concerns the whole interface.
+    queues: Vec<OwnedFd>,
     name: String,
 }
 
+/// A queue of an interface, which lives as long as one of them.
+#[derive(Debug, Clone)]
+pub struct TunQueue {
+    tun: Arc<Tun>,
+    index: usize,
+}
+
 impl Tun {
-    /// Creates interface `name`; EBUSY when there is one. A `%d` in the name becomes the first free number.
-    pub fn create(name: &str) -> Result<Self, Errno> {
-        let fd = open("/dev/net/tun", OFlag::O_RDWR | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC, Mode::empty())?;
-        attach(fd.as_fd(), name, libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR | libc::IFF_TUN_EXCL)?;
-        let tun = Self { fd, name: name.to_owned() };
-        set_header_size(tun.fd.as_fd(), HEADER_SIZE)?;
-        // SAFETY: the pointer is to an int, which the call reads.
-        unsafe { ioctl::set_header_le(tun.fd.as_raw_fd(), &raw const ONE) }?;
-        Ok(tun)
+    /// Creates interface `name` with so many queues; EBUSY when there is one. A `%d` in the name of an interface with
+    /// one queue becomes the first free number.
+    pub fn create(name: &str, queues: u16) -> Result<Self, Errno> {
+        let several = if queues > 1 { libc::IFF_MULTI_QUEUE } else { 0 };
+        let first = open_queue(name, several | libc::IFF_TUN_EXCL)?;
+        let others = (1..queues).map(|_| open_queue(name, several));
+        let queues = std::iter::once(Ok(first)).chain(others).collect::<Result<_, _>>()?;
+        Ok(Self { queues, name: name.to_owned() })
+    }
+
+    /// Its queues.
+    pub fn queues(self: &Arc<Self>) -> impl Iterator<Item = TunQueue> {
+        (0..self.queues.len()).map(|index| TunQueue { tun: Arc::clone(self), index })
+    }
+
+    fn any(&self) -> &OwnedFd {
+        &self.queues[0]
     }
 
     /// The name given at creation.
@@ -106,14 +125,14 @@ impl Tun {
     pub fn set_offload(&self, offload: u32) -> Result<(), Errno> {
         let offload = libc::c_int::try_from(offload).map_err(|_| Errno::EINVAL)?;
         // SAFETY: the argument is a plain number.
-        unsafe { ioctl::set_offload(self.fd.as_raw_fd(), offload) }.map(|_| ())
+        unsafe { ioctl::set_offload(self.any().as_raw_fd(), offload) }.map(|_| ())
     }
 
     /// Whether the interface has a carrier.
     pub fn set_carrier(&self, carrier: bool) -> Result<(), Errno> {
         let carrier = libc::c_int::from(carrier);
         // SAFETY: the pointer is to an int, which the call reads.
-        unsafe { ioctl::set_carrier(self.fd.as_raw_fd(), &raw const carrier) }.map(|_| ())
+        unsafe { ioctl::set_carrier(self.any().as_raw_fd(), &raw const carrier) }.map(|_| ())
     }
 
     /// Sets the MTU and brings the interface up.
@@ -133,10 +152,27 @@ impl Tun {
     }
 }
 
-impl AsFd for Tun {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
+impl TunQueue {
+    /// The interface.
+    pub fn interface(&self) -> &Tun {
+        &self.tun
     }
+}
+
+impl AsFd for TunQueue {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.tun.queues[self.index].as_fd()
+    }
+}
+
+/// Opens a queue of the interface with these flags, besides those of all.
+fn open_queue(name: &str, flags: libc::c_int) -> Result<OwnedFd, Errno> {
+    let fd = open("/dev/net/tun", OFlag::O_RDWR | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC, Mode::empty())?;
+    attach(fd.as_fd(), name, flags | libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR)?;
+    set_header_size(fd.as_fd(), HEADER_SIZE)?;
+    // SAFETY: the pointer is to an int, which the call reads.
+    unsafe { ioctl::set_header_le(fd.as_raw_fd(), &raw const ONE) }?;
+    Ok(fd)
 }
 
 const HEADER_SIZE: libc::c_int = 12;

@@ -20,27 +20,22 @@ use virtio_mdev_api::{HasErrno, QueueState};
 /// How long control waits for the thread: less than a vendor's call may take.
 pub const PATIENCE: Duration = Duration::from_secs(4);
 
-const WAKER: u64 = 0;
-const BACKEND: u64 = 1;
-const KICKS: u64 = 2;
+/// What an event is about: a kick by the number of its queue, then the back ends, then the waker.
+const BACKENDS: u64 = 1 << 16;
+const WAKER: u64 = 1 << 32;
 
 /// What a device does on its thread.
 pub trait Service: Send + 'static {
     /// Does what can be done now, at most about one burst of it. Queues that are not running are absent.
     fn serve(&mut self, queues: &mut Queues) -> Next;
 
-    /// What to watch besides the queues.
-    fn backend(&self) -> Option<BorrowedFd<'_>> {
-        None
+    /// What to watch besides the queues, and what for.
+    fn backends(&self) -> Vec<(BorrowedFd<'_>, Interest)> {
+        Vec::new()
     }
 
-    /// What to watch it for.
-    fn interest(&self) -> Interest {
-        Interest::Both
-    }
-
-    /// The back end may have become ready. Told once for each change, not as long as it lasts.
-    fn backend_ready(&mut self) {}
+    /// Back end `number`, as they were listed, may have become ready. Told once for each change, not as long as it lasts.
+    fn backend_ready(&mut self, _number: usize) {}
 }
 
 /// What of a back end a service waits for.
@@ -83,10 +78,12 @@ impl Queues {
         self.0.get_mut(usize::from(index))?.as_mut()
     }
 
-    /// Queues `first` and `first + 1`, those that are running.
-    pub fn pair(&mut self, first: u16) -> [Option<&mut Queue>; 2] {
-        let mut pair = self.0.iter_mut().skip(usize::from(first)).map(Option::as_mut);
-        [pair.next().flatten(), pair.next().flatten()]
+    /// Queue `first` and a later one, those that are running.
+    pub fn two(&mut self, first: u16, later: u16) -> [Option<&mut Queue>; 2] {
+        debug_assert!(first < later);
+        let middle = usize::from(later).min(self.0.len());
+        let (low, high) = self.0.split_at_mut(middle);
+        [low.get_mut(usize::from(first)), high.first_mut()].map(|queue| queue.and_then(Option::as_mut))
     }
 
     fn put(&mut self, queue: Queue) {
@@ -232,8 +229,8 @@ impl<S: Service> Worker<S> {
 fn watched(service: &impl Service, waker: &Waker) -> Result<Epoll, Errno> {
     let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
     epoll.add(waker.fd().as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, WAKER))?;
-    if let Some(backend) = service.backend() {
-        epoll.add(backend, EpollEvent::new(service.interest().events() | EpollFlags::EPOLLET, BACKEND))?;
+    for (number, (backend, interest)) in (BACKENDS..WAKER).zip(service.backends()) {
+        epoll.add(backend, EpollEvent::new(interest.events() | EpollFlags::EPOLLET, number))?;
     }
     Ok(epoll)
 }
@@ -319,7 +316,7 @@ impl<S: Service> Thread<S> {
     /// Edges, not levels: a client whose eventfd cannot be emptied (EFD_SEMAPHORE) does not keep this thread busy.
     fn watch_kick(&self, queue: &Queue) {
         let Some(kick) = queue.kick() else { return };
-        let event = EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, KICKS + u64::from(queue.index()));
+        let event = EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, u64::from(queue.index()));
         if let Err(errno) = self.epoll.add(kick, event) {
             tracing::warn!(%errno, queue = queue.index(), "cannot wait for the kicks of a queue");
         }
@@ -341,13 +338,10 @@ impl<S: Service> Thread<S> {
         for event in &events[..count] {
             match event.data() {
                 WAKER => drain(self.waker.fd()),
-                BACKEND => self.service.backend_ready(),
-                kick => {
-                    let index = u16::try_from(kick - KICKS).unwrap_or(u16::MAX);
-                    if let Some(kick) = self.queues.get(index).and_then(|queue| queue.kick()) {
-                        drain(kick);
-                    }
-                }
+                event => match u16::try_from(event) {
+                    Ok(index) => self.queues.get(index).and_then(|queue| queue.kick()).into_iter().for_each(drain),
+                    Err(_) => self.service.backend_ready(usize::try_from(event - BACKENDS).unwrap_or(usize::MAX)),
+                },
             }
         }
         Ok(())
