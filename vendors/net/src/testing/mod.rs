@@ -1,6 +1,10 @@
 //! A guest in the same process, for tests: it drives a network device by its operations and its rings.
 #![allow(clippy::missing_panics_doc, reason = "a test that fails panics")]
 
+mod station;
+
+pub use station::Station;
+
 use crate::header::{HEADER, NUM_BUFFERS};
 use std::sync::Arc;
 use virtio_mdev_api::dirty::DirtyRecord;

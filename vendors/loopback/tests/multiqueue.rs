@@ -1,0 +1,272 @@
+//! Several queue pairs and the control queue, driven as a guest drives them.
+
+use loopback::Loopback;
+use nix::errno::Errno;
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+use uuid::Uuid;
+use virtio_mdev_api::features::REQUIRED;
+use virtio_mdev_api::{CreateRequest, Device, DeviceLink, Parent, Status, VirtioMdev};
+use virtio_net::features::{
+    CONTROL, VIRTIO_NET_F_CTRL_MAC_ADDR, VIRTIO_NET_F_CTRL_RX, VIRTIO_NET_F_CTRL_VQ, VIRTIO_NET_F_MAC, VIRTIO_NET_F_MQ,
+};
+use virtio_net::testing::Station;
+
+const OK: u8 = 0;
+const ERR: u8 = 1;
+const MQ: u64 = REQUIRED | CONTROL | VIRTIO_NET_F_MQ;
+/// The control queue of a card with four pairs.
+const CTRL: usize = 8;
+
+fn device(kind: &str, link: &DeviceLink, parameters: &[(&str, &str)]) -> Box<dyn VirtioMdev> {
+    let parameters: BTreeMap<String, String> =
+        parameters.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+    let request =
+        CreateRequest { uuid: Uuid::from_u128(1), type_name: kind.to_owned(), parameters, link: link.clone() };
+    match Loopback::new("loopback0", 4).create(request).unwrap() {
+        Device::Virtio(device) => device,
+        _ => panic!("not a virtio device"),
+    }
+}
+
+fn four_pairs(features: u64) -> (Station, DeviceLink) {
+    let link = DeviceLink::new("test");
+    let station = Station::start(device("net", &link, &[("pairs", "4")]), features);
+    (station, link)
+}
+
+fn set_pairs(station: &mut Station, pairs: u16) -> u8 {
+    let [low, high] = pairs.to_le_bytes();
+    station.command(CTRL, &[4, 0, low, high])
+}
+
+fn frame(n: u8) -> Vec<u8> {
+    vec![n; 60]
+}
+
+fn enabled(station: &mut Station) -> String {
+    station.device.show_attribute("pairs_enabled").unwrap()
+}
+
+#[test]
+fn a_card_has_two_queues_a_pair_and_the_control_queue_in_a_group_of_its_own() {
+    let link = DeviceLink::new("test");
+    let shape = |kind, parameters: &[_]| {
+        let info = device(kind, &link, parameters).info();
+        let groups: Vec<_> = info.queues.iter().map(|queue| queue.group).collect();
+        (groups, info.queues[0].max_size, info.address_spaces)
+    };
+    assert_eq!(shape("net", &[]), (vec![0, 0], 1024, 1));
+    assert_eq!(shape("net", &[("pairs", "2"), ("queue-size", "64")]), (vec![0, 0, 0, 0, 1], 64, 2));
+    assert_eq!(shape("net-cvq", &[]), (vec![0, 0, 1], 1024, 2));
+    assert_eq!(shape("net-iommu", &[("pairs", "2")]), (vec![0; 5], 1024, 1));
+    let mut config = [0; 2];
+    device("net", &link, &[("pairs", "4")]).read_config(8, &mut config);
+    assert_eq!(config, [4, 0]);
+}
+
+#[test]
+fn only_the_first_pair_receives_until_the_driver_enables_more() {
+    let (mut station, _link) = four_pairs(MQ);
+    for pair in 0..4 {
+        station.post(pair);
+    }
+    station.send(2, &frame(2));
+    assert_eq!(station.wait(0), frame(2));
+    assert_eq!(set_pairs(&mut station, 4), OK);
+    for pair in [3, 1, 2] {
+        station.send(pair, &frame(9));
+        assert_eq!(station.wait(pair), frame(9), "pair {pair}");
+    }
+    station.post(1);
+    assert_eq!(set_pairs(&mut station, 2), OK);
+    station.send(3, &frame(3));
+    assert_eq!(station.wait(1), frame(3));
+}
+
+#[test]
+fn a_pair_without_buffers_does_not_stop_the_others() {
+    let (mut station, _link) = four_pairs(MQ);
+    assert_eq!(set_pairs(&mut station, 4), OK);
+    for n in 0..8 {
+        station.send(1, &frame(n));
+    }
+    for n in 0..100 {
+        station.post(3);
+        station.send(3, &frame(n));
+        assert_eq!(station.wait(3), frame(n));
+    }
+    for n in 0..8 {
+        station.post(1);
+        assert_eq!(station.wait(1), frame(n));
+    }
+}
+
+#[test]
+fn a_driver_that_posts_only_when_asked_is_asked_for_every_pair_that_waits() {
+    let (mut station, _link) = four_pairs(MQ);
+    // All pairs return their frames to the first receive queue, which is empty.
+    for pair in 0..4 {
+        station.send(pair, &frame(7));
+    }
+    let rx = station.rings[0].clone();
+    for _ in 0..4 {
+        let begun = Instant::now();
+        while rx.used_flags() != 0 {
+            assert!(begun.elapsed() < Duration::from_secs(5), "no notification was asked for");
+            std::thread::sleep(Duration::from_micros(100));
+        }
+        station.post(0);
+        assert_eq!(station.wait(0), frame(7));
+    }
+}
+
+#[test]
+fn a_reset_leaves_one_pair_enabled() {
+    let (mut station, _link) = four_pairs(MQ);
+    assert_eq!(set_pairs(&mut station, 3), OK);
+    assert_eq!(enabled(&mut station), "3");
+    station.restart();
+    assert_eq!(enabled(&mut station), "1");
+    station.post(0);
+    station.send(0, &frame(1));
+    assert_eq!(station.wait(0), frame(1));
+}
+
+#[test]
+fn the_control_queue_is_the_third_without_multiqueue() {
+    let (mut station, _link) = four_pairs(MQ & !VIRTIO_NET_F_MQ);
+    assert_eq!(station.command(2, &[1, 1, 2, 0, 0, 0, 0, 9]), OK);
+    assert_eq!(station.device.show_attribute("mac").unwrap(), "02:00:00:00:00:09");
+    assert_eq!(station.command(2, &[4, 0, 2, 0]), ERR);
+}
+
+#[test]
+fn a_mac_address_that_is_commanded_shows_in_configuration_space_with_a_new_generation() {
+    let link = DeviceLink::new("test");
+    let mut station = Station::start(device("net-cvq", &link, &[]), REQUIRED | CONTROL | VIRTIO_NET_F_MAC);
+    let before = link.generation();
+    assert_eq!(station.command(2, &[1, 1, 2, 0, 0, 0, 0, 9]), OK);
+    let mut mac = [0; 6];
+    station.device.read_config(0, &mut mac);
+    assert_eq!(mac, [2, 0, 0, 0, 0, 9]);
+    assert_eq!(link.generation(), before + 1);
+    assert_eq!(station.command(2, &[1, 1, 2, 0, 0, 0, 0, 9]), OK);
+    assert_eq!(link.generation(), before + 1, "nothing changed");
+}
+
+#[test]
+fn receive_modes_are_taken_and_nothing_is_filtered() {
+    let link = DeviceLink::new("test");
+    let mut station = Station::start(device("net-cvq", &link, &[]), REQUIRED | CONTROL);
+    for command in [&[0, 0, 0][..], &[0, 1, 1], &[1, 0, 0, 0, 0, 0, 0, 0, 0, 0]] {
+        assert_eq!(station.command(2, command), OK, "{command:?}");
+    }
+    station.post(0);
+    station.send(0, &frame(5));
+    assert_eq!(station.wait(0), frame(5));
+}
+
+#[test]
+fn f22_what_is_no_command_is_answered_with_an_error() {
+    let (mut station, link) = four_pairs(MQ);
+    let long = [&[1, 0][..], &[0; 5000]].concat();
+    let hostile: &[&[u8]] = &[
+        &[],
+        &[4],
+        &[4, 0],
+        &[4, 0, 1],
+        &[4, 0, 1, 0, 0],
+        &[4, 0, 0, 0],
+        &[4, 0, 5, 0],
+        &[4, 0, 0xff, 0xff],
+        &[4, 1, 1, 0],
+        &[0, 0, 2],
+        &[0, 2, 1],
+        &[0, 0],
+        &[1, 0, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0],
+        &[1, 1, 1, 0, 0, 0, 0, 0],
+        &[1, 1, 0, 0, 0, 0, 0, 0],
+        &[1, 1, 2, 0, 0, 0, 0],
+        &[2, 0, 1, 0],
+        &[3, 0],
+        &[0xff; 64],
+        &long,
+    ];
+    for command in hostile {
+        assert_eq!(station.command(CTRL, command), ERR, "{command:02x?}");
+    }
+    assert!(!link.needs_reset());
+    assert_eq!(enabled(&mut station), "1");
+    assert_eq!(set_pairs(&mut station, 4), OK);
+}
+
+#[test]
+fn f25_a_class_that_was_not_negotiated_is_an_error() {
+    let (mut station, _link) = four_pairs(REQUIRED | VIRTIO_NET_F_CTRL_VQ | VIRTIO_NET_F_MQ);
+    assert_eq!(station.command(CTRL, &[1, 1, 2, 0, 0, 0, 0, 9]), ERR);
+    assert_eq!(station.command(CTRL, &[0, 0, 1]), ERR);
+    let (mut station, _link) =
+        four_pairs(REQUIRED | VIRTIO_NET_F_CTRL_VQ | VIRTIO_NET_F_CTRL_RX | VIRTIO_NET_F_CTRL_MAC_ADDR);
+    assert_eq!(station.command(2, &[4, 0, 1, 0]), ERR);
+}
+
+#[test]
+fn f15_a_command_without_room_for_its_answer_stops_the_device() {
+    let (mut station, link) = four_pairs(MQ);
+    let ring = &mut station.rings[CTRL];
+    let addr = ring.desc + 0x8000;
+    ring.add(&[(addr, 4, false)]);
+    station.kick(CTRL);
+    let begun = Instant::now();
+    while !link.needs_reset() {
+        assert!(begun.elapsed() < Duration::from_secs(5), "the device goes on");
+        std::thread::sleep(Duration::from_micros(100));
+    }
+    assert!(link.last_fault().unwrap().contains("queue 8: chain 0: control command without room"));
+    station.restart();
+}
+
+#[test]
+fn a_flood_of_commands_does_not_stop_frames() {
+    let (mut station, _link) = four_pairs(MQ);
+    station.post(0);
+    let ring = &mut station.rings[CTRL];
+    let addr = ring.desc + 0x8000;
+    ring.ram.write(addr, &[4, 0, 1, 0]);
+    // One chain, made available as often as the index goes round: there is always another command.
+    let head = ring.add(&[(addr, 4, false), (addr + 64, 1, true)]);
+    for _ in 1..ring.size {
+        ring.push(head);
+    }
+    ring.publish();
+    station.kick(CTRL);
+    station.send(0, &frame(4));
+    assert_eq!(station.wait(0), frame(4));
+}
+
+#[test]
+fn the_mac_address_can_be_changed_while_no_driver_runs() {
+    let link = DeviceLink::new("test");
+    let mut station = Station::start(device("net", &link, &[]), REQUIRED);
+    let mac = |station: &mut Station| station.device.show_attribute("mac").unwrap();
+    let before = mac(&mut station);
+    let refused = station.device.store_attribute("mac", "02:00:00:00:00:01").unwrap_err();
+    assert_eq!(refused.errno(), Errno::EBUSY);
+    assert_eq!(mac(&mut station), before);
+    station.reset();
+    for (bad, why) in [("01:00:00:00:00:01", "group"), ("00:00:00:00:00:00", "nobody"), ("2:0:0:0:0:1", "six pairs")] {
+        let refused = station.device.store_attribute("mac", bad).unwrap_err();
+        assert_eq!(refused.errno(), Errno::EINVAL);
+        assert!(refused.reason().contains(why) && refused.reason().contains(bad), "{}", refused.reason());
+    }
+    let generation = link.generation();
+    station.device.store_attribute("mac", "02:00:00:00:00:01").unwrap();
+    assert_eq!(link.generation(), generation + 1);
+    station.restart();
+    assert_eq!(mac(&mut station), "02:00:00:00:00:01", "it outlives a reset");
+    station.reset();
+    // Suspended: no queue runs, but its driver is there.
+    station.device.status_changed(Status::DRIVER_OK);
+    assert_eq!(station.device.store_attribute("mac", "02:00:00:00:00:02").unwrap_err().errno(), Errno::EBUSY);
+}
