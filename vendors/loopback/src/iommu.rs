@@ -1,4 +1,4 @@
-//! An instance with an IOMMU of its own: an address space the vendor fills from map and unmap calls, the only one its
+//! An instance with an IOMMU of its own: address spaces the vendor fills from map and unmap calls, the only ones its
 //! queues use.
 
 use crate::port::LoopbackPort;
@@ -14,23 +14,35 @@ const MAPPINGS: &str = "mappings";
 
 pub struct IommuDevice {
     net: NetDevice<LoopbackPort>,
-    space: Arc<AddressSpace>,
+    /// By id.
+    spaces: Vec<Arc<AddressSpace>>,
 }
 
 impl IommuDevice {
     pub fn new(net: NetDevice<LoopbackPort>) -> Self {
-        Self { net, space: AddressSpace::new(Limits::default()) }
+        let spaces = (0..net.info().address_spaces).map(|_| AddressSpace::new(Limits::default())).collect();
+        Self { net, spaces }
     }
 
-    /// One line a mapping: first and last address, what the device may do, how it is reached.
+    fn space(&self, asid: u32) -> Result<&Arc<AddressSpace>, Refusal> {
+        let space = usize::try_from(asid).ok().and_then(|asid| self.spaces.get(asid));
+        space.ok_or_else(|| {
+            Refusal::new(Errno::EINVAL, format!("address space {asid}: there are {}", self.spaces.len()))
+        })
+    }
+
+    /// One line a mapping: first and last address, what the device may do, how it is reached, and the address space
+    /// where it is another than 0.
     fn mappings(&self) -> String {
         let mut text = String::new();
-        for region in self.space.regions() {
+        let spaces = self.spaces.iter().enumerate();
+        for (asid, region) in spaces.flat_map(|(asid, space)| space.regions().into_iter().map(move |of| (asid, of))) {
             let allowed = |permission, letter| if region.permissions.contains(permission) { letter } else { '-' };
             let (read, write) = (allowed(Permissions::READ, 'r'), allowed(Permissions::WRITE, 'w'));
             let how = if region.in_place { "shared" } else { "private" };
             // Writing to a string does not fail.
-            let _ = writeln!(text, "{:#x}-{:#x} {read}{write} {how}", region.iova, region.last());
+            let _ = write!(text, "{:#x}-{:#x} {read}{write} {how}", region.iova, region.last());
+            text.push_str(&if asid == 0 { "\n".to_owned() } else { format!(" asid={asid}\n") });
         }
         text
     }
@@ -38,28 +50,23 @@ impl IommuDevice {
 
 impl VirtioMdev for IommuDevice {
     fn info(&self) -> DeviceInfo {
-        let mut info = self.net.info();
-        info.queues.iter_mut().for_each(|queue| queue.group = 0);
-        DeviceInfo { capabilities: Capabilities::OWN_IOMMU, address_spaces: 1, ..info }
+        DeviceInfo { capabilities: Capabilities::OWN_IOMMU, ..self.net.info() }
     }
 
     fn start_queue(&mut self, index: u16, queue: QueueStart) -> Result<(), Refusal> {
-        self.net.start_queue(
-            index,
-            QueueStart { space: Arc::clone(&self.space), ring_space: Arc::clone(&self.space), ..queue },
-        )
+        let (space, ring_space) = (Arc::clone(self.space(queue.asid)?), Arc::clone(self.space(queue.ring_asid)?));
+        self.net.start_queue(index, QueueStart { space, ring_space, ..queue })
     }
 
     fn dma_map(&mut self, asid: u32, region: &Region) -> Result<(), Refusal> {
-        if asid != 0 {
-            return Err(Refusal::new(Errno::EINVAL, format!("address space {asid}: there is only 0")));
-        }
-        Ok(self.space.map(region.clone())?)
+        Ok(self.space(asid)?.map(region.clone())?)
     }
 
     fn dma_unmap(&mut self, asid: u32, iova: u64, len: u64) {
-        if asid == 0 && len > 0 {
-            self.space.unmap(iova, iova.saturating_add(len - 1));
+        if let Ok(space) = self.space(asid)
+            && len > 0
+        {
+            space.unmap(iova, iova.saturating_add(len - 1));
         }
     }
 
