@@ -62,6 +62,11 @@ impl FakeClient {
         self.space.descriptors.lock().insert(fd, descriptor);
     }
 
+    /// How many mappings, and other threads of the process, hold on to its memory.
+    pub fn holders(&self) -> usize {
+        Arc::strong_count(&self.space) - 1
+    }
+
     /// Puts bytes in its memory.
     pub fn put(&self, addr: u64, bytes: &[u8]) {
         self.space.store(addr, bytes).expect("the test's own address");

@@ -1,0 +1,180 @@
+//! Writes the corpus that a fuzzer begins with: what clients really do, in the form each target reads.
+//!
+//!     cargo run -p fuzz-harness --example seeds -- fuzz/corpus
+
+use std::fs;
+use std::path::Path;
+
+fn main() -> std::io::Result<()> {
+    let corpus = std::env::args().nth(1).unwrap_or_else(|| "fuzz/corpus".to_owned());
+    for (target, seeds) in [
+        ("vhost_ioctl", vhost()),
+        ("iotlb_message", iotlb()),
+        ("fuse_request", fuse()),
+        ("vfio_ioctl", vfio()),
+        ("rings", rings()),
+        ("create_text", texts()),
+    ] {
+        let directory = Path::new(&corpus).join(target);
+        fs::create_dir_all(&directory)?;
+        for (number, seed) in seeds.into_iter().enumerate() {
+            fs::write(directory.join(format!("seed-{number:02}")), seed)?;
+        }
+    }
+    Ok(())
+}
+
+/// Step 0: command `nr`, the `which`th of that number.
+fn ioctl(nr: u8, which: u8, argument: &[u8]) -> Vec<u8> {
+    [&[0, nr, which], argument].concat()
+}
+
+fn pair(first: u32, second: u32) -> Vec<u8> {
+    [first.to_le_bytes(), second.to_le_bytes()].concat()
+}
+
+fn vhost() -> Vec<Vec<u8>> {
+    let start = [9, 0];
+    // A frame of 64 bytes out of queue 1, into a buffer of queue 0.
+    let post = [10, 0, 0, 1, 0x40, 0, 6, 2, 0];
+    let send = [10, 1, 0, 1, 0x42, 72, 0, 0, 0];
+    let wait = [12];
+    let run = [&start[..], &post, &send, &wait].concat();
+    let suspend = ioctl(0x7d, 0, &[]);
+    let resume = ioctl(0x7e, 0, &[]);
+    let base = ioctl(0x12, 1, &pair(0, 0));
+    let getters: Vec<u8> = [0x00, 0x26, 0x70, 0x71, 0x76, 0x78, 0x79, 0x7a, 0x80, 0x81]
+        .into_iter()
+        .flat_map(|nr| ioctl(nr, 1, &[0; 16]).into_iter().take(3 + 8))
+        .collect();
+    let config =
+        [ioctl(0x73, 0, &pair(0, 8)), ioctl(0x74, 0, &pair(0, 6)), ioctl(0x77, 0, &11u32.to_le_bytes())].concat();
+    let mut seeds = Vec::new();
+    for kind in 0..4u8 {
+        let of = |parts: &[&[u8]]| [&[kind], &parts.concat()[..]].concat();
+        seeds.push(of(&[&run]));
+        seeds.push(of(&[&run, &suspend, &base, &resume, &post, &send, &wait, &ioctl(0x72, 0, &[0]), &run]));
+        seeds.push(of(&[&getters, &config, &ioctl(0x25, 0, &0x1ffu64.to_le_bytes())]));
+        seeds.push(of(&[&[14, 0, 14, 1, 0], &[9, 1], &post, &send, &wait, &[14, 2], &wait]));
+        seeds.push(of(&[&run, &[15], &run, &[13], &suspend, &[13, 8, 1]]));
+    }
+    seeds
+}
+
+fn iotlb() -> Vec<Vec<u8>> {
+    let message = |request: u8, page: u8, pages: u8| vec![0, 2, 0, request, page, pages, 2, page];
+    let update = |page, pages| message(0, page, pages);
+    let invalidate = |page, pages| message(2, page, pages);
+    let (begin, end) = (message(3, 0, 0), message(4, 0, 0));
+    let whole = {
+        let mut bytes = [2u32.to_le_bytes(), 0u32.to_le_bytes()].concat();
+        [0u64, 0x1000, 0x10_0000].iter().for_each(|word| bytes.extend(word.to_le_bytes()));
+        bytes.extend([3, 2, 0, 0, 0, 0, 0, 0]);
+        bytes
+    };
+    let raw = [&[4, 40], &whole[..]].concat();
+    let bodies = [
+        [update(0, 4), update(4, 4), invalidate(2, 1), update(0, 8), invalidate(0, 0)].concat(),
+        [update(0, 4), begin.clone(), invalidate(0, 4), update(0, 2), update(2, 2), end.clone()].concat(),
+        [begin.clone(), update(8, 1), vec![7, 0], update(9, 1), end.clone(), invalidate(8, 2)].concat(),
+        [raw.clone(), vec![7, 1], raw.clone(), vec![7, 1], vec![6, 0x3e, 0], raw].concat(),
+        [update(1, 1), begin, update(1, 1), update(2, 3), invalidate(3, 1), update(3, 1), end.clone(), end].concat(),
+    ];
+    bodies.iter().flat_map(|body| [0, 1].map(|memory| [&[memory], &body[..]].concat())).collect()
+}
+
+fn fuse() -> Vec<Vec<u8>> {
+    const WHO: u8 = 0x03;
+    let made = |opcode: u8, node: u8, unique: u8, rest: &[u8]| [&[1, opcode, node, unique, WHO], rest].concat();
+    let blob = |bytes: &[u8]| [&[u8::try_from(bytes.len()).unwrap_or(u8::MAX)], bytes].concat();
+    let init = [7u32, 38, 0x2_0000, u32::MAX].map(u32::to_le_bytes).concat();
+    let init = made(26, 0, 2, &blob(&init));
+    let lookup = |node, name: &str| made(1, node, 4, &blob(format!("{name}\0").as_bytes()));
+    let open = |node| made(14, node, 6, &blob(&2u32.to_le_bytes()));
+    let read = |handle: u8| made(15, 3, 8, &[handle, 0, 16]);
+    let write = |handle: u8, text: &[u8]| made(16, 3, 10, &[&[handle, 0], &blob(text)[..]].concat());
+    let ioctl = |handle: u8, cmd: u32, argument: &[u8]| {
+        made(39, 6, 12, &[&[handle], &cmd.to_le_bytes()[..], &[0], &blob(argument)].concat())
+    };
+    let release = |handle: u8| made(18, 6, 14, &blob(&u64::from(handle).to_le_bytes()));
+    let walk = [init.clone(), lookup(1, "dir"), lookup(2, "vhost"), lookup(2, "no"), lookup(2, "..")].concat();
+    let list = [made(27, 2, 6, &[0]), made(28, 2, 8, &[0, 0, 64]), made(28, 2, 8, &[0, 4, 5]), made(29, 2, 8, &[0])];
+    let attribute = [open(3), write(1, b"value\n"), read(1), write(1, &[0xff]), read(1), release(1)].concat();
+    let message = {
+        let mut bytes = [2u32.to_le_bytes(), 0u32.to_le_bytes()].concat();
+        bytes.extend([0; 24]);
+        bytes.extend([3, 3, 0, 0, 0, 0, 0, 0]);
+        bytes
+    };
+    let vhost = [
+        open(6),
+        ioctl(1, 0xaf01, &[]),
+        ioctl(1, 0x8008_af00, &[]),
+        ioctl(1, 0x4008_af20, &pair(0, 1)),
+        ioctl(1, 0x4001_af72, &[1]),
+        ioctl(1, 0x8008_af73, &pair(0, 8)),
+        write(1, &message),
+        open(6),
+        release(1),
+        open(6),
+    ]
+    .concat();
+    let vfio =
+        [open(7), open(8), ioctl(1, 0x3b64, &[]), ioctl(2, 0x3b67, &pair(8, 0)), ioctl(1, 0x3b70, &[0; 16])].concat();
+    let silent: Vec<u8> =
+        [2u8, 42, 36, 41].into_iter().flat_map(|opcode| made(opcode, 1, 16, &blob(&[6, 0, 0]))).collect();
+    let others: Vec<u8> = (3..48u8)
+        .filter(|opcode| ![15, 16, 28, 39].contains(opcode))
+        .flat_map(|op| made(op, 3, 20, &blob(b"x\0")))
+        .collect();
+    let raw = [&[0, 1, 48][..], &[0; 4], &17u32.to_le_bytes()[..], &[9; 40]].concat();
+    let lies = [0, 0, 44].iter().copied().chain([7; 44]).collect();
+    vec![walk, [init, list.concat()].concat(), attribute, vhost, vfio, silent, others, raw, lies]
+}
+
+fn vfio() -> Vec<Vec<u8>> {
+    let attach = |which: u8| vec![8, which, 0];
+    let set = |kind: u8| vec![9, kind];
+    let map = |page: u8, pages: u8| vec![0, 0, 0, page, pages, page];
+    let unmap = |page: u8, pages: u8| vec![3, 0, 0, page, pages];
+    let all = vec![3, 0, 0xc2, 0, 0];
+    let (unset, close) = (vec![10, 0], vec![11, 2]);
+    let info = [vec![5, 0, 4, 64, 0, 0, 0], vec![7, 12, 0]].concat();
+    let status = [vec![5, 0, 4, 8, 0, 0, 0], vec![6, 0x67, 0]].concat();
+    // SET_IOMMU reads the type that it is not given too.
+    let v1 = [9, 0, 0];
+    let bodies = [
+        [attach(0), set(7), set(1), map(0, 4), map(4, 4), unmap(0, 4), unmap(0, 8), all.clone()].concat(),
+        [attach(0), v1.to_vec(), map(0, 4), unmap(1, 1), unmap(0, 1), status.clone(), info.clone()].concat(),
+        [attach(0), attach(1), set(1), map(8, 8), unset.clone(), map(16, 1), close, unset].concat(),
+        [attach(0), set(1), vec![11, 0], map(0, 1), vec![11, 0], map(0, 1), info, status, all].concat(),
+    ];
+    bodies.iter().flat_map(|body| [0, 1].map(|memory| [&[memory], &body[..]].concat())).collect()
+}
+
+fn rings() -> Vec<Vec<u8>> {
+    // A descriptor: slot, page, offset, length, flags, next.
+    let read = [0, 0, 3, 0, 0, 20, 1, 1];
+    let write = [0, 1, 3, 0x80, 0, 20, 2, 0];
+    let table = [0, 0, 253, 0, 0xf2, 4, 0];
+    let inner = [[3, 0, 3, 0, 0, 20, 1, 1], [3, 1, 3, 0x80, 0, 20, 2, 0]].concat();
+    let (push, serve) = ([4, 0], [7]);
+    let plain = [&read[..], &write, &push, &serve, &push, &serve].concat();
+    let indirect = [&inner[..], &table, &push, &serve].concat();
+    let gone = [&plain[..], &[9, 0], &push, &serve, &[9, 1], &serve, &[9, 2], &plain].concat();
+    let mut seeds = Vec::new();
+    for how in 0..16u8 {
+        for body in [&plain, &indirect, &gone] {
+            seeds.push([&[how, 3, 0xfe, 0xff], &body[..]].concat());
+        }
+    }
+    seeds
+}
+
+fn texts() -> Vec<Vec<u8>> {
+    const UUID: &str = "83b8f4f2-509f-382f-3c1e-e6bfe0fa1001";
+    let create = ["", "\n", " mac=52:54:00:12:34:56 mtu=9000", " mtu=68 owner=0:0\n", " queue_pairs=2 queue_size=256"];
+    let others = ["1\n", "force", "52:54:00:ab:cd:ef", "tap", "loopback:lo1,capacity=4,x=", "faulty:f,capacity=1"];
+    let create = create.iter().map(|rest| format!("{UUID}{rest}").into_bytes());
+    create.chain(others.iter().map(|text| text.as_bytes().to_vec())).collect()
+}

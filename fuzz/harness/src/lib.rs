@@ -1,0 +1,33 @@
+//! The fuzz targets, as functions of bytes: each drives the real decoder and what is behind it through an in-memory
+//! transport, and panics when what came of it breaks a promise.
+//!
+//! libFuzzer calls them (`fuzz/fuzz_targets`), and so does a test, with every file of the corpus.
+#![allow(clippy::missing_panics_doc, reason = "a broken promise is a panic")]
+
+pub mod create_text;
+pub mod fuse_request;
+mod input;
+pub mod iotlb_message;
+mod model;
+pub mod rings;
+pub mod vfio_ioctl;
+pub mod vhost_ioctl;
+mod world;
+
+pub use input::Input;
+
+/// Every target by its name: that of its directory in the corpus.
+pub const TARGETS: [(&str, fn(&[u8])); 6] = [
+    ("vhost_ioctl", vhost_ioctl::run),
+    ("iotlb_message", iotlb_message::run),
+    ("fuse_request", fuse_request::run),
+    ("vfio_ioctl", vfio_ioctl::run),
+    ("rings", rings::run),
+    ("create_text", create_text::run),
+];
+
+/// An errno that the kernel would pass on: below 512, known, and not ENOSYS.
+fn assert_errno(errno: nix::errno::Errno, what: impl std::fmt::Debug) {
+    let number = errno as i32;
+    assert!((1..512).contains(&number) && errno != nix::errno::Errno::ENOSYS, "{what:?} answers {errno:?}");
+}

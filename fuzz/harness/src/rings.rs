@@ -1,0 +1,229 @@
+//! A split ring as a hostile guest writes it, against the ring engine.
+
+use crate::Input;
+use std::sync::Arc;
+use virtio_mdev_api::dirty::DirtyRecord;
+use virtio_mdev_api::dma::{AddressSpace, Limits, Permissions, Region};
+use virtio_mdev_api::features::{VIRTIO_F_EVENT_IDX, VIRTIO_F_INDIRECT_DESC};
+use virtio_mdev_api::notify::{CallSlot, EventFd};
+use virtio_mdev_api::{DeviceLink, QueueConfig, QueueStart, QueueState};
+use virtqueue::testing::{DESC_INDIRECT, DESC_NEXT, DESC_WRITE, Desc, Driver, Ram};
+use virtqueue::{Halt, Health, Io, Queue, Waker};
+
+const PAGE: usize = 0x1000;
+/// Mapped are pages 1 to 4, the last one read-only; pages 0 and 5 are the neighbours'.
+const MEMORY: usize = 6 * PAGE;
+const READ_ONLY: usize = 4 * PAGE;
+const NEIGHBOUR: u8 = 0xa5;
+/// Where the ring is, and its indirect tables are likely to be.
+const RING: u64 = 0x1000;
+const TABLES: u64 = 0x2000;
+/// Chains one burst may take before it ends.
+const CHAINS: usize = 64;
+
+/// Runs one input: features, kind of memory and ring, and then what the guest does.
+pub fn run(bytes: &[u8]) {
+    let mut input = Input::new(bytes);
+    let mut guest = Guest::new(input.byte(), input.byte(), input.half());
+    while input.more() {
+        guest.step(&mut input);
+    }
+}
+
+struct Guest {
+    ram: Ram,
+    driver: Driver,
+    space: Arc<AddressSpace>,
+    health: Arc<Health>,
+    waker: Arc<Waker>,
+    dirty: Arc<DirtyRecord>,
+    features: u64,
+    first: u16,
+    /// None while the device refuses to start.
+    queue: Option<(Queue, QueueConfig)>,
+}
+
+impl Guest {
+    fn new(how: u8, size: u8, first: u16) -> Self {
+        let ram = if how & 1 == 0 { Ram::shared(MEMORY) } else { Ram::private(MEMORY) };
+        for neighbour in [0, MEMORY - PAGE] {
+            ram.write(neighbour as u64, &[NEIGHBOUR; PAGE]);
+        }
+        let mut features = 0;
+        features |= if how & 2 == 0 { 0 } else { VIRTIO_F_INDIRECT_DESC };
+        features |= if how & 4 == 0 { 0 } else { VIRTIO_F_EVENT_IDX };
+        let mut guest = Self {
+            driver: Driver::new(&ram, RING, 1 << (size % 6)),
+            space: AddressSpace::new(Limits::default()),
+            health: Health::new(DeviceLink::new("fuzzed")),
+            waker: Arc::new(Waker::new().expect("a waker")),
+            dirty: DirtyRecord::new(),
+            features,
+            // Mostly from the start.
+            first: if how & 8 == 0 { 0 } else { first },
+            queue: None,
+            ram,
+        };
+        guest.map();
+        guest.start(None);
+        guest
+    }
+
+    fn map(&self) {
+        let read_only = Region { permissions: Permissions::READ, ..self.ram.region(READ_ONLY as u64, READ_ONLY, PAGE) };
+        // It may be mapped already.
+        let _ = self.space.map(self.ram.region(PAGE as u64, PAGE, READ_ONLY - PAGE));
+        let _ = self.space.map(read_only);
+    }
+
+    fn start(&mut self, config: Option<QueueConfig>) {
+        self.queue = None;
+        let slot = || {
+            let slot = CallSlot::default();
+            slot.set(Some(EventFd::new().expect("eventfd")));
+            Arc::new(slot)
+        };
+        self.driver.reset();
+        if self.first != 0 {
+            self.ram.store(self.driver.used + 2, self.first);
+            self.ram.store(self.driver.avail + 2, self.first);
+        }
+        let config = config.unwrap_or(self.driver.config());
+        let start = QueueStart {
+            config,
+            state: QueueState::Split { avail: self.first },
+            features: self.features,
+            space: Arc::clone(&self.space),
+            ring_space: Arc::clone(&self.space),
+            kick: None,
+            call: slot(),
+            err: slot(),
+            dirty: Arc::clone(&self.dirty),
+        };
+        self.health.reset();
+        let queue = Queue::start(0, start, 1024, Arc::clone(&self.health), Arc::clone(&self.waker));
+        self.queue = queue.ok().map(|queue| (queue, config));
+    }
+
+    fn step(&mut self, input: &mut Input<'_>) {
+        match input.byte() % 10 {
+            0..3 => {
+                let slot = u64::from(input.byte()) % u64::from(self.driver.size);
+                self.ram.write(RING + 16 * slot, &descriptor(input).bytes());
+            }
+            3 => {
+                let slot = u64::from(input.byte() % 64);
+                self.ram.write(TABLES + 16 * slot, &descriptor(input).bytes());
+            }
+            4 => {
+                let head = match input.byte() {
+                    255 => input.half(),
+                    head => u16::from(head) % self.driver.size,
+                };
+                self.driver.push(head);
+                self.publish(0);
+            }
+            5 => self.publish(input.half()),
+            6 => {
+                let at = u64::from(input.half()) % (READ_ONLY as u64) + PAGE as u64;
+                let blob = input.blob();
+                let room = MEMORY - PAGE - usize::try_from(at).expect("small");
+                self.ram.write(at, &blob[..blob.len().min(room)]);
+            }
+            7 | 8 => self.serve(),
+            _ => match input.byte() % 4 {
+                0 => drop(self.space.unmap_all()),
+                1 => self.map(),
+                2 => self.start(None),
+                _ => {
+                    let [desc, driver, device] = [0; 3].map(|_: u64| input.address());
+                    self.start(Some(QueueConfig { size: input.half(), desc, driver, device }));
+                }
+            },
+        }
+    }
+
+    /// Makes available what was pushed, and more.
+    fn publish(&self, more: u16) {
+        self.driver.set_avail_idx(self.first.wrapping_add(self.driver.next_avail()).wrapping_add(more));
+    }
+
+    /// Lets the device do what it can, and looks at every byte it may not have written.
+    fn serve(&mut self) {
+        let Some((queue, config)) = self.queue.as_mut() else { return };
+        let before = self.ram.read(0, MEMORY);
+        let mut echo = Echo { allowed: vec![false; MEMORY], done: Vec::new() };
+        // What went wrong shows in the link.
+        let _ = queue.burst(|io| echo.run(io));
+        queue.interrupt();
+        let after = self.ram.read(0, MEMORY);
+        let used = usize::try_from(config.device).expect("a ring that was served is mapped");
+        let ring = used..used.saturating_add(6 + 8 * usize::from(config.size));
+        for (at, (was, is)) in before.iter().zip(&after).enumerate() {
+            let writable = (PAGE..READ_ONLY).contains(&at) && (ring.contains(&at) || echo.allowed[at]);
+            assert!(was == is || writable, "{at:#x} was {was:#x} and is {is:#x}");
+        }
+        if echo.done.is_empty() || self.health.link().needs_reset() {
+            return;
+        }
+        let half = |at: usize| u16::from_le_bytes([after[at], after[at + 1]]);
+        let word = |at: usize| u32::from(half(at)) | u32::from(half(at + 2)) << 16;
+        for (back, &chain) in echo.done.iter().rev().take(config.size.into()).enumerate() {
+            let place = half(used + 2).wrapping_sub(1).wrapping_sub(u16::try_from(back).expect("small"));
+            let at = used + 4 + 8 * usize::from(place % config.size);
+            assert_eq!((word(at), word(at + 4)), chain, "entry {place} of the used ring");
+        }
+    }
+}
+
+/// A device that gives back what it is sent.
+struct Echo {
+    /// The bytes of memory it was given to write.
+    allowed: Vec<bool>,
+    /// Heads and written lengths of the chains it used.
+    done: Vec<(u32, u32)>,
+}
+
+impl Echo {
+    fn run(&mut self, io: &mut Io<'_>) -> Result<(), Halt> {
+        let mut bytes = vec![0; PAGE];
+        for _ in 0..CHAINS {
+            let Some(chain) = io.take()? else { return Ok(()) };
+            for offset in 0..chain.writable.min(PAGE as u64) {
+                let at = io.writable_address(&chain, offset).and_then(|at| usize::try_from(at).ok());
+                if let Some(may) = at.and_then(|at| self.allowed.get_mut(at)) {
+                    *may = true;
+                }
+            }
+            let read = io.read(&chain, 0, &mut bytes)?;
+            assert!(read as u64 <= chain.readable, "more was read than there is");
+            let written = io.write(&chain, 0, &bytes[..read])?;
+            assert!(written as u64 <= chain.writable, "more was written than there is room");
+            let written = u32::try_from(written).expect("small");
+            io.complete(&chain, written);
+            io.commit();
+            self.done.push((chain.head.into(), written));
+        }
+        Ok(())
+    }
+}
+
+fn descriptor(input: &mut Input<'_>) -> Desc {
+    let addr = match input.byte() {
+        255 => input.long(),
+        254 => u64::MAX - u64::from(input.byte()),
+        253 => TABLES + 16 * u64::from(input.byte() % 64),
+        page => (u64::from(page % 7) << 12) + u64::from(input.half() & 0xfff),
+    };
+    let len = match input.byte() {
+        255 => input.word(),
+        254 => u32::from(input.half()),
+        pages @ 0xf0.. => u32::from(pages - 0xf0) << 4,
+        small => u32::from(small),
+    };
+    let flags = match input.byte() {
+        255 => input.half(),
+        flags => u16::from(flags) & (DESC_NEXT | DESC_WRITE | DESC_INDIRECT),
+    };
+    Desc { addr, len, flags, next: u16::from(input.byte()) }
+}
