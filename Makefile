@@ -5,12 +5,13 @@ PROFILE ?= dev
 # nextest runs each test in a process of its own; plain cargo test does as well where it is absent
 RUNNER := $(shell cargo nextest --version >/dev/null 2>&1 && echo nextest run || echo test)
 
-.PHONY: help deps build demo test test-full bench
+.PHONY: help deps build demo test test-full bench fuzz
 
 help:
 	@echo 'make demo       a Linux guest in QEMU that pings and downloads through an instance'
 	@echo 'make test       what CI runs'
 	@echo 'make test-full  the same and the long tests'
+	@echo 'make fuzz       each fuzz target for TIME seconds (60)'
 	@echo 'make bench      figures, as a table and as JSON'
 	@echo 'make deps       only install what these need (Debian 12, root)'
 
@@ -36,3 +37,10 @@ test-full: build
 bench: deps
 	cargo build --locked --release -p umdevd -p qemu-backend-shim
 	cargo run --locked --release -p umdev-tests --bin umdev-bench
+
+# needs cargo-fuzz and a nightly compiler; what is found new goes to fuzz/corpus, a crash to fuzz/artifacts
+TIME ?= 60
+fuzz:
+	for target in $$(cargo +nightly fuzz list); do \
+		cargo +nightly fuzz run $$target -- -max_total_time=$(TIME) -max_len=1024 -rss_limit_mb=2048 || exit; \
+	done

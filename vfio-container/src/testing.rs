@@ -166,7 +166,12 @@ impl Client for FakeClient {
         let mut pieces = Vec::new();
         let mut at = addr;
         while at < end {
-            let next = (at - at % self.space.stretch).saturating_add(self.space.stretch).min(end);
+            // What is not there is one piece, however much it is.
+            let next = match at {
+                ..BASE => BASE.min(end),
+                at if at >= BASE + SIZE as u64 => end,
+                at => (at - at % self.space.stretch).saturating_add(self.space.stretch).min(end),
+            };
             let memory = Arc::clone(&self.space) as Arc<dyn RemoteMemory>;
             pieces.push(Piece { len: next - at, backing: Backing::Remote { memory, addr: at } });
             at = next;

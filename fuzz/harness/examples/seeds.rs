@@ -63,6 +63,8 @@ fn vhost() -> Vec<Vec<u8>> {
 
 fn iotlb() -> Vec<Vec<u8>> {
     let message = |request: u8, page: u8, pages: u8| vec![0, 2, 0, request, page, pages, 2, page];
+    // In address space 1.
+    let other = |request: u8, page: u8, pages: u8| vec![0, 2, 1, request, page, pages, 2, page];
     let update = |page, pages| message(0, page, pages);
     let invalidate = |page, pages| message(2, page, pages);
     let (begin, end) = (message(3, 0, 0), message(4, 0, 0));
@@ -77,7 +79,17 @@ fn iotlb() -> Vec<Vec<u8>> {
         [update(0, 4), update(4, 4), invalidate(2, 1), update(0, 8), invalidate(0, 0)].concat(),
         [update(0, 4), begin.clone(), invalidate(0, 4), update(0, 2), update(2, 2), end.clone()].concat(),
         [begin.clone(), update(8, 1), vec![7, 0], update(9, 1), end.clone(), invalidate(8, 2)].concat(),
-        [raw.clone(), vec![7, 1], raw.clone(), vec![7, 1], vec![6, 0x3e, 0], raw].concat(),
+        [raw.clone(), vec![7, 1], raw.clone(), vec![7, 1], vec![6, 0x3e, 0, 0], raw].concat(),
+        [
+            vec![6, 0x3e, 0, 0],
+            update(0, 4),
+            other(0, 0, 4),
+            other(3, 0, 0),
+            other(0, 8, 1),
+            update(8, 1),
+            other(4, 0, 0),
+        ]
+        .concat(),
         [update(1, 1), begin, update(1, 1), update(2, 3), invalidate(3, 1), update(3, 1), end.clone(), end].concat(),
     ];
     bodies.iter().flat_map(|body| [0, 1].map(|memory| [&[memory], &body[..]].concat())).collect()

@@ -48,6 +48,11 @@ impl<'a> Input<'a> {
         self.array::<1>()[0]
     }
 
+    /// The lowest bit of a byte.
+    pub fn flag(&mut self) -> bool {
+        self.byte() & 1 != 0
+    }
+
     /// Two bytes, the least significant first.
     pub fn half(&mut self) -> u16 {
         u16::from_le_bytes(self.array())

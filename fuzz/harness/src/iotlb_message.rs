@@ -2,7 +2,7 @@
 
 use crate::Input;
 use crate::model::{Intervals, coalesce};
-use crate::vhost_ioctl::message;
+use crate::vhost_ioctl::{message, pair};
 use crate::world::World;
 use nix::errno::Errno;
 use parking_lot::Mutex;
@@ -15,29 +15,32 @@ use virtio_mdev_api::features::REQUIRED;
 use virtio_mdev_api::notify::EventFd;
 use virtio_mdev_api::{Capabilities, DeviceInfo, DeviceLink, QueueInfo, QueueStart, QueueState, Refusal, VirtioMdev};
 
-/// The space queue 0 runs in.
-type Seen = Arc<Mutex<Option<Arc<AddressSpace>>>>;
+/// Queues, each in a group of its own that is put into the address space of its number.
+const SPACES: usize = 2;
+/// `VHOST_BACKEND_F_IOTLB_ASID`: messages name an address space.
+const IOTLB_ASID: u64 = 1 << 3;
+/// The backend features there are.
+const BACKEND_FEATURES: u64 = 0x1fe;
+
+/// The space that each queue runs in.
+type Seen = Arc<Mutex<[Option<Arc<AddressSpace>>; SPACES]>>;
 
 /// A device that does nothing but show its memory.
 struct Watcher(Seen);
 
-impl Watcher {
-    const INFO: fn() -> DeviceInfo = || DeviceInfo {
-        device_id: 1,
-        vendor_id: 0,
-        queues: vec![QueueInfo { max_size: 256, group: 0, desc_group: None }],
-        features: REQUIRED,
-        config_size: 12,
-        queue_align: 4096,
-        address_spaces: 1,
-        limits: Limits::default(),
-        capabilities: Capabilities::empty(),
-    };
-}
-
 impl VirtioMdev for Watcher {
     fn info(&self) -> DeviceInfo {
-        Self::INFO()
+        DeviceInfo {
+            device_id: 1,
+            vendor_id: 0,
+            queues: [0, 1].map(|group| QueueInfo { max_size: 256, group, desc_group: None }).to_vec(),
+            features: REQUIRED,
+            config_size: 12,
+            queue_align: 4096,
+            address_spaces: 2,
+            limits: Limits::default(),
+            capabilities: Capabilities::empty(),
+        }
     }
 
     fn set_features(&mut self, _features: u64) -> Result<(), Refusal> {
@@ -50,13 +53,13 @@ impl VirtioMdev for Watcher {
         Ok(())
     }
 
-    fn start_queue(&mut self, _index: u16, queue: QueueStart) -> Result<(), Refusal> {
-        *self.0.lock() = Some(queue.space);
+    fn start_queue(&mut self, index: u16, queue: QueueStart) -> Result<(), Refusal> {
+        self.0.lock()[usize::from(index)] = Some(queue.space);
         Ok(())
     }
 
-    fn stop_queue(&mut self, _index: u16) -> Result<Option<QueueState>, Refusal> {
-        Ok(self.0.lock().take().map(|_| QueueState::Split { avail: 0 }))
+    fn stop_queue(&mut self, index: u16) -> Result<Option<QueueState>, Refusal> {
+        Ok(self.0.lock()[usize::from(index)].take().map(|_| QueueState::Split { avail: 0 }))
     }
 
     fn set_kick(&mut self, _index: u16, _kick: Option<EventFd>) {}
@@ -68,7 +71,7 @@ impl VirtioMdev for Watcher {
 pub fn run(bytes: &[u8]) {
     let mut input = Input::new(bytes);
     let seen = Seen::default();
-    let stretch = if input.byte() % 2 == 0 { SIZE as u64 } else { 0x3000 };
+    let stretch = if input.flag() { 0x3000 } else { SIZE as u64 };
     let link = DeviceLink::new("fuzzed");
     let world = World::new(Box::new(Watcher(Arc::clone(&seen))), link, FakeClient::with_stretches(1, stretch));
     let mut steps = Steps { world, model: Model::default(), seen };
@@ -99,25 +102,28 @@ impl Steps {
             }
             4 | 5 => self.write(input.blob()),
             6 => {
-                let features = u64::from(input.half());
-                drop(self.world.ioctl(VHOST_SET_BACKEND_FEATURES, &features.to_ne_bytes()));
+                let (features, any) = (u64::from(input.half()), input.byte());
+                let features = if any < 0xf0 { features & BACKEND_FEATURES } else { features };
+                if self.world.ioctl(VHOST_SET_BACKEND_FEATURES, &features.to_ne_bytes()).is_ok() {
+                    self.model.names_spaces = features & IOTLB_ASID != 0;
+                }
             }
-            _ if input.byte() % 2 == 0 => {
-                self.world.ioctl(VHOST_VDPA_SET_STATUS, &[0]).expect("a reset");
-                self.start();
-            }
-            _ => self.world.strange = !self.world.strange,
+            _ if input.flag() => self.world.strange = !self.world.strange,
+            _ => self.start(),
         }
     }
 
-    /// Gets the queue going, so that its memory can be seen.
+    /// Gets the queues going, so that their memory can be seen.
     fn start(&mut self) {
         let strange = std::mem::replace(&mut self.world.strange, false);
         // There is an owner when it starts again.
         let _ = self.world.ioctl(VHOST_SET_OWNER, &[]);
         for (cmd, argument) in [
-            (VHOST_SET_FEATURES, &REQUIRED.to_ne_bytes()[..]),
-            (VHOST_VDPA_SET_VRING_ENABLE, &[0, 0, 0, 0, 1, 0, 0, 0]),
+            (VHOST_VDPA_SET_STATUS, &[0][..]),
+            (VHOST_SET_FEATURES, &REQUIRED.to_ne_bytes()),
+            (VHOST_VDPA_SET_GROUP_ASID, &pair(1, 1)),
+            (VHOST_VDPA_SET_VRING_ENABLE, &pair(0, 1)),
+            (VHOST_VDPA_SET_VRING_ENABLE, &pair(1, 1)),
             (VHOST_VDPA_SET_STATUS, &[0xf]),
         ] {
             self.world.ioctl(cmd, argument).expect("a plain start");
@@ -129,15 +135,23 @@ impl Steps {
         let owner = !self.world.strange;
         let expected = self.model.write(bytes, owner);
         assert_eq!(self.world.write(bytes), expected, "{bytes:02x?}");
-        let regions = self.seen.lock().as_ref().expect("the queue runs").regions();
-        let found = coalesce(regions.iter().map(|region| (region.iova, region.last())));
-        assert_eq!(found, coalesce(self.model.maps.iter()), "after {bytes:02x?}");
+        for (seen, model) in self.seen.lock().iter().zip(&self.model.spaces) {
+            let regions = seen.as_ref().expect("the queue runs").regions();
+            let found = coalesce(regions.iter().map(|region| (region.iova, region.last())));
+            assert_eq!(found, coalesce(model.maps.iter()), "after {bytes:02x?}");
+        }
     }
 }
 
-/// What a client has mapped, as `struct vhost_msg` is documented.
+/// What a client has mapped, as `struct vhost_msg_v2` is documented.
 #[derive(Default)]
 struct Model {
+    names_spaces: bool,
+    spaces: [Space; SPACES],
+}
+
+#[derive(Default)]
+struct Space {
     maps: Intervals,
     batch: Option<Batch>,
 }
@@ -167,16 +181,22 @@ impl Model {
         if !owner {
             return Err(Errno::EPERM);
         }
+        let asid = u32::from_ne_bytes(bytes40[4..8].try_into().expect("4 bytes"));
+        let asid = if self.names_spaces && version == 2 { asid as usize } else { 0 };
+        let elsewhere = self.spaces.iter().position(|space| space.batch.is_some()).is_some_and(|open| open != asid);
+        let space = self.spaces.get_mut(asid).filter(|_| !elsewhere).ok_or(Errno::EINVAL)?;
         match request {
-            2 => self.update(iova, size, uaddr)?,
-            3 if whole => self.invalidate(0, u64::MAX),
-            3 => self.invalidate(iova, iova.saturating_add(size - 1)),
-            5 => drop(self.batch.get_or_insert_default()),
-            _ => self.end(),
+            2 => space.update(iova, size, uaddr)?,
+            3 if whole => space.invalidate(0, u64::MAX),
+            3 => space.invalidate(iova, iova.saturating_add(size - 1)),
+            5 => drop(space.batch.get_or_insert_default()),
+            _ => space.end(),
         }
         Ok(bytes.len().min(72))
     }
+}
 
+impl Space {
     fn update(&mut self, iova: u64, size: u64, uaddr: u64) -> Result<(), Errno> {
         let last = iova.checked_add(size - 1).ok_or(Errno::EINVAL)?;
         let mut published = self.maps.touching(iova, last).into_iter();

@@ -16,8 +16,11 @@ mod world;
 
 pub use input::Input;
 
-/// Every target by its name: that of its directory in the corpus.
-pub const TARGETS: [(&str, fn(&[u8])); 6] = [
+/// A target: its name, which is that of its directory in the corpus, and what it does with an input.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// Every target.
+pub const TARGETS: [Target; 6] = [
     ("vhost_ioctl", vhost_ioctl::run),
     ("iotlb_message", iotlb_message::run),
     ("fuse_request", fuse_request::run),

@@ -93,6 +93,8 @@ impl Guest {
             config,
             state: QueueState::Split { avail: self.first },
             features: self.features,
+            asid: 0,
+            ring_asid: 0,
             space: Arc::clone(&self.space),
             ring_space: Arc::clone(&self.space),
             kick: None,

@@ -26,7 +26,7 @@ const OTHER: i32 = 8;
 /// Runs one input: how the client's memory is made, and then steps.
 pub fn run(bytes: &[u8]) {
     let mut input = Input::new(bytes);
-    let stretch = if input.byte() % 2 == 0 { SIZE as u64 } else { 0x3000 };
+    let stretch = if input.flag() { 0x3000 } else { SIZE as u64 };
     let mut steps = Steps::new(stretch);
     while input.more() {
         steps.step(&mut input);

@@ -247,7 +247,8 @@ impl Steps {
     }
 }
 
-fn pair(first: u32, second: u32) -> Vec<u8> {
+/// A structure of two words.
+pub fn pair(first: u32, second: u32) -> Vec<u8> {
     [first.to_ne_bytes(), second.to_ne_bytes()].concat()
 }
 
