@@ -38,9 +38,10 @@ bench: deps
 	cargo build --locked --release -p umdevd -p qemu-backend-shim
 	cargo run --locked --release -p umdev-tests --bin umdev-bench
 
-# needs cargo-fuzz and a nightly compiler; what is found new goes to fuzz/corpus, a crash to fuzz/artifacts
+# Needs cargo-fuzz and a nightly compiler. What is found new goes to fuzz/corpus, a crash to fuzz/artifacts. Threads that
+# end while leaks are looked for would count as leaks: the targets look for what is left behind themselves.
 TIME ?= 60
 fuzz:
 	for target in $$(cargo +nightly fuzz list); do \
-		cargo +nightly fuzz run $$target -- -max_total_time=$(TIME) -max_len=1024 -rss_limit_mb=2048 || exit; \
+		cargo +nightly fuzz run $$target -- -max_total_time=$(TIME) -max_len=1024 -rss_limit_mb=2048 -detect_leaks=0 || exit; \
 	done
