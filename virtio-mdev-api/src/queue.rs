@@ -101,7 +101,7 @@ pub struct QueueStart {
     pub call: Arc<CallSlot>,
     /// Whom to tell when the ring is faulty.
     pub err: Arc<CallSlot>,
-    /// Where to report pages written.
+    /// Where to report the pages of `space` that were written. Those of another `ring_space` belong elsewhere.
     pub dirty: Arc<DirtyRecord>,
 }
 

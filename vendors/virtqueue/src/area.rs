@@ -5,7 +5,7 @@
 //! that publishes it in a later write of its own.
 
 use crate::error::{Cause, Part};
-use crate::layout::Layout;
+use crate::layout::{INDEX, Layout};
 use std::sync::atomic::Ordering;
 use virtio_mdev_api::dma::{AccessError, Lookup, Permissions, Piece, View};
 use vm_memory::{Bytes, VolatileSlice};
@@ -24,19 +24,29 @@ enum Access<'a> {
 
 /// The three areas of a ring during a burst.
 pub struct Areas<'a> {
+    /// The memory they are in, which need not be that of the buffers.
+    memory: View<'a>,
     pub desc: Area<'a>,
     pub avail: Area<'a>,
     pub used: Area<'a>,
 }
 
 impl<'a> Areas<'a> {
-    pub fn find(view: &View<'a>, layout: &Layout) -> Result<Self, (Part, AccessError)> {
+    pub fn find(memory: View<'a>, layout: &Layout) -> Result<Self, (Part, AccessError)> {
         let used = Permissions::READ | Permissions::WRITE;
         Ok(Self {
-            desc: Area::find(view, layout, Part::Descriptors, layout.desc, Permissions::READ)?,
-            avail: Area::find(view, layout, Part::Available, layout.avail, Permissions::READ)?,
-            used: Area::find(view, layout, Part::Used, layout.used, used)?,
+            desc: Area::find(&memory, layout, Part::Descriptors, layout.desc, Permissions::READ)?,
+            avail: Area::find(&memory, layout, Part::Available, layout.avail, Permissions::READ)?,
+            used: Area::find(&memory, layout, Part::Used, layout.used, used)?,
+            memory,
         })
+    }
+
+    /// Whether the available index is still the client's: memory that was taken away reads as zeros, and is known as
+    /// such only once it was read.
+    pub fn check_kept(&self) -> Result<(), Cause> {
+        let (iova, len) = self.avail.range(INDEX, size_of::<u16>());
+        self.memory.check(iova, len, Permissions::READ).map_err(|error| self.avail.failed(error))
     }
 
     /// Whether anything of the ring is reached through the client.

@@ -62,6 +62,8 @@ impl Descriptor {
 /// Reads chains into a private array.
 pub struct Fetch<'a, 'b> {
     pub layout: &'a Layout,
+    /// The ring is in other memory than `memory`: no buffer can overlap it.
+    pub elsewhere: bool,
     pub indirect: bool,
     pub table: &'a Area<'b>,
     pub memory: &'a View<'b>,
@@ -141,7 +143,9 @@ impl Fetch<'_, '_> {
         }
         descriptor.check_wrap(Part::Buffer)?;
         if descriptor.flags & WRITE != 0 {
-            if let Some(part) = self.layout.overlapped(iova, u64::from(len)) {
+            if !self.elsewhere
+                && let Some(part) = self.layout.overlapped(iova, u64::from(len))
+            {
                 return Err(RingError::OverlapsRing { head, iova, part });
             }
             chain.writable += u64::from(len);

@@ -7,7 +7,7 @@ use crate::layout::{ENTRIES, INDEX, USED_ENTRY};
 use crate::ring::{HEADS, Ring};
 use std::sync::atomic::{Ordering, fence};
 use virtio_mdev_api::dirty::DirtyRecord;
-use virtio_mdev_api::dma::{Permissions, View};
+use virtio_mdev_api::dma::View;
 
 const NO_NOTIFY: u16 = 1;
 const NO_INTERRUPT: u16 = 1;
@@ -48,8 +48,9 @@ impl Io<'_> {
     #[inline]
     fn fetch(&mut self) -> Result<Option<Chain>, Cause> {
         let Some(head) = self.head()? else { return Ok(None) };
-        let Ring { layout, indirect, buffers, .. } = &mut *self.ring;
-        let fetch = Fetch { layout, indirect: *indirect, table: &self.areas.desc, memory: &self.memory };
+        let Ring { layout, indirect, elsewhere, buffers, .. } = &mut *self.ring;
+        let fetch =
+            Fetch { layout, elsewhere: *elsewhere, indirect: *indirect, table: &self.areas.desc, memory: &self.memory };
         let chain = fetch.chain(head, buffers)?;
         self.ring.cursor = self.ring.cursor.wrapping_add(1);
         Ok(Some(chain))
@@ -191,11 +192,8 @@ impl Io<'_> {
         fence(Ordering::SeqCst);
         let more = self.available()? > 0;
         if !more {
-            // An index that says nothing may be memory the client took away, which reads as zeros and is known as such
-            // only once it was read.
-            let (iova, len) = self.areas.avail.range(INDEX, size_of::<u16>());
-            let kept = self.memory.check(iova, len, Permissions::READ);
-            kept.map_err(|error| Cause::access(Part::Available, error))?;
+            // An index that says nothing may be memory the client took away.
+            self.areas.check_kept()?;
         }
         Ok(more)
     }
@@ -213,9 +211,17 @@ impl Io<'_> {
 
     fn store_used(&mut self, offset: usize, value: u16) -> Result<(), Cause> {
         self.areas.used.store_u16(offset, value, Ordering::Relaxed)?;
-        let (iova, len) = self.areas.used.range(offset, 2);
-        self.dirty.mark(iova, len);
+        self.mark_ring([self.areas.used.range(offset, 2)]);
         Ok(())
+    }
+
+    /// These ranges of the used ring were written.
+    #[inline]
+    fn mark_ring<const N: usize>(&self, ranges: [(u64, u64); N]) {
+        // A ring elsewhere is in memory that this record is not about.
+        if !self.ring.elsewhere {
+            self.dirty.mark_all(ranges);
+        }
     }
 
     /// Publishes what was committed. Says whether the driver wants to be told.
@@ -241,8 +247,9 @@ impl Io<'_> {
         let new = old.wrapping_add(u16::try_from(count).unwrap_or(u16::MAX));
         used.store_u16(INDEX, new, Ordering::Release)?;
         let index = used.range(INDEX, 2);
-        let first = used.range(ENTRIES + slot * USED_ENTRY, first.len());
-        self.dirty.mark_all([first, used.range(ENTRIES, rest.len()), index]);
+        let ranges = [used.range(ENTRIES + slot * USED_ENTRY, first.len()), used.range(ENTRIES, rest.len()), index];
+        self.mark_ring(ranges);
+        let ring = &mut *self.ring;
         ring.used = Some(new);
         ring.published = ring.committed;
         ring.completed.clear();

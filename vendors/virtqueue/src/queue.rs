@@ -11,29 +11,30 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use virtio_mdev_api::dirty::DirtyRecord;
-use virtio_mdev_api::dma::{AccessError, Reader, StallHandler, SubscriptionGuard, View};
-use virtio_mdev_api::features::{VIRTIO_F_EVENT_IDX, VIRTIO_F_INDIRECT_DESC};
+use virtio_mdev_api::dma::{AccessError, AddressSpace, Burst, Reader, Snapshot, StallHandler, SubscriptionGuard, View};
 use virtio_mdev_api::notify::{CallSlot, EventFd};
 use virtio_mdev_api::{QueueStart, QueueState};
 
-/// A running split queue: its place on the ring, and the memory the ring is in.
+/// A running split queue: its place on the ring, and the memory that ring and buffers are in.
 pub struct Queue {
     ring: Ring,
     reader: Reader,
+    /// Access to the memory of the ring, when it is not that of the buffers.
+    ring_reader: Option<Reader>,
     health: Arc<Health>,
     kick: Option<EventFd>,
     call: Arc<CallSlot>,
     err: Arc<CallSlot>,
     dirty: Arc<DirtyRecord>,
     waker: Arc<Waker>,
-    /// Waits for a version of the table of mappings other than this.
-    parked: Option<u64>,
+    /// Waits for versions of the tables of mappings, of buffers and of the ring, other than these.
+    parked: Option<(u64, u64)>,
     /// The ring was mapped once, so that its absence now is the client's way to take it away.
     was_mapped: bool,
     told_slow: bool,
     /// The driver wants to be told of what was published.
     interrupt: bool,
-    _subscription: Option<SubscriptionGuard>,
+    _subscriptions: [Option<SubscriptionGuard>; 2],
 }
 
 impl Queue {
@@ -48,15 +49,19 @@ impl Queue {
     ) -> Result<Self, RingError> {
         let layout = Layout::new(&start.config, max_size)?;
         let QueueState::Split { avail } = start.state else { return Err(RingError::State) };
-        let has = |feature| start.features & feature != 0;
-        let ring = Ring::new(index, layout, avail, has(VIRTIO_F_EVENT_IDX), has(VIRTIO_F_INDIRECT_DESC));
+        let elsewhere = !Arc::ptr_eq(&start.space, &start.ring_space);
+        let ring = Ring::new(index, layout, avail, start.features, elsewhere);
+        let ring_space = elsewhere.then_some(start.ring_space);
         let name = format!("queue {index} of {}", health.link().name());
-        let reader = start.space.reader(name, Arc::clone(&health) as Arc<dyn StallHandler>);
+        let read = |space: &Arc<AddressSpace>| space.reader(name.clone(), Arc::clone(&health) as Arc<dyn StallHandler>);
         // A waker refuses nothing, and what is mapped is within limits that are none.
-        let subscription = start.space.subscribe(Arc::clone(&waker) as Arc<_>).ok();
+        let follow = |space: &Arc<AddressSpace>| space.subscribe(Arc::clone(&waker) as Arc<_>).ok();
+        let (reader, ring_reader) = (read(&start.space), ring_space.as_ref().map(read));
+        let subscriptions = [follow(&start.space), ring_space.as_ref().and_then(follow)];
         Ok(Self {
             ring,
             reader,
+            ring_reader,
             health,
             kick: start.kick,
             call: start.call,
@@ -67,7 +72,7 @@ impl Queue {
             was_mapped: false,
             told_slow: false,
             interrupt: false,
-            _subscription: subscription,
+            _subscriptions: subscriptions,
         })
     }
 
@@ -92,7 +97,8 @@ impl Queue {
 
     /// Whether the queue waits for memory that has not come.
     pub fn is_parked(&self) -> bool {
-        self.parked == Some(self.reader.space().generation())
+        let now = |reader: &Reader| reader.space().generation();
+        self.parked.is_some_and(|parked| parked == (now(&self.reader), self.ring_reader.as_ref().map_or(0, now)))
     }
 
     /// Whether it waited for memory and the table has changed since. Before a reset of the device that is no reason to
@@ -114,8 +120,10 @@ impl Queue {
         }
         self.parked = None;
         let burst = self.reader.enter();
-        let generation = burst.generation();
-        let (result, published) = match prepare(&mut self.ring, &burst.view(), self.was_mapped) {
+        let ring_burst = self.ring_reader.as_mut().map(Reader::enter);
+        let generations = (burst.generation(), ring_burst.as_ref().map_or(0, Burst::generation));
+        let ring_memory = ring_burst.as_ref().map_or_else(|| burst.view(), Burst::view);
+        let (result, published) = match prepare(&mut self.ring, ring_memory, self.was_mapped) {
             Err(cause) => (Err(halt(cause)), Ok(false)),
             Ok(areas) => {
                 self.was_mapped = true;
@@ -127,11 +135,11 @@ impl Queue {
                 (result, io.publish())
             }
         };
-        drop(burst);
+        drop((burst, ring_burst));
         self.interrupt |= published == Ok(true);
         for halt in [result.as_ref().err(), published.as_ref().err()].into_iter().flatten() {
             if halt.queue == index {
-                self.take_note(&halt.cause, generation);
+                self.take_note(&halt.cause, generations);
             }
         }
         published.and(result)
@@ -149,11 +157,11 @@ impl Queue {
     }
 
     #[cold]
-    fn take_note(&mut self, cause: &Cause, generation: u64) {
+    fn take_note(&mut self, cause: &Cause, generations: (u64, u64)) {
         self.ring.rewind();
         match cause {
             Cause::Pending => {
-                self.parked = Some(generation);
+                self.parked = Some(generations);
                 self.waker.arm();
             }
             Cause::Fault(error) => {
@@ -178,8 +186,9 @@ impl fmt::Debug for Queue {
 }
 
 /// Finds the areas of the ring, and its used index before the first chain.
-fn prepare<'a>(ring: &mut Ring, view: &View<'a>, was_mapped: bool) -> Result<Areas<'a>, Cause> {
-    let areas = Areas::find(view, &ring.layout).map_err(|(part, error)| missing(view, part, error, was_mapped))?;
+fn prepare<'a>(ring: &mut Ring, memory: View<'a>, was_mapped: bool) -> Result<Areas<'a>, Cause> {
+    let table = memory.snapshot();
+    let areas = Areas::find(memory, &ring.layout).map_err(|(part, error)| missing(table, part, error, was_mapped))?;
     if ring.used.is_none() {
         let used = areas.used.load_u16(INDEX, Ordering::Acquire)?;
         let (avail, size) = (ring.committed, ring.layout.size);
@@ -194,10 +203,10 @@ fn prepare<'a>(ring: &mut Ring, view: &View<'a>, was_mapped: bool) -> Result<Are
 /// A client that unmaps a ring in use (QEMU does, before it resets the device) does nothing wrong: the queue waits for
 /// it to come back. A ring that never was there, or whose memory was taken away behind its mapping, is a fault.
 #[cold]
-fn missing(view: &View<'_>, part: Part, error: AccessError, was_mapped: bool) -> Cause {
+fn missing(table: &Snapshot, part: Part, error: AccessError, was_mapped: bool) -> Cause {
     if let AccessError::Fault { iova, .. } = error
         && was_mapped
-        && view.snapshot().find(iova).is_none()
+        && table.find(iova).is_none()
     {
         return Cause::Pending;
     }

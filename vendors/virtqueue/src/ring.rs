@@ -2,6 +2,7 @@
 
 use crate::chain::Buffer;
 use crate::layout::{Layout, USED_ENTRY};
+use virtio_mdev_api::features::{VIRTIO_F_EVENT_IDX, VIRTIO_F_INDIRECT_DESC};
 
 /// Most heads copied at once.
 pub const HEADS: usize = 64;
@@ -9,6 +10,8 @@ pub const HEADS: usize = 64;
 pub struct Ring {
     pub index: u16,
     pub layout: Layout,
+    /// Its addresses are in another address space than those of the buffers.
+    pub elsewhere: bool,
     pub event_idx: bool,
     pub indirect: bool,
     /// The available index of the first chain not used for good.
@@ -35,13 +38,14 @@ pub struct Ring {
 }
 
 impl Ring {
-    pub fn new(index: u16, layout: Layout, avail: u16, event_idx: bool, indirect: bool) -> Self {
+    pub fn new(index: u16, layout: Layout, avail: u16, features: u64, elsewhere: bool) -> Self {
         let size = usize::from(layout.size);
         Self {
             index,
             layout,
-            event_idx,
-            indirect,
+            elsewhere,
+            event_idx: features & VIRTIO_F_EVENT_IDX != 0,
+            indirect: features & VIRTIO_F_INDIRECT_DESC != 0,
             committed: avail,
             published: avail,
             cursor: avail,

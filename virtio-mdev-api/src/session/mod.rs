@@ -125,7 +125,7 @@ impl Session {
         &self.link
     }
 
-    /// Where the device reports the pages it wrote.
+    /// Where the device reports the pages it wrote in address space 0.
     pub fn dirty(&self) -> &Arc<DirtyRecord> {
         &self.dirty
     }

@@ -1,6 +1,7 @@
 //! Queues: their set-up, and the one place where they start and stop.
 
 use super::{Session, SessionError, State};
+use crate::dirty::DirtyRecord;
 use crate::executor::VendorFault;
 use crate::features::VIRTIO_F_RING_PACKED;
 use crate::notify::EventFd;
@@ -117,12 +118,17 @@ impl Session {
             kick: queue.kick.clone(),
             call: Arc::clone(&queue.call),
             err: Arc::clone(&queue.err),
-            dirty: Arc::clone(&self.dirty),
+            dirty: self.dirty_of(asid),
         };
         let number = number(index);
         self.device.call("start_queue", move |device| device.start_queue(number, start))??;
         state.queues[index].running = true;
         Ok(())
+    }
+
+    /// The record is about address space 0, which is the guest's. Nobody copies the others while the device runs.
+    fn dirty_of(&self, asid: u32) -> Arc<DirtyRecord> {
+        if asid == 0 { Arc::clone(&self.dirty) } else { DirtyRecord::new() }
     }
 
     pub(super) fn stop_queue(&self, state: &mut State, index: usize) -> Result<(), SessionError> {

@@ -1,6 +1,7 @@
 //! The engine against a driver in the same process.
 
 mod arbitrary;
+mod elsewhere;
 mod exchange;
 mod faults;
 mod pending;
