@@ -1,6 +1,6 @@
 //! Mappings as the client made them, beside the regions they became.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use virtio_mdev_api::dma::{AddressSpace, MapError, Region};
 
@@ -56,18 +56,33 @@ impl Mappings {
 
     /// Adds mappings, each given as its regions in order, all at once or none.
     pub fn add(&mut self, mappings: Vec<Vec<Region>>) -> Result<(), MapError> {
-        let mut added = BTreeSet::new();
-        let placed = mappings.iter().try_for_each(|regions| {
+        self.replace(&[], mappings)
+    }
+
+    /// Removes the mappings `doomed`, given in order, and adds others, each given as its regions in order, all in one
+    /// step or nothing at all: see [`AddressSpace::replace`].
+    pub fn replace(&mut self, doomed: &[(u64, u64)], mappings: Vec<Vec<Region>>) -> Result<(), MapError> {
+        self.forget(doomed);
+        let mut placed = Vec::new();
+        let result = mappings.iter().try_for_each(|regions| {
             let (Some(front), Some(back)) = (regions.first(), regions.last()) else { return Ok(()) };
             self.place(front.iova, back.last())?;
-            added.insert(front.iova);
+            placed.push((front.iova, back.last()));
             Ok(())
         });
-        let mapped = placed.and_then(|()| self.space.map_all(mappings.into_iter().flatten().collect()));
-        if mapped.is_err() {
-            self.table.retain(|first, _| !added.contains(first));
+        let result =
+            result.and_then(|()| self.space.replace(doomed, mappings.into_iter().flatten().collect()).map(drop));
+        if result.is_err() {
+            self.forget(&placed);
+            self.table.extend(doomed.iter().copied());
         }
-        mapped
+        result
+    }
+
+    fn forget(&mut self, doomed: &[(u64, u64)]) {
+        for (first, _) in doomed {
+            self.table.remove(first);
+        }
     }
 
     fn place(&mut self, first: u64, last: u64) -> Result<(), MapError> {
@@ -81,24 +96,11 @@ impl Mappings {
         Ok(())
     }
 
-    /// Removes mappings, given in order, and answers how many bytes they had. When this returns no device can touch that
-    /// memory.
+    /// Removes mappings, given in order, all at once, and answers how many bytes they had. When this returns no device
+    /// can touch that memory.
     pub fn remove(&mut self, doomed: &[(u64, u64)]) -> u64 {
-        let mut bytes = 0u64;
-        // Neighbours go together: each removal waits for the readers once.
-        for run in doomed.chunk_by(|before, after| self.are_neighbours(*before, *after)).collect::<Vec<_>>() {
-            let (Some(&(first, _)), Some(&(_, last))) = (run.first(), run.last()) else { continue };
-            for (first, _) in run {
-                self.table.remove(first);
-            }
-            bytes = bytes.saturating_add(self.space.unmap(first, last).bytes);
-        }
-        bytes
-    }
-
-    fn are_neighbours(&self, before: (u64, u64), after: (u64, u64)) -> bool {
-        let gap = (before.1.saturating_add(1), after.0.saturating_sub(1));
-        gap.0 > gap.1 || self.touching(gap.0, gap.1).next().is_none()
+        self.forget(doomed);
+        self.space.unmap_ranges(doomed).bytes
     }
 
     /// Removes every mapping with a byte in `first..=last`, whole.

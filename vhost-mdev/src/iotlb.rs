@@ -97,11 +97,12 @@ impl Iotlb {
         self.batch.get_or_insert_default();
     }
 
-    /// Publishes what waited: the removals, then all additions at once. When an addition is refused, none is made.
+    /// Publishes what waited, in one step: a page that is mapped before and after is mapped all the time. When an addition
+    /// is refused, nothing changes.
     pub fn end(&mut self) -> Result<(), MapError> {
         let Some(Batch { removed, added }) = self.batch.take() else { return Ok(()) };
-        self.table.remove(&removed.into_iter().collect::<Vec<_>>());
-        self.table.add(added.into_values().collect())
+        let removed: Vec<_> = removed.into_iter().collect();
+        self.table.replace(&removed, added.into_values().collect())
     }
 
     /// Forgets everything, the batch included.

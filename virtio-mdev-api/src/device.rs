@@ -112,6 +112,21 @@ pub trait VirtioMdev: Send {
     /// With [`Capabilities::OWN_IOMMU`]: the range is gone; when this returns the device does not touch it.
     fn dma_unmap(&mut self, _asid: u32, _iova: u64, _len: u64) {}
 
+    /// With [`Capabilities::OWN_IOMMU`]: `removed` goes and `added` comes; their addresses may be the same. A device that
+    /// can exchange its table at once does it here, so that memory mapped before and after never faults. A refusal leaves
+    /// everything as it was.
+    fn dma_replace(&mut self, asid: u32, removed: &[Region], added: &[Region]) -> Result<(), Refusal> {
+        removed.iter().for_each(|region| self.dma_unmap(asid, region.iova, region.len));
+        for (done, region) in added.iter().enumerate() {
+            let Err(refusal) = self.dma_map(asid, region) else { continue };
+            added[..done].iter().for_each(|region| self.dma_unmap(asid, region.iova, region.len));
+            // They were mapped a moment ago.
+            removed.iter().try_for_each(|region| self.dma_map(asid, region))?;
+            return Err(refusal);
+        }
+        Ok(())
+    }
+
     /// The vendor's own attributes of the instance.
     fn attributes(&self) -> Vec<AttributeSpec> {
         Vec::new()

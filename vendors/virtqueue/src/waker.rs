@@ -53,6 +53,10 @@ impl Subscriber for Waker {
 
     fn unmap(&self, _iova: u64, _len: u64) {}
 
+    fn replace(&self, _removed: &[Region], _added: &[Region]) -> Result<(), Errno> {
+        Ok(())
+    }
+
     fn published(&self, _generation: u64) {
         fence(Ordering::SeqCst);
         if self.armed.swap(false, Ordering::Relaxed) {

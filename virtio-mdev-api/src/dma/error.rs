@@ -92,6 +92,14 @@ pub enum MapError {
         /// Its reason.
         errno: Errno,
     },
+    /// A subscriber said no to mappings in place of others.
+    #[error("{by} refused to replace mappings: {errno}")]
+    ReplaceRefused {
+        /// The subscriber.
+        by: String,
+        /// Its reason.
+        errno: Errno,
+    },
 }
 
 impl HasErrno for MapError {
@@ -106,7 +114,7 @@ impl HasErrno for MapError {
             | Self::Bisected { .. } => Errno::EINVAL,
             Self::Overlap { .. } => Errno::EEXIST,
             Self::Full { .. } => Errno::ENOSPC,
-            Self::Refused { errno, .. } => *errno,
+            Self::Refused { errno, .. } | Self::ReplaceRefused { errno, .. } => *errno,
         }
     }
 }

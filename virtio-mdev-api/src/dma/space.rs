@@ -101,52 +101,44 @@ impl AddressSpace {
 
     /// Maps all regions at once, or none.
     pub fn map_all(&self, regions: Vec<Region>) -> Result<(), MapError> {
-        if regions.is_empty() {
-            return Ok(());
-        }
-        let mut update = self.update.lock();
-        let current = self.published.load_full();
-        let mut tree = current.tree.clone();
-        let limits = self.limits();
-        for region in &regions {
-            limits.check(region, &tree)?;
-            tree.insert(region.clone());
-        }
-        vote(&update.subscriptions, &regions)?;
-        let generation = self.publish(&mut update, &current, tree, current.bank);
-        drop(current);
-        if let Some(misses) = &self.misses {
-            for region in &regions {
-                misses.answered(region.iova, region.last(), generation);
-            }
-        }
-        update.tell_published(generation);
-        Ok(())
+        self.replace(&[], regions).map(drop)
     }
 
     /// Removes every region that has a byte in `first..=last`, whole: what INVALIDATE does in vhost.
     pub fn unmap(&self, first: u64, last: u64) -> Unmapped {
-        let mut update = self.update.lock();
-        let doomed: Vec<Region> = self.published.load().tree.touching(first, last).cloned().collect();
-        let (unmapped, stalled) = self.remove(&mut update, doomed);
-        drop(update);
-        tell_stalled(&stalled);
-        unmapped
+        self.unmap_ranges(&[(first, last)])
+    }
+
+    /// Removes every region that has a byte in one of `ranges`, given in order as first and last address, whole and all
+    /// at once.
+    pub fn unmap_ranges(&self, ranges: &[(u64, u64)]) -> Unmapped {
+        // Nothing is added that could be refused.
+        self.replace(ranges, Vec::new()).unwrap_or_default()
     }
 
     /// Removes the regions in `first..=last`, or fails when the range cuts through one: what UNMAP_DMA does in VFIO's
     /// type 1 v2.
     pub fn unmap_whole(&self, first: u64, last: u64) -> Result<Unmapped, MapError> {
         let mut update = self.update.lock();
-        let doomed: Vec<Region> = self.published.load().tree.touching(first, last).cloned().collect();
+        let doomed = self.touching(&[(first, last)]);
         let cut = doomed.iter().find(|region| region.iova < first || region.last() > last);
         if let Some(region) = cut {
             return Err(MapError::Bisected { first, last, iova: region.iova });
         }
-        let (unmapped, stalled) = self.remove(&mut update, doomed);
+        let changed = self.change(&mut update, &doomed, &[])?;
         drop(update);
-        tell_stalled(&stalled);
-        Ok(unmapped)
+        Ok(changed.tell_stalled())
+    }
+
+    /// Removes every region that has a byte in one of `ranges`, given in order as first and last address, whole, and maps
+    /// `regions`, in one step: a reader finds everything as it was or everything as it will be, and an address that is
+    /// mapped before and after is mapped all the time. When a region is refused, nothing has changed.
+    pub fn replace(&self, ranges: &[(u64, u64)], regions: Vec<Region>) -> Result<Unmapped, MapError> {
+        let mut update = self.update.lock();
+        let doomed = self.touching(ranges);
+        let changed = self.change(&mut update, &doomed, &regions)?;
+        drop(update);
+        Ok(changed.tell_stalled())
     }
 
     /// Removes everything.
@@ -245,35 +237,59 @@ impl AddressSpace {
         generation
     }
 
-    /// Unpublish, quiesce, subscribers, release.
-    fn remove(&self, update: &mut Update, doomed: Vec<Region>) -> (Unmapped, Vec<Arc<ReaderSlot>>) {
-        if doomed.is_empty() {
-            return (Unmapped::default(), Vec::new());
+    /// The regions with a byte in one of `ranges`.
+    fn touching(&self, ranges: &[(u64, u64)]) -> Vec<Region> {
+        let current = self.published.load();
+        let touching = ranges.iter().flat_map(|&(first, last)| current.tree.touching(first, last));
+        let mut regions: Vec<Region> = touching.cloned().collect();
+        regions.dedup_by_key(|region| region.iova);
+        regions
+    }
+
+    /// Votes, publishes, and waits until what was removed is out of use.
+    fn change(&self, update: &mut Update, removed: &[Region], added: &[Region]) -> Result<Changed, MapError> {
+        if removed.is_empty() && added.is_empty() {
+            return Ok(Changed::default());
         }
         let current = self.published.load_full();
         let mut tree = current.tree.clone();
-        for region in &doomed {
-            tree.remove(region.iova);
+        removed.iter().for_each(|region| tree.remove(region.iova));
+        let limits = self.limits();
+        for region in added {
+            limits.check(region, &tree)?;
+            tree.insert(region.clone());
         }
+        vote(&update.subscriptions, removed, added)?;
         let old_bank = current.bank;
-        let generation = self.publish(update, &current, tree, 1 - old_bank);
+        let bank = if removed.is_empty() { old_bank } else { 1 - old_bank };
+        let generation = self.publish(update, &current, tree, bank);
         drop(current);
-        let Quiesced { newly_stalled, all_left } = self.quiesce(generation, old_bank, update.patience);
-        if !all_left {
-            doomed.iter().for_each(Region::revoke);
+        if let Some(misses) = &self.misses {
+            added.iter().for_each(|region| misses.answered(region.iova, region.last(), generation));
         }
-        for Subscription { subscriber, .. } in &update.subscriptions {
-            for region in &doomed {
-                subscriber.unmap(region.iova, region.len);
+        let mut changed = Changed::default();
+        if !removed.is_empty() {
+            changed = self.let_go(update.patience, generation, old_bank, removed);
+            if added.is_empty() {
+                update.tell_unmapped(removed);
             }
-            if !newly_stalled.is_empty() {
-                subscriber.stalled();
+            if !changed.newly_stalled.is_empty() {
+                update.subscriptions.iter().for_each(|subscription| subscription.subscriber.stalled());
             }
+            update.release_retired();
         }
-        update.release_retired();
         update.tell_published(generation);
-        let bytes = doomed.iter().fold(0u64, |sum, region| sum.saturating_add(region.len));
-        (Unmapped { bytes, regions: doomed.len() }, newly_stalled)
+        Ok(changed)
+    }
+
+    /// Ends the use of what was removed by version `generation`.
+    fn let_go(&self, patience: Duration, generation: u64, old_bank: usize, removed: &[Region]) -> Changed {
+        let Quiesced { newly_stalled, all_left } = self.quiesce(generation, old_bank, patience);
+        if !all_left {
+            removed.iter().for_each(Region::revoke);
+        }
+        let bytes = removed.iter().fold(0u64, |sum, region| sum.saturating_add(region.len));
+        Changed { unmapped: Unmapped { bytes, regions: removed.len() }, newly_stalled }
     }
 
     /// Waits until no reader uses a version older than `generation`.
@@ -320,6 +336,12 @@ impl Update {
         self.retired.retain(|snapshot| Arc::strong_count(snapshot) > 1);
     }
 
+    fn tell_unmapped(&self, regions: &[Region]) {
+        for Subscription { subscriber, .. } in &self.subscriptions {
+            regions.iter().for_each(|region| subscriber.unmap(region.iova, region.len));
+        }
+    }
+
     fn tell_published(&self, generation: u64) {
         for Subscription { subscriber, .. } in &self.subscriptions {
             subscriber.published(generation);
@@ -327,10 +349,21 @@ impl Update {
     }
 }
 
-fn tell_stalled(readers: &[Arc<ReaderSlot>]) {
-    for reader in readers {
-        tracing::warn!(reader = reader.name, "did not leave unmapped memory in time; the memory was revoked");
-        reader.on_stall.stalled(&reader.name);
+/// What came of a change.
+#[derive(Default)]
+struct Changed {
+    unmapped: Unmapped,
+    newly_stalled: Vec<Arc<ReaderSlot>>,
+}
+
+impl Changed {
+    /// To be called with no lock held.
+    fn tell_stalled(self) -> Unmapped {
+        for reader in self.newly_stalled {
+            tracing::warn!(reader = reader.name, "did not leave unmapped memory in time; the memory was revoked");
+            reader.on_stall.stalled(&reader.name);
+        }
+        self.unmapped
     }
 }
 

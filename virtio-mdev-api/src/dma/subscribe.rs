@@ -22,6 +22,11 @@ pub trait Subscriber: Send + Sync {
     /// A region is gone: no reader uses it any more. When this returns, the subscriber uses it no more either.
     fn unmap(&self, iova: u64, len: u64);
 
+    /// `removed` is about to go and `added` to come, in one step; their addresses may be the same. A refusal stops that,
+    /// and leaves the subscriber as it was; those that already agreed are asked to replace the other way round. When this
+    /// returns, the subscriber uses `removed` no more, though readers may still.
+    fn replace(&self, removed: &[Region], added: &[Region]) -> Result<(), Errno>;
+
     /// Version `generation` is what readers find from now on.
     fn published(&self, _generation: u64) {}
 
@@ -49,8 +54,28 @@ pub(super) struct Subscription {
     pub subscriber: Arc<dyn Subscriber>,
 }
 
-/// Asks every subscriber about every region; undoes all of it, latest first, when one refuses.
-pub(super) fn vote(subscriptions: &[Subscription], regions: &[Region]) -> Result<(), MapError> {
+/// Asks every subscriber; undoes all of it, latest first, when one refuses. Of regions that only go they are told when
+/// readers have left them.
+pub(super) fn vote(subscriptions: &[Subscription], removed: &[Region], added: &[Region]) -> Result<(), MapError> {
+    if removed.is_empty() {
+        return vote_on_maps(subscriptions, added);
+    }
+    if added.is_empty() {
+        return Ok(());
+    }
+    for (agreed, Subscription { subscriber, .. }) in subscriptions.iter().enumerate() {
+        let Err(errno) = subscriber.replace(removed, added) else { continue };
+        for Subscription { subscriber, .. } in subscriptions[..agreed].iter().rev() {
+            if let Err(errno) = subscriber.replace(added, removed) {
+                tracing::error!(subscriber = subscriber.name(), %errno, "does not take back what it had");
+            }
+        }
+        return Err(MapError::ReplaceRefused { by: subscriber.name(), errno });
+    }
+    Ok(())
+}
+
+fn vote_on_maps(subscriptions: &[Subscription], regions: &[Region]) -> Result<(), MapError> {
     for (done, region) in regions.iter().enumerate() {
         for (agreed, Subscription { subscriber, .. }) in subscriptions.iter().enumerate() {
             let Err(errno) = subscriber.map(region) else { continue };

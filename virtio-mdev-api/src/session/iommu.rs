@@ -42,4 +42,10 @@ impl Subscriber for Forward {
         // A device that hangs here is broken now, and says so to whoever calls it next.
         let _ = self.device.call("dma_unmap", move |device| device.dma_unmap(asid, iova, len));
     }
+
+    fn replace(&self, removed: &[Region], added: &[Region]) -> Result<(), Errno> {
+        let (asid, removed, added) = (self.asid, removed.to_vec(), added.to_vec());
+        let replaced = self.device.call("dma_replace", move |device| device.dma_replace(asid, &removed, &added));
+        replaced.map_err(|fault| fault.errno())?.map_err(|refusal| refusal.errno())
+    }
 }

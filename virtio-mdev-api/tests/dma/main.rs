@@ -6,6 +6,7 @@ mod mapping;
 mod memory;
 mod miss;
 mod model;
+mod replace;
 mod subscribers;
 mod unmap;
 

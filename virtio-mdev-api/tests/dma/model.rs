@@ -17,6 +17,7 @@ enum Step {
     MapMany { at: u64, each: u64, count: u64 },
     Unmap { first: u64, pages: u64 },
     UnmapWhole { first: u64, pages: u64 },
+    Replace { first: u64, pages: u64, at: u64, each: u64, count: u64 },
 }
 
 fn address() -> impl Strategy<Value = u64> {
@@ -29,6 +30,9 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (address(), 1..3u64, 1..200u64).prop_map(|(at, each, count)| Step::MapMany { at, each, count }),
         3 => (address(), 1..60u64).prop_map(|(first, pages)| Step::Unmap { first, pages }),
         2 => (address(), 1..60u64).prop_map(|(first, pages)| Step::UnmapWhole { first, pages }),
+        3 => (address(), 1..60u64, -30..30i64, 1..3u64, 1..30u64).prop_map(|(first, pages, shift, each, count)| {
+            Step::Replace { first, pages, at: first.saturating_add_signed(shift * 4096), each, count }
+        }),
     ]
 }
 
@@ -76,6 +80,17 @@ fn run(space: &Arc<AddressSpace>, window: &Arc<Window>, model: &mut Model, step:
             if !wraps {
                 prop_assert_eq!(space.map_all(regions).is_ok(), fits);
             }
+            if fits {
+                *model = changed;
+            }
+        }
+        Step::Replace { first, pages, at, each, count } => {
+            let Some(_) = at.checked_add(count * each * PAGE - 1) else { return Ok(()) };
+            let (last, mut changed) = (last_of(first, pages), model.clone());
+            drop_regions(&mut changed, &touched(model, first, last));
+            let fits = (0..count).all(|n| add(&mut changed, at + n * each * PAGE, each, n));
+            let regions = (0..count).map(|n| region(at + n * each * PAGE, each, n)).collect();
+            prop_assert_eq!(space.replace(&[(first, last)], regions).is_ok(), fits);
             if fits {
                 *model = changed;
             }

@@ -10,6 +10,7 @@ use virtio_mdev_api::dma::{AddressSpace, Limits, MapError, Region, Subscriber};
 enum Saw {
     Map(u64),
     Unmap(u64, u64),
+    Replace(Vec<u64>, Vec<u64>),
     Published(u64),
 }
 
@@ -51,6 +52,15 @@ impl Subscriber for Follower {
         self.saw.lock().push(Saw::Unmap(iova, len));
     }
 
+    fn replace(&self, removed: &[Region], added: &[Region]) -> Result<(), Errno> {
+        let addresses = |regions: &[Region]| regions.iter().map(|region| region.iova).collect::<Vec<_>>();
+        if self.refuses.is_some_and(|iova| addresses(added).contains(&iova)) {
+            return Err(Errno::ENOMEM);
+        }
+        self.saw.lock().push(Saw::Replace(addresses(removed), addresses(added)));
+        Ok(())
+    }
+
     fn published(&self, generation: u64) {
         self.saw.lock().push(Saw::Published(generation));
     }
@@ -71,6 +81,46 @@ fn a_refusal_reaches_the_client_and_undoes_what_others_agreed_to() {
     assert_eq!(first.take(), undone);
     assert_eq!(second.take(), [Saw::Map(PAGE), Saw::Unmap(PAGE, PAGE)]);
     assert!(space.regions().is_empty());
+}
+
+#[test]
+fn a_replacement_that_one_refuses_changes_nothing_for_anybody() {
+    let window = Window::new(0x4000);
+    let space = AddressSpace::new(Limits::default());
+    let (first, second) = (Follower::new("first", None), Follower::new("second", Some(3 * PAGE)));
+    let _first = space.subscribe(Arc::clone(&first) as Arc<dyn Subscriber>).unwrap();
+    let _second = space.subscribe(Arc::clone(&second) as Arc<dyn Subscriber>).unwrap();
+    let page = |n: u64| shared(&window, n * PAGE, PAGE, 0, RW);
+    space.map(page(1)).unwrap();
+    let (generation, _) = (space.generation(), (first.take(), second.take()));
+    let refused = space.replace(&[(PAGE, PAGE)], vec![page(1), page(3)]).unwrap_err();
+    assert_eq!(refused, MapError::ReplaceRefused { by: "second".into(), errno: Errno::ENOMEM });
+    let (there, back) = (vec![PAGE], vec![PAGE, 3 * PAGE]);
+    assert_eq!(first.take(), [Saw::Replace(there.clone(), back.clone()), Saw::Replace(back, there)]);
+    assert_eq!((space.generation(), space.regions().len()), (generation, 1));
+    let taken = space.replace(&[(PAGE, PAGE)], vec![page(1), page(2)]).unwrap();
+    assert_eq!((taken.regions, space.regions().len()), (1, 2));
+    let told = [Saw::Replace(vec![PAGE], vec![PAGE, 2 * PAGE]), Saw::Published(space.generation())];
+    assert_eq!((first.take(), second.take()), (told.to_vec(), told.to_vec()));
+}
+
+#[test]
+fn a_replacement_that_does_not_fit_is_put_to_nobody() {
+    let window = Window::new(0x4000);
+    let space = AddressSpace::new(Limits { max_entries: 2, ..Limits::default() });
+    let follower = Follower::new("follower", None);
+    let page = |n: u64| shared(&window, n * PAGE, PAGE, 0, RW);
+    space.map_all(vec![page(1), page(2)]).unwrap();
+    let _guard = space.subscribe(Arc::clone(&follower) as Arc<dyn Subscriber>).unwrap();
+    follower.take();
+    let refused = |removed: u64, added: &[u64]| {
+        let added = added.iter().map(|n| page(*n)).collect();
+        space.replace(&[(removed * PAGE, removed * PAGE)], added).unwrap_err().errno()
+    };
+    assert_eq!(refused(1, &[2]), Errno::EEXIST);
+    assert_eq!(refused(1, &[3, 3]), Errno::EEXIST);
+    assert_eq!(refused(1, &[3, 4]), Errno::ENOSPC);
+    assert_eq!((follower.take(), space.regions().len()), (vec![], 2));
 }
 
 #[test]
@@ -143,6 +193,9 @@ fn a_subscriber_lets_go_only_after_readers_did() {
         fn unmap(&self, _iova: u64, _len: u64) {
             assert!(self.space.regions().is_empty(), "told after it was unpublished");
             assert!(self.left.load(std::sync::atomic::Ordering::SeqCst), "told after the last reader left");
+        }
+        fn replace(&self, _removed: &[Region], _added: &[Region]) -> Result<(), Errno> {
+            unreachable!("nothing is replaced")
         }
     }
     let window = Window::new(0x1000);
