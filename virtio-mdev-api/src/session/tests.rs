@@ -12,6 +12,7 @@ struct Recorder {
     refuse_start: bool,
     refuse_stop: bool,
     own_iommu: bool,
+    refuse_map: Option<u64>,
     running: [Option<u16>; 2],
     /// Of the queue started last: address space ids of its buffers and of its ring.
     asids: Arc<PlainMutex<(u32, u32)>>,
@@ -82,6 +83,9 @@ impl VirtioMdev for Recorder {
     }
 
     fn dma_map(&mut self, asid: u32, region: &Region) -> Result<(), Refusal> {
+        if self.refuse_map == Some(region.iova) {
+            return Err(Refusal::new(Errno::ENOMEM, "no room"));
+        }
         self.note(format!("map {asid} {:#x}+{:#x}", region.iova, region.len));
         Ok(())
     }
@@ -407,6 +411,27 @@ fn a_device_with_its_own_iommu_gets_maps_and_unmaps() {
     space.map(Region { iova: 0x1000, len: 0x2000, permissions, backing }).unwrap();
     space.unmap_all();
     assert_eq!(*calls.lock(), ["map 0 0x1000+0x2000", "unmap 0 0x1000+0x2000"]);
+}
+
+#[test]
+fn a_device_that_refuses_a_replacement_has_what_it_had() {
+    let recorder = Recorder { own_iommu: true, refuse_map: Some(0x3000), ..Recorder::default() };
+    let Fixture { session, calls } = fixture(recorder);
+    let space = AddressSpace::new(Limits::default());
+    session.set_space(0, Some(Arc::clone(&space))).unwrap();
+    let region = |iova| {
+        let backing = crate::dma::Backing::Remote { memory: Arc::new(Nowhere), addr: 0 };
+        Region { iova, len: 0x1000, permissions: crate::dma::Permissions::READ, backing }
+    };
+    space.map(region(0x1000)).unwrap();
+    calls.lock().clear();
+    assert_eq!(
+        space.replace(&[(0, u64::MAX)], vec![region(0x2000), region(0x3000)]).unwrap_err().errno(),
+        Errno::ENOMEM
+    );
+    let undone = ["unmap 0 0x1000+0x1000", "map 0 0x2000+0x1000", "unmap 0 0x2000+0x1000", "map 0 0x1000+0x1000"];
+    assert_eq!(*calls.lock(), undone);
+    assert_eq!(space.regions().len(), 1);
 }
 
 #[test]
