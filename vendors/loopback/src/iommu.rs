@@ -71,11 +71,8 @@ impl VirtioMdev for IommuDevice {
     }
 
     fn dma_replace(&mut self, asid: u32, removed: &[Region], added: &[Region]) -> Result<(), Refusal> {
-        if asid != 0 {
-            return Err(Refusal::new(Errno::EINVAL, format!("address space {asid}: there is only 0")));
-        }
         let ranges: Vec<_> = removed.iter().map(|region| (region.iova, region.last())).collect();
-        Ok(self.space.replace(&ranges, added.to_vec()).map(drop)?)
+        Ok(self.space(asid)?.replace(&ranges, added.to_vec()).map(drop)?)
     }
 
     fn attributes(&self) -> Vec<AttributeSpec> {
