@@ -103,14 +103,20 @@ fn fuse() -> Vec<Vec<u8>> {
     let init = made(26, 0, 2, &blob(&init));
     let lookup = |node, name: &str| made(1, node, 4, &blob(format!("{name}\0").as_bytes()));
     let open = |node| made(14, node, 6, &blob(&2u32.to_le_bytes()));
-    let read = |handle: u8| made(15, 3, 8, &[handle, 0, 16]);
+    let read = |handle: u8| made(15, 3, 8, &[handle, 0, 16, 0]);
+    // One that waits, and somebody who polls.
+    let wait = |handle: u8, unique: u8| made(15, 6, unique, &[handle, 0, 16, 1]);
+    let poll = |handle: u8| {
+        made(40, 6, 22, &blob(&[&[handle, 0, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0x45][..]].concat()))
+    };
     let write = |handle: u8, text: &[u8]| made(16, 3, 10, &[&[handle, 0], &blob(text)[..]].concat());
     let ioctl = |handle: u8, cmd: u32, argument: &[u8]| {
         made(39, 6, 12, &[&[handle], &cmd.to_le_bytes()[..], &[0], &blob(argument)].concat())
     };
     let release = |handle: u8| made(18, 6, 14, &blob(&u64::from(handle).to_le_bytes()));
     let walk = [init.clone(), lookup(1, "dir"), lookup(2, "vhost"), lookup(2, "no"), lookup(2, "..")].concat();
-    let list = [made(27, 2, 6, &[0]), made(28, 2, 8, &[0, 0, 64]), made(28, 2, 8, &[0, 4, 5]), made(29, 2, 8, &[0])];
+    let list =
+        [made(27, 2, 6, &[0]), made(28, 2, 8, &[0, 0, 64, 0]), made(28, 2, 8, &[0, 4, 5, 0]), made(29, 2, 8, &[0])];
     let attribute = [open(3), write(1, b"value\n"), read(1), write(1, &[0xff]), read(1), release(1)].concat();
     let message = {
         let mut bytes = [2u32.to_le_bytes(), 0u32.to_le_bytes()].concat();
@@ -126,6 +132,10 @@ fn fuse() -> Vec<Vec<u8>> {
         ioctl(1, 0x4001_af72, &[1]),
         ioctl(1, 0x8008_af73, &pair(0, 8)),
         write(1, &message),
+        wait(1, 30),
+        poll(1),
+        wait(1, 32),
+        made(36, 0, 34, &blob(&[32, 0, 0, 0, 0, 0, 0, 0])),
         open(6),
         release(1),
         open(6),

@@ -12,6 +12,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, setsockopt, socketpair, sockopt};
 use parking_lot::Mutex;
+use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
@@ -31,17 +32,22 @@ const LARGEST: usize = 128 * 1024 + 4096;
 const PATIENCE: u16 = 60_000;
 
 const FORGET: u32 = 2;
-const OPEN: u32 = 14;
 const READ: u32 = 15;
 const WRITE: u32 = 16;
 const STATFS: u32 = 17;
 const READDIR: u32 = 28;
 const INTERRUPT: u32 = 36;
 const IOCTL: u32 = 39;
+const POLL: u32 = 40;
 const NOTIFY_REPLY: u32 = 41;
 const BATCH_FORGET: u32 = 42;
 /// A request that is always answered at once: what is answered before it was answered unasked.
 const BARRIER: u64 = u64::MAX;
+/// Where the number of a request is, and where the flags of the open file are in a read.
+const UNIQUE: usize = 8;
+const READ_FLAGS: usize = HEADER + 32;
+/// `FUSE_NOTIFY_POLL`, in place of an error.
+const NOTIFY_POLL: i32 = 1;
 
 /// The process that requests come from.
 static SLEEPER: LazyLock<Sleeper> = LazyLock::new(Sleeper::start);
@@ -93,7 +99,7 @@ pub fn run(bytes: &[u8]) {
             _ => made(&mut input),
         };
         tame(&mut request);
-        kernel.ask(&request);
+        kernel.ask(&mut request);
     }
     kernel.finish();
 }
@@ -116,7 +122,11 @@ fn made(input: &mut Input<'_>) -> Vec<u8> {
     let (opcode, node, unique, who) = (input.byte(), input.byte(), input.byte(), input.byte());
     let mut body = match u32::from(opcode) {
         IOCTL => ioctl(input),
-        READ | READDIR => [&handle(input), &u64::from(input.byte()).to_le_bytes()[..], &length(input)].concat(),
+        READ | READDIR => {
+            let (handle, offset, size) = (handle(input), u64::from(input.byte()), length(input));
+            let flags = if input.flag() { 0 } else { libc::O_NONBLOCK.cast_unsigned() };
+            [&handle[..], &offset.to_le_bytes(), &size, &flags.to_le_bytes(), &[0; 4]].concat()
+        }
         WRITE => {
             let (handle, offset, data) = (handle(input), u64::from(input.byte()), input.blob());
             let size = u32::try_from(data.len()).expect("small").to_le_bytes();
@@ -140,13 +150,13 @@ fn handle(input: &mut Input<'_>) -> [u8; 8] {
     u64::from(input.byte() % 16).to_le_bytes()
 }
 
-/// A size, and the zeros after it.
+/// A size, and what is between it and the flags.
 fn length(input: &mut Input<'_>) -> Vec<u8> {
     let size = match input.byte() {
         255 => input.word(),
         small => u32::from(small) << 4,
     };
-    [&size.to_le_bytes()[..], &[0; 20]].concat()
+    [&size.to_le_bytes()[..], &[0; 12]].concat()
 }
 
 /// An ioctl whose argument the sleeper has in its memory, where VFIO reads it, and that the kernel copied, as vhost's.
@@ -168,9 +178,9 @@ fn ioctl(input: &mut Input<'_>) -> Vec<u8> {
     [&handle[..], &[0; 4], &cmd.to_le_bytes(), &arg.to_le_bytes(), &words, &argument].concat()
 }
 
-/// Makes the caller one of those who may be harmed, an open one that never waits, and the number not the barrier's.
+/// Makes the caller one of those who may be harmed, and the number not the barrier's.
 fn tame(request: &mut [u8]) {
-    if let Some(unique) = request.get_mut(15) {
+    if let Some(unique) = request.get_mut(UNIQUE + 7) {
         *unique &= 0x7f;
     }
     if let Some(pid) = request.get_mut(32..36).and_then(|pid| pid.first_chunk_mut::<4>()) {
@@ -182,10 +192,6 @@ fn tame(request: &mut [u8]) {
         }
         .to_le_bytes();
     }
-    let opcode = request.get(4..8).and_then(|opcode| opcode.first_chunk()).map(|opcode| u32::from_le_bytes(*opcode));
-    if let Some(flags) = request.get_mut(HEADER + 1).filter(|_| opcode == Some(OPEN)) {
-        *flags |= u32::to_le_bytes(libc::O_NONBLOCK.cast_unsigned())[1];
-    }
 }
 
 /// The other side of `/dev/fuse`.
@@ -195,6 +201,10 @@ struct Kernel {
     session: Arc<Session>,
     opens: Arc<AtomicI32>,
     answer: Vec<u8>,
+    /// Reads that may wait for their file.
+    waiting: BTreeSet<u64>,
+    /// Somebody polls, so that files may tell of themselves.
+    polled: bool,
 }
 
 impl Kernel {
@@ -225,20 +235,27 @@ impl Kernel {
         tree.device(dir, "group", 0o600, group).expect("node 8");
         let config = ServerConfig { release_wait: Duration::ZERO, ..ServerConfig::default() };
         let server = Some(Server::start(tree, fuse, config).expect("a server"));
-        Self { socket, server, session, opens, answer: vec![0; LARGEST] }
+        let (waiting, polled) = (BTreeSet::new(), false);
+        Self { socket, server, session, opens, answer: vec![0; LARGEST], waiting, polled }
     }
 
     /// One request, and the one answer it may get.
-    fn ask(&mut self, request: &[u8]) {
+    fn ask(&mut self, request: &mut [u8]) {
+        self.make_unique(request);
         self.send(request);
         let Some(header) = request.first_chunk::<HEADER>() else { return self.barrier(request) };
         let word = |at: usize| u32::from_le_bytes(header[at..at + 4].try_into().expect("4 bytes"));
-        let unique = u64::from_le_bytes(header[8..16].try_into().expect("8 bytes"));
+        let unique = u64::from_le_bytes(header[UNIQUE..UNIQUE + 8].try_into().expect("8 bytes"));
         let opcode = word(4);
-        let silent = matches!(opcode, FORGET | INTERRUPT | NOTIFY_REPLY | BATCH_FORGET);
+        self.polled |= opcode == POLL;
+        let flags = request.get(READ_FLAGS..).map_or(0, word_of);
+        if opcode == READ && flags & libc::O_NONBLOCK.cast_unsigned() == 0 {
+            self.waiting.insert(unique);
+            return self.barrier(request);
+        }
         // What is no request is answered, whatever it would have been.
-        let silent = silent && self.is_well_formed(request);
-        if silent {
+        let silent = matches!(opcode, FORGET | INTERRUPT | NOTIFY_REPLY | BATCH_FORGET);
+        if silent && is_well_formed(request) {
             return self.barrier(request);
         }
         let (error, len) = self.receive(unique, request);
@@ -261,20 +278,24 @@ impl Kernel {
             }
             WRITE => assert!(word_of(&self.answer) <= size(HEADER + 16), "more taken than given"),
             STATFS => assert_eq!(len, 80),
+            POLL => assert_eq!(len, 8),
             _ => {}
         }
     }
 
-    /// Whether a request that has no answer is one: the length is right, and so are caller and body.
-    fn is_well_formed(&self, request: &[u8]) -> bool {
-        let extension = usize::from(u16::from_le_bytes([request[36], request[37]])) * 8;
-        let body = (request.len() - HEADER).checked_sub(extension);
-        let interrupt = request[4] == 36;
-        let caller = i32::try_from(word_of(&request[32..])).is_ok();
-        word_of(request) as usize == request.len() && caller && body.is_some_and(|len| !interrupt || len >= 8)
+    /// No two requests under way have one number.
+    fn make_unique(&self, request: &mut [u8]) {
+        while let Some(number) = request.get_mut(UNIQUE..UNIQUE + 8).and_then(|bytes| bytes.first_chunk_mut::<8>()) {
+            let unique = u64::from_le_bytes(*number);
+            if !self.waiting.contains(&unique) {
+                return;
+            }
+            *number = (unique ^ (1 << 62)).wrapping_add(2).to_le_bytes();
+            number[7] &= 0x7f;
+        }
     }
 
-    /// Nothing was answered.
+    /// Nothing was answered, but reads that waited.
     fn barrier(&mut self, request: &[u8]) {
         let mut barrier = vec![0; HEADER];
         barrier[0] = 40;
@@ -290,24 +311,57 @@ impl Kernel {
         assert_eq!(sent, Ok(request.len()), "the server reads");
     }
 
-    /// Error and length of the answer to `unique`, whose payload is in `answer` then.
+    /// Error and length of the answer to `unique`, whose payload is in `answer` then. Reads that waited may be answered
+    /// before.
     fn receive(&mut self, unique: u64, request: &[u8]) -> (i32, usize) {
-        let mut fds = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
-        assert_eq!(poll(&mut fds, PollTimeout::from(PATIENCE)), Ok(1), "no answer to {request:02x?}");
-        let len = recv(self.socket.as_raw_fd(), &mut self.answer, MsgFlags::empty()).expect("an answer");
-        assert!(len >= OUT_HEADER && word_of(&self.answer) as usize == len, "an answer of {len} bytes");
-        let error = word_of(&self.answer[4..]).cast_signed();
-        let answered = u64::from_le_bytes(self.answer[8..16].try_into().expect("8 bytes"));
-        assert_eq!(answered, unique, "the answer to another request than {request:02x?}");
-        assert!((-511..=0).contains(&error), "{error} answers {request:02x?}");
-        self.answer.copy_within(OUT_HEADER..len, 0);
-        (-error, len - OUT_HEADER)
+        loop {
+            let (answered, error, len) = self.next_answer(request);
+            if answered == unique {
+                return (error, len);
+            }
+            assert!(self.waiting.remove(&answered), "{answered} is answered, not {request:02x?}");
+        }
+    }
+
+    /// The next answer that comes: to whom, error and length.
+    fn next_answer(&mut self, request: &[u8]) -> (u64, i32, usize) {
+        loop {
+            let mut fds = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
+            assert_eq!(poll(&mut fds, PollTimeout::from(PATIENCE)), Ok(1), "no answer to {request:02x?}");
+            let len = recv(self.socket.as_raw_fd(), &mut self.answer, MsgFlags::empty()).expect("an answer");
+            assert!(len >= OUT_HEADER && word_of(&self.answer) as usize == len, "an answer of {len} bytes");
+            let error = word_of(&self.answer[4..]).cast_signed();
+            let answered = u64::from_le_bytes(self.answer[8..16].try_into().expect("8 bytes"));
+            if error == NOTIFY_POLL {
+                assert!(self.polled && answered == 0 && len == OUT_HEADER + 8, "nobody polls");
+                continue;
+            }
+            assert!((-511..=0).contains(&error), "{error} answers {request:02x?}");
+            self.answer.copy_within(OUT_HEADER..len, 0);
+            return (answered, -error, len - OUT_HEADER);
+        }
+    }
+
+    /// A signal ends every wait.
+    fn interrupt_all(&mut self) {
+        for unique in self.waiting.clone() {
+            let mut interrupt = vec![0; HEADER + 8];
+            interrupt[0] = 48;
+            interrupt[4] = 36;
+            interrupt[HEADER..].copy_from_slice(&unique.to_le_bytes());
+            self.send(&interrupt);
+        }
+        while !self.waiting.is_empty() {
+            let (answered, ..) = self.next_answer(b"a wait that was interrupted");
+            assert!(self.waiting.remove(&answered), "{answered} is answered, and nobody asked");
+        }
     }
 
     fn finish(mut self) {
+        self.interrupt_all();
         self.barrier(&[]);
         let stats = self.server.as_ref().map(Server::stats).unwrap_or_default();
-        assert_eq!((stats.stuck, stats.queued.len()), (0, 0), "nobody waits");
+        assert_eq!((stats.stuck, stats.queued.len(), stats.waiting), (0, 0, 0), "nobody waits");
         self.server.take();
         assert_eq!(self.opens.load(Ordering::SeqCst), 0, "the vhost file was closed");
         assert_eq!(self.session.broken(), None, "no request breaks a device");
@@ -317,4 +371,13 @@ impl Kernel {
 
 fn word_of(bytes: &[u8]) -> u32 {
     bytes.first_chunk().map_or(0, |word| u32::from_le_bytes(*word))
+}
+
+/// Whether a request that has no answer is one: the length is right, and so are caller and body.
+fn is_well_formed(request: &[u8]) -> bool {
+    let extension = usize::from(u16::from_le_bytes([request[36], request[37]])) * 8;
+    let body = (request.len() - HEADER).checked_sub(extension);
+    let interrupt = request[4] == 36;
+    let caller = i32::try_from(word_of(&request[32..])).is_ok();
+    word_of(request) as usize == request.len() && caller && body.is_some_and(|len| !interrupt || len >= 8)
 }

@@ -191,14 +191,14 @@ impl Echo {
         let mut bytes = vec![0; PAGE];
         for _ in 0..CHAINS {
             let Some(chain) = io.take()? else { return Ok(()) };
-            for offset in 0..chain.writable.min(PAGE as u64) {
+            let read = io.read(&chain, 0, &mut bytes)?;
+            assert!(read as u64 <= chain.readable, "more was read than there is");
+            for offset in 0..chain.writable.min(read as u64) {
                 let at = io.writable_address(&chain, offset).and_then(|at| usize::try_from(at).ok());
                 if let Some(may) = at.and_then(|at| self.allowed.get_mut(at)) {
                     *may = true;
                 }
             }
-            let read = io.read(&chain, 0, &mut bytes)?;
-            assert!(read as u64 <= chain.readable, "more was read than there is");
             let written = io.write(&chain, 0, &bytes[..read])?;
             assert!(written as u64 <= chain.writable, "more was written than there is room");
             let written = u32::try_from(written).expect("small");
