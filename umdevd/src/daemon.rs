@@ -20,10 +20,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use vfio_container::ContainerNode;
+use vhost_net::VhostNet;
 use virtio_mdev_api::Parent;
 
 /// `/dev/vfio/vfio` is everybody's, as the kernel's is.
 const CONTAINER_MODE: u16 = 0o666;
+/// `/dev/vhost-net` is the superuser's, as the kernel's is.
+const VHOST_NET_MODE: u16 = 0o600;
 /// Everybody may greet and watch; the service checks the rest.
 const SOCKET_MODE: u16 = 0o666;
 /// How often the daemon looks whether it was unmounted, in milliseconds.
@@ -88,6 +91,10 @@ impl Builder {
         let vfio = tree.dirs(tree.root(), "dev/vfio").map_err(incomplete)?;
         tree.device(vfio, "vfio", CONTAINER_MODE, Arc::new(ContainerNode::new())).map_err(incomplete)?;
 
+        let vhost_net = VhostNet::new();
+        let dev = tree.dirs(tree.root(), "dev").map_err(incomplete)?;
+        tree.device(dev, "vhost-net", VHOST_NET_MODE, Arc::clone(&vhost_net) as _).map_err(incomplete)?;
+
         let traces = Arc::new(Traces::default());
         let driver = VhostMdevDriver::new(tree.clone(), Arc::clone(&traces));
         let registered = bus.register_driver(Arc::new(driver));
@@ -106,7 +113,7 @@ impl Builder {
         let server = Arc::new(Server::start(tree, fuse, config).map_err(DaemonError::Serve)?);
         let events = Arc::new(Broadcast::new());
         pump_events(&bus, &events).map_err(DaemonError::Serve)?;
-        let service = Service::new(traces, events, Arc::downgrade(&server));
+        let service = Service::new(traces, events, vhost_net, Arc::downgrade(&server));
         let socket = FdSocket::serve(&server, &self.root.join("fd.sock"), SOCKET_MODE, Arc::new(service));
         let socket = socket.map_err(DaemonError::Serve)?;
         ready::announce(&self.root);

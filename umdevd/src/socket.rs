@@ -6,18 +6,20 @@ use nix::errno::Errno;
 use serde_json::{Map, Value, json};
 use std::sync::{Arc, Weak};
 use uuid::Uuid;
+use vhost_net::VhostNet;
 use virtio_mdev_api::{Refusal, executor};
 
 /// The service behind `fd.sock`.
 pub(crate) struct Service {
     traces: Arc<Traces>,
     events: Arc<Broadcast>,
+    vhost_net: Arc<VhostNet>,
     server: Weak<Server>,
 }
 
 impl Service {
-    pub fn new(traces: Arc<Traces>, events: Arc<Broadcast>, server: Weak<Server>) -> Self {
-        Self { traces, events, server }
+    pub fn new(traces: Arc<Traces>, events: Arc<Broadcast>, vhost_net: Arc<VhostNet>, server: Weak<Server>) -> Self {
+        Self { traces, events, vhost_net, server }
     }
 
     fn trace(&self, peer: &Peer, args: &Value) -> Result<SocketReply, Refusal> {
@@ -55,6 +57,7 @@ impl SocketService for Service {
                 let Value::Object(mut json) = serde_json::to_value(stats).unwrap_or_default() else {
                     return Err(Refusal::new(Errno::EIO, "the figures cannot be told"));
                 };
+                json.insert("vhost_net_devices".to_owned(), json!(self.vhost_net.devices()));
                 json.insert("stuck_vendor_calls".to_owned(), json!(executor::stuck_calls()));
                 Ok(SocketReply { json, fds: Vec::new() })
             }

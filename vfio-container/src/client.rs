@@ -4,6 +4,7 @@ use devnode::{AddressSpaceId, Caller, MapAccess, OpenFile, Piece};
 use nix::errno::Errno;
 use std::any::Any;
 use std::fmt;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use virtio_mdev_api::dma::{Permissions, Region};
 use virtio_mdev_api::notify::EventFd;
@@ -31,6 +32,9 @@ pub trait Client {
 
     /// The eventfd it knows as `fd`: EBADF when there is no such descriptor, EINVAL when it is something else.
     fn eventfd(&self, fd: i32) -> Result<EventFd, Errno>;
+
+    /// The file it knows as `fd`: EBADF when there is no such descriptor, EINVAL when it is one that is not to be held.
+    fn file(&self, fd: i32) -> Result<OwnedFd, Errno>;
 
     /// The device file of ours it knows as `fd`: EBADF when there is no such descriptor, EINVAL when it is none of ours.
     fn device_file(&self, fd: i32) -> Result<Arc<dyn OpenFile>, Errno>;
@@ -97,6 +101,10 @@ impl Client for Caller {
 
     fn eventfd(&self, fd: i32) -> Result<EventFd, Errno> {
         Caller::eventfd(self, fd).map(EventFd::from)
+    }
+
+    fn file(&self, fd: i32) -> Result<OwnedFd, Errno> {
+        Caller::fd(self, fd)
     }
 
     fn device_file(&self, fd: i32) -> Result<Arc<dyn OpenFile>, Errno> {

@@ -7,6 +7,7 @@
 //! Groups behave as VFIO's emulated groups do (those of mdev devices): nothing is pinned, and there is no hardware whose
 //! reserved ranges or page sizes could restrict a mapping.
 
+pub mod call;
 mod client;
 mod command;
 mod container;

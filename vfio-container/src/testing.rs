@@ -5,6 +5,7 @@ use devnode::{OpenFile, Piece};
 use nix::errno::Errno;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use virtio_mdev_api::dma::{Backing, Permissions, RemoteMemory};
 use virtio_mdev_api::notify::EventFd;
@@ -21,6 +22,8 @@ pub enum Descriptor {
     Event(EventFd),
     /// One of our own device files.
     Device(Arc<dyn OpenFile>),
+    /// A file of the kernel.
+    File(Arc<OwnedFd>),
     /// Anything else.
     Other,
 }
@@ -144,6 +147,14 @@ impl Client for FakeClient {
     fn eventfd(&self, fd: i32) -> Result<EventFd, Errno> {
         match self.space.descriptors.lock().get(&fd) {
             Some(Descriptor::Event(event)) => Ok(event.clone()),
+            Some(_) => Err(Errno::EINVAL),
+            None => Err(Errno::EBADF),
+        }
+    }
+
+    fn file(&self, fd: i32) -> Result<OwnedFd, Errno> {
+        match self.space.descriptors.lock().get(&fd) {
+            Some(Descriptor::File(file)) => file.try_clone().map_err(|_| Errno::EMFILE),
             Some(_) => Err(Errno::EINVAL),
             None => Err(Errno::EBADF),
         }

@@ -5,4 +5,4 @@ mod message;
 mod wire;
 
 pub use message::{MESSAGE_SIZE, Message, MessageError, Request, Version};
-pub use wire::{ConfigRange, IovaRange, VringAddr, VringFile, VringState};
+pub use wire::{ConfigRange, IovaRange, MemoryRegion, MemoryTable, VringAddr, VringFile, VringState};

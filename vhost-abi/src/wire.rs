@@ -40,6 +40,30 @@ pub struct VringAddr {
     pub log: u64,
 }
 
+/// `struct vhost_memory` without its regions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct MemoryTable {
+    /// `nregions`.
+    pub regions: u32,
+    /// `padding`.
+    pub padding: u32,
+}
+
+/// `struct vhost_memory_region`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct MemoryRegion {
+    /// `guest_phys_addr`.
+    pub gpa: u64,
+    /// `memory_size`.
+    pub len: u64,
+    /// `userspace_addr`.
+    pub uaddr: u64,
+    /// `flags_padding`.
+    pub flags: u64,
+}
+
 /// `struct vhost_vdpa_config` without its bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
@@ -71,6 +95,9 @@ mod tests {
         assert_eq!(size_of::<VringState>(), size_of::<kernel::vhost_vring_state>());
         assert_eq!(size_of::<VringFile>(), size_of::<kernel::vhost_vring_file>());
         assert_eq!(size_of::<VringAddr>(), size_of::<kernel::vhost_vring_addr>());
+        assert_eq!(size_of::<MemoryTable>(), size_of::<kernel::vhost_memory>());
+        assert_eq!(size_of::<MemoryRegion>(), size_of::<kernel::vhost_memory_region>());
+        assert_eq!(offset_of!(MemoryRegion, uaddr), offset_of!(kernel::vhost_memory_region, userspace_addr));
         assert_eq!(size_of::<IovaRange>(), size_of::<kernel::vhost_vdpa_iova_range>());
         assert_eq!(offset_of!(VringAddr, used), offset_of!(kernel::vhost_vring_addr, used_user_addr));
         assert_eq!(offset_of!(VringAddr, avail), offset_of!(kernel::vhost_vring_addr, avail_user_addr));

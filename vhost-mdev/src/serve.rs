@@ -5,12 +5,12 @@ use crate::error::VhostError;
 use crate::memory::{CONTAINER_ASID, has_own_iommu};
 use devnode::{Ioctl, IoctlReply};
 use nix::errno::Errno;
+use vfio_container::call::{argument, eventfd, tell, tell_bytes};
 use vfio_container::trace::Trace;
 use vfio_container::{Attachment, Client, regions};
 use vhost_abi::command::*;
 use vhost_abi::{ConfigRange, IovaRange, Message, Request, VringAddr, VringFile, VringState};
 use virtio_mdev_api::dma::Permissions;
-use virtio_mdev_api::notify::EventFd;
 use virtio_mdev_api::{SessionError, Status};
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -26,8 +26,6 @@ const KNOWN_BACKEND_FEATURES: u64 = BACKEND_FEATURES | IOTLB_ASID | DESC_ASID;
 /// `VHOST_VRING_F_LOG`: log what is written to the used ring. Nothing is logged without `VHOST_F_LOG_ALL`, which is not
 /// offered.
 const VRING_F_LOG: u32 = 1;
-/// `VHOST_FILE_UNBIND`.
-const UNBIND: i32 = -1;
 /// Bytes of configuration space before the bytes themselves, in `struct vhost_vdpa_config`.
 const CONFIG_HEADER: u64 = 8;
 /// QEMU reads this much of a network device's space, whatever its size; beyond the end it finds zeros.
@@ -305,30 +303,6 @@ impl VhostFile {
         let known = usize::try_from(index).is_ok_and(|index| index < self.session().info().queues.len());
         if known { Ok(()) } else { Err(SessionError::NoSuchQueue { index }.into()) }
     }
-}
-
-fn tell<T: IntoBytes + zerocopy::Immutable + Into<u64> + Copy>(
-    value: T,
-    trace: &mut Trace,
-) -> Result<IoctlReply, VhostError> {
-    trace.arg("answer", value.into());
-    tell_bytes(value.as_bytes())
-}
-
-fn tell_bytes(bytes: &[u8]) -> Result<IoctlReply, VhostError> {
-    Ok(IoctlReply::output(bytes))
-}
-
-/// The eventfd that the client calls `fd`; -1 is none.
-fn eventfd(client: &dyn Client, fd: i32, trace: &mut Trace) -> Result<Option<EventFd>, VhostError> {
-    trace.arg("fd", fd);
-    if fd == UNBIND { Ok(None) } else { Ok(Some(client.eventfd(fd)?)) }
-}
-
-/// The argument of a call as the kernel copied it in.
-fn argument<T: FromBytes>(call: &Ioctl<'_>) -> Result<T, VhostError> {
-    let (value, _) = T::read_from_prefix(call.input).map_err(|_| Errno::EFAULT)?;
-    Ok(value)
 }
 
 /// The length, if the range lies within `size` bytes.

@@ -130,22 +130,16 @@ fn errno(error: IoErrno) -> Errno {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::unattached;
     use libc::{IFF_NO_PI, IFF_TAP, IFF_TUN, IFF_VNET_HDR};
     use nix::fcntl::{OFlag, open};
     use nix::sched::{CloneFlags, unshare};
     use nix::sys::stat::Mode;
 
-    /// A blocking descriptor of an interface in a network of this thread's own, which needs root.
+    /// An interface in a network of this thread's own, which needs root.
     fn interface(flags: i32, header: i32) -> OwnedFd {
         unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace needs root");
-        let fd = unattached();
-        tun::attach(fd.as_fd(), "given0", flags).unwrap();
-        tun::set_header_size(fd.as_fd(), header).unwrap();
-        fd
-    }
-
-    fn unattached() -> OwnedFd {
-        open("/dev/net/tun", OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty()).unwrap()
+        crate::testing::interface("given0", flags, header)
     }
 
     fn refused(fd: OwnedFd, bare: bool) -> GivenError {

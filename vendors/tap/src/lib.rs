@@ -8,6 +8,8 @@ mod given;
 mod name;
 mod own;
 mod port;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 mod tun;
 
 use controls::TapControls;

@@ -1,0 +1,90 @@
+//! What changes while a file is open.
+
+use crate::error::NetError;
+use crate::memory::Table;
+use crate::ring::{Common, RINGS, Ring};
+use std::sync::Arc;
+use vfio_container::Home;
+use virtio_mdev_api::dirty::DirtyRecord;
+
+/// A device, from its open or the last RESET_OWNER on.
+pub(crate) struct State {
+    pub owner: Option<Home>,
+    /// How many owners there were: a call that was let in by one is not for the next.
+    pub owners: u64,
+    pub features: u64,
+    pub backend_features: u64,
+    pub table: Table,
+    pub dirty: Arc<DirtyRecord>,
+    rings: [Ring; RINGS],
+}
+
+impl State {
+    pub fn new(owners: u64) -> Self {
+        Self {
+            owner: None,
+            owners,
+            features: 0,
+            backend_features: 0,
+            table: Table::empty(),
+            dirty: DirtyRecord::new(),
+            rings: [Ring::new(0), Ring::new(1)],
+        }
+    }
+
+    /// A ring, and what it shares with the other.
+    pub fn ring(&mut self, index: u32) -> Result<(&mut Ring, Common<'_>), NetError> {
+        let common = Common { features: self.features, table: &self.table, dirty: &self.dirty };
+        let ring = usize::try_from(index).ok().and_then(|index| self.rings.get_mut(index));
+        Ok((ring.ok_or(NetError::NoSuchRing(index))?, common))
+    }
+
+    /// How the device is called in the log.
+    pub fn name(&self) -> String {
+        let pid = self.owner.as_ref().map_or(0, Home::pid);
+        format!("vhost-net of process {pid}")
+    }
+
+    /// Replaces the memory table; rings that run go on in the new one.
+    pub fn set_table(&mut self, table: Table) -> Result<(), NetError> {
+        if self.rings.iter().any(|ring| ring.is_running() && !ring.is_in(&table)) {
+            return Err(NetError::Outside);
+        }
+        // The old table goes when nobody works in it.
+        let paused = self.pause();
+        self.table = table;
+        paused.and(self.resume())
+    }
+
+    /// Replaces the features; rings that run go on with them.
+    pub fn set_features(&mut self, features: u64) -> Result<(), NetError> {
+        if features == self.features {
+            return Ok(());
+        }
+        if self.rings.iter().any(Ring::is_running) && !crate::features::may_change(self.features, features) {
+            return Err(NetError::Running);
+        }
+        let paused = self.pause();
+        self.features = features;
+        paused.and(self.resume())
+    }
+
+    fn pause(&mut self) -> Result<(), NetError> {
+        each(&mut self.rings, Ring::pause)
+    }
+
+    fn resume(&mut self) -> Result<(), NetError> {
+        let common = Common { features: self.features, table: &self.table, dirty: &self.dirty };
+        each(&mut self.rings, |ring| ring.resume(&common))
+    }
+
+    /// No ring runs after this.
+    pub fn stop(&mut self) -> Result<(), NetError> {
+        each(&mut self.rings, Ring::detach)
+    }
+}
+
+/// Does it to every ring, whatever comes of it, and says what went wrong first.
+fn each(rings: &mut [Ring], work: impl Fn(&mut Ring) -> Result<(), NetError>) -> Result<(), NetError> {
+    rings.iter_mut().map(work).fold(Ok(()), Result::and)
+}
