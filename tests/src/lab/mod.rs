@@ -19,6 +19,7 @@ mod qmp;
 mod scene;
 mod shim;
 mod vdpa;
+mod vhost_net;
 mod vm;
 
 pub use daemon::{Daemon, DaemonOptions};
@@ -37,4 +38,5 @@ pub use qmp::Monitor;
 pub use scene::TapScene;
 pub use shim::Shim;
 pub use vdpa::{Vdpa, VdpaWay};
+pub use vhost_net::{VhostNet, VhostNetScene};
 pub use vm::{Memory, Netdev, Vm, VmOptions};

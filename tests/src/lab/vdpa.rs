@@ -1,6 +1,6 @@
 //! The ways in which QEMU takes a vhost-vdpa device.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// A vhost-vdpa device and how QEMU is to drive it.
 #[derive(Debug, Clone)]
@@ -26,6 +26,11 @@ pub enum VdpaWay {
     Pairs(u16),
 }
 
+/// What runs a program that is to have the file `path` open as descriptor 9.
+pub(super) fn with_descriptor_9(path: &Path) -> Vec<String> {
+    ["/bin/sh", "-c", "exec 9<>\"$0\" && exec \"$@\"", &path.to_string_lossy()].map(str::to_owned).into()
+}
+
 impl Vdpa {
     /// The device behind the file `path`.
     pub fn new(path: PathBuf, way: VdpaWay) -> Self {
@@ -37,7 +42,7 @@ impl Vdpa {
         if self.way != VdpaWay::Descriptor {
             return Vec::new();
         }
-        ["/bin/sh", "-c", "exec 9<>\"$0\" && exec \"$@\"", &self.path.to_string_lossy()].map(str::to_owned).into()
+        with_descriptor_9(&self.path)
     }
 
     /// QEMU's arguments.

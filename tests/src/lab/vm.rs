@@ -4,7 +4,8 @@ use super::kernel::Kernel;
 use super::netns::Netns;
 use super::process::Running;
 use super::qemu::{QemuName, qemu_command};
-use super::vdpa::Vdpa;
+use super::vdpa::{Vdpa, with_descriptor_9};
+use super::vhost_net::VhostNet;
 use super::{LabError, LabResult};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -16,6 +17,8 @@ pub enum Netdev {
     None,
     /// QEMU's own, on a tap interface that is there.
     Tap(String),
+    /// QEMU's own, its rings in the daemon.
+    VhostNet(VhostNet),
     /// A vhost-user back end's, behind this socket.
     VhostUser(PathBuf),
     /// A vhost-vdpa device.
@@ -131,6 +134,7 @@ fn command(options: &VmOptions<'_>) -> LabResult<Vec<String>> {
     };
     let mut words = match &options.netdev {
         Netdev::VhostVdpa(vdpa) => vdpa.wrapper(),
+        Netdev::VhostNet(vhost_net) => with_descriptor_9(&vhost_net.file),
         _ => Vec::new(),
     };
     words.extend(qemu_command(options.qemu)?);
@@ -149,6 +153,7 @@ fn command(options: &VmOptions<'_>) -> LabResult<Vec<String>> {
     match &options.netdev {
         Netdev::None => {}
         Netdev::Tap(name) => add(&format!("-netdev tap,id=n,ifname={name},script=no,downscript=no,vhost=off {card}")),
+        Netdev::VhostNet(vhost_net) => add(&format!("{} {card}", vhost_net.arguments())),
         // QEMU 7.2 without KVM fails on a vhost-user device with MSI-X
         Netdev::VhostUser(socket) => add(&format!(
             "-chardev socket,id=c,path={} -netdev vhost-user,id=n,chardev=c {card},vectors=0",
