@@ -142,7 +142,10 @@ impl VhostFile {
                 drop(held);
                 tell_bytes(VringState { index, num }.as_bytes())
             }
-            VHOST_VDPA_GET_VRING_GROUP => tell_bytes(VringState { index, num: queue.group }.as_bytes()),
+            VHOST_VDPA_GET_VRING_GROUP => {
+                let num = session.queue_group(index)?;
+                tell_bytes(VringState { index, num }.as_bytes())
+            }
             VHOST_VDPA_GET_VRING_SIZE => tell_bytes(VringState { index, num: queue.max_size.into() }.as_bytes()),
             VHOST_VDPA_GET_VRING_DESC_GROUP => {
                 let num = queue.desc_group.ok_or(VhostError::NotOffered("a group for the ring of this queue"))?;

@@ -76,7 +76,8 @@ impl DeviceInfo {
 ///  create ─▶ set_features ─▶ start_queue* ◀─▶ stop_queue* ─▶ reset ─▶ …  ─▶ drop
 /// ```
 pub trait VirtioMdev: Send {
-    /// What the device is. Asked once, after creation.
+    /// What the device is. Asked after creation; and again when features were accepted, for the groups of its queues alone:
+    /// features may move a queue into another of the groups there are.
     fn info(&self) -> DeviceInfo;
 
     /// The features the driver accepted: a subset of those offered that holds all required ones.

@@ -5,8 +5,9 @@ use nix::errno::Errno;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 use uuid::Uuid;
+use virtio_mdev_api::executor::DEFAULT_DEADLINE;
 use virtio_mdev_api::features::REQUIRED;
-use virtio_mdev_api::{CreateRequest, Device, DeviceLink, Parent, Status, VirtioMdev};
+use virtio_mdev_api::{CreateRequest, Device, DeviceLink, Parent, Session, Status, VirtioMdev};
 use virtio_net::features::{
     CONTROL, VIRTIO_NET_F_CTRL_MAC_ADDR, VIRTIO_NET_F_CTRL_RX, VIRTIO_NET_F_CTRL_VQ, VIRTIO_NET_F_MAC, VIRTIO_NET_F_MQ,
 };
@@ -143,6 +144,25 @@ fn the_control_queue_is_the_third_without_multiqueue() {
     assert_eq!(station.command(2, &[1, 1, 2, 0, 0, 0, 0, 9]), OK);
     assert_eq!(station.device.show_attribute("mac").unwrap(), "02:00:00:00:00:09");
     assert_eq!(station.command(2, &[4, 0, 2, 0]), ERR);
+}
+
+#[test]
+fn the_control_queue_takes_its_group_along_when_features_move_it() {
+    let link = DeviceLink::new("test");
+    let device = device("net", &link, &[("pairs", "2")]);
+    let info = device.info();
+    let session = Session::new(device, info, link, DEFAULT_DEADLINE);
+    let groups = || (0..5).map(|queue| session.queue_group(queue).unwrap()).collect::<Vec<_>>();
+    assert_eq!(groups(), [0, 0, 0, 0, 1]);
+    session.set_features(MQ & !VIRTIO_NET_F_MQ).unwrap();
+    assert_eq!(groups(), [0, 0, 1, 0, 0]);
+    session.set_features(REQUIRED).unwrap();
+    assert_eq!(groups(), [0; 5]);
+    session.set_features(MQ).unwrap();
+    assert_eq!(groups(), [0, 0, 0, 0, 1]);
+    session.set_features(REQUIRED).unwrap();
+    session.reset().unwrap();
+    assert_eq!(groups(), [0, 0, 0, 0, 1]);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! A virtio-net device (virtio 1.3 §5.1).
 
 use crate::config::{CONFIG_SIZE, LinkState, NetConfig};
+use crate::control::control_queue;
 use crate::features::{VIRTIO_NET_F_CTRL_VQ, effective};
 use crate::mac::Mac;
 use crate::parameters::NetParameters;
@@ -29,6 +30,8 @@ pub struct NetDevice<P: Port> {
     features: u64,
     queue_size: u16,
     config: Arc<NetConfig>,
+    /// What the driver accepted, or all that is offered before it did.
+    accepted: u64,
     driver_ok: bool,
     link: Arc<LinkState>,
     statistics: Arc<Statistics>,
@@ -75,6 +78,7 @@ impl<P: Port> NetDevice<P> {
             features,
             queue_size,
             config,
+            accepted: features,
             driver_ok: false,
             link: link_state,
             statistics,
@@ -116,6 +120,10 @@ impl<P: Port> NetDevice<P> {
         self.features & VIRTIO_NET_F_CTRL_VQ != 0
     }
 
+    fn queues(&self) -> u16 {
+        2 * self.config.pairs() + u16::from(self.has_control_queue())
+    }
+
     /// As with `vdpa dev set … mac`: not under a running driver, which would not look at it again.
     fn set_mac(&mut self, value: &str) -> Result<(), Refusal> {
         let refuse = |errno, why: &str| Refusal::new(errno, format!("mac={value}: {why}"));
@@ -147,13 +155,13 @@ impl<P: Port> NetDevice<P> {
 
 impl<P: Port> VirtioMdev for NetDevice<P> {
     fn info(&self) -> DeviceInfo {
-        let queue = |group| QueueInfo { max_size: self.queue_size, group, desc_group: None };
-        let mut queues = vec![queue(DATA_GROUP); 2 * usize::from(self.config.pairs())];
-        queues.extend(self.has_control_queue().then(|| queue(CONTROL_GROUP)));
+        let control = control_queue(self.accepted, self.config.pairs());
+        let group = |index| if Some(index) == control { CONTROL_GROUP } else { DATA_GROUP };
+        let queue = |index| QueueInfo { max_size: self.queue_size, group: group(index), desc_group: None };
         DeviceInfo {
             device_id: VIRTIO_ID_NET,
             vendor_id: 0,
-            queues,
+            queues: (0..self.queues()).map(queue).collect(),
             features: self.features,
             config_size: CONFIG_SIZE,
             queue_align: 16,
@@ -163,8 +171,9 @@ impl<P: Port> VirtioMdev for NetDevice<P> {
         }
     }
 
-    fn set_features(&mut self, _features: u64) -> Result<(), Refusal> {
-        // Queues are started with them.
+    fn set_features(&mut self, features: u64) -> Result<(), Refusal> {
+        // Queues are started with them; here they say which one takes commands.
+        self.accepted = effective(features);
         Ok(())
     }
 
@@ -178,9 +187,8 @@ impl<P: Port> VirtioMdev for NetDevice<P> {
     }
 
     fn start_queue(&mut self, index: u16, start: QueueStart) -> Result<(), Refusal> {
-        let queues = 2 * self.config.pairs() + u16::from(self.has_control_queue());
-        if index >= queues {
-            return Err(Refusal::new(Errno::EINVAL, format!("queue {index}: there are {queues}")));
+        if index >= self.queues() {
+            return Err(Refusal::new(Errno::EINVAL, format!("queue {index}: there are {}", self.queues())));
         }
         let (features, state) = (start.features, start.state);
         let (health, waker) = (Arc::clone(&self.health), Arc::clone(&self.waker));
@@ -233,6 +241,7 @@ impl<P: Port> VirtioMdev for NetDevice<P> {
     }
 
     fn reset(&mut self) {
+        self.accepted = self.features;
         self.driver_ok = false;
         self.config.enable(1);
         // The MAC address stays: QEMU sets it before the reset that begins every start.

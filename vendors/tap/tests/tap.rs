@@ -12,9 +12,10 @@ use uuid::Uuid;
 use virtio_mdev_api::features::{REQUIRED, VIRTIO_F_EVENT_IDX};
 use virtio_mdev_api::{CreateRequest, Device, DeviceLink, Parent, Refusal};
 use virtio_net::features::{
-    VIRTIO_NET_F_CSUM, VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_GUEST_TSO4, VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_MRG_RXBUF,
+    CONTROL, VIRTIO_NET_F_CSUM, VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_GUEST_TSO4, VIRTIO_NET_F_HOST_TSO4,
+    VIRTIO_NET_F_MQ, VIRTIO_NET_F_MRG_RXBUF,
 };
-use virtio_net::testing::Guest;
+use virtio_net::testing::{Guest, Station};
 
 const GUEST_MAC: [u8; 6] = [0x52, 0x54, 0, 0, 0, 2];
 const HOST_MAC: [u8; 6] = [0x52, 0x54, 0, 0, 0, 1];
@@ -72,8 +73,12 @@ fn fold(mut sum: u32) -> u16 {
 
 /// An Ethernet frame with a UDP datagram from the guest to the host. With `partial`, the checksum is left to do.
 fn datagram(payload: &[u8], partial: bool) -> Vec<u8> {
+    datagram_from(PORT, payload, partial)
+}
+
+fn datagram_from(port: u16, payload: &[u8], partial: bool) -> Vec<u8> {
     let len = |extra: usize| u16::try_from(payload.len() + extra).unwrap().to_be_bytes();
-    let mut udp = [PORT.to_be_bytes(), PORT.to_be_bytes(), len(8), [0, 0]].concat();
+    let mut udp = [port.to_be_bytes(), PORT.to_be_bytes(), len(8), [0, 0]].concat();
     let pseudo = [GUEST_IP, HOST_IP, [0, 17, len(8)[0], len(8)[1]]].concat();
     let checksum =
         if partial { fold(sum(&pseudo, 0)) } else { !fold(sum(&[&udp[..], payload].concat(), sum(&pseudo, 0))) };
@@ -319,6 +324,56 @@ fn the_link_goes_down_on_both_sides_and_the_driver_is_told() {
     assert_eq!(host.recv(&mut [0; 10]).unwrap(), 4);
     assert_eq!(guest.device.store_attribute("link", "maybe").unwrap_err().errno(), Errno::EINVAL);
     assert_eq!(guest.device.show_attribute("statistics/tx_link_down").unwrap(), "1");
+}
+
+/// The next UDP datagram on a pair: where it goes, and what it says.
+fn datagram_on(station: &mut Station, pair: usize) -> (u16, Vec<u8>) {
+    loop {
+        station.post(pair);
+        let frame = station.wait(pair);
+        if frame[..6] == GUEST_MAC && frame[12..14] == [8, 0] && frame[23] == 17 {
+            return (u16::from_be_bytes([frame[36], frame[37]]), frame[42..].to_vec());
+        }
+    }
+}
+
+#[test]
+fn flows_of_an_interface_stay_on_the_pair_that_began_them() {
+    own_network();
+    let link = DeviceLink::new("tap-test");
+    let parent = Tap::new("tap0", TapOptions::default());
+    let Device::Virtio(device) = create(&parent, &link, 1, &[("ifname", "vnet0"), ("pairs", "2")]).unwrap() else {
+        panic!("not a virtio device")
+    };
+    ip("link set dev vnet0 address 52:54:00:00:00:01");
+    ip("addr add 10.9.0.1/24 dev vnet0");
+    ip("neigh add 10.9.0.2 lladdr 52:54:00:00:00:02 dev vnet0");
+    let mut station = Station::start(device, REQUIRED | CONTROL | VIRTIO_NET_F_MQ);
+    let host = host_socket();
+    let answer = || {
+        let mut said = [0; 100];
+        let (len, from) = host.recv_from(&mut said).unwrap();
+        host.send_to(&said[..len], from).unwrap();
+    };
+    // One pair is enabled: whatever queue of the interface a flow is on, the first pair has it.
+    for port in 7001..7009 {
+        host.send_to(b"unasked", ("10.9.0.2", port)).unwrap();
+        assert_eq!(datagram_on(&mut station, 0), (port, b"unasked".to_vec()));
+    }
+    assert_eq!(station.command(4, &[4, 0, 2, 0]), 0);
+    for round in 0..50 {
+        for pair in [0, 1] {
+            let port = 8000 + u16::try_from(pair).unwrap();
+            station.send(pair, &datagram_from(port, &[round; 60], false));
+            answer();
+            assert_eq!(datagram_on(&mut station, pair), (port, vec![round; 60]), "pair {pair}");
+        }
+    }
+    assert_eq!(station.command(4, &[4, 0, 1, 0]), 0);
+    station.send(1, &datagram_from(8001, b"from a pair no longer enabled", false));
+    answer();
+    assert_eq!(datagram_on(&mut station, 0), (8001, b"from a pair no longer enabled".to_vec()));
+    assert!(!link.needs_reset());
 }
 
 #[test]

@@ -1,8 +1,8 @@
 //! Virtqueue groups: which address space a queue works in.
 
 use super::{Session, SessionError, State};
-use crate::Status;
 use crate::dma::AddressSpace;
+use crate::{QueueInfo, Refusal, Status};
 use std::sync::Arc;
 
 impl Session {
@@ -22,6 +22,26 @@ impl Session {
         Ok(())
     }
 
+    /// The group of a queue. It may be another when features are accepted: the control queue of a network card is the last
+    /// of those a driver uses.
+    pub fn queue_group(&self, index: u32) -> Result<u32, SessionError> {
+        let state = self.lock()?;
+        Ok(state.queues[self.check_index(index)?].group)
+    }
+
+    /// Tells the device of the features, and learns of the groups its queues are in then.
+    pub(super) fn accept(&self, state: &mut State, features: u64) -> Result<(), SessionError> {
+        let accepted = self.device.call("set_features", move |device| {
+            device.set_features(features)?;
+            Ok(device.info().queues)
+        })?;
+        let accepted: Result<Vec<QueueInfo>, Refusal> = accepted;
+        for (queue, info) in state.queues.iter_mut().zip(accepted?) {
+            queue.group = info.group.min(self.info.groups() - 1);
+        }
+        Ok(())
+    }
+
     /// Whether queues that start from now on have their rings in the address space of their
     /// [`desc_group`](crate::QueueInfo::desc_group). A driver that knows nothing of such groups means the address space
     /// of the queue.
@@ -36,9 +56,9 @@ impl Session {
 
     /// The address space ids of a queue: that of its buffers, and that of its ring.
     pub(super) fn asids_of(&self, state: &State, index: usize) -> (u32, u32) {
-        let queue = &self.info.queues[index];
-        let ring_group = queue.desc_group.filter(|_| state.desc_groups).unwrap_or(queue.group);
-        (state.asid(queue.group), state.asid(ring_group))
+        let group = state.queues[index].group;
+        let ring_group = self.info.queues[index].desc_group.filter(|_| state.desc_groups).unwrap_or(group);
+        (state.asid(group), state.asid(ring_group))
     }
 }
 

@@ -21,7 +21,9 @@ use crate::dirty::DirtyRecord;
 use crate::executor::Guarded;
 use crate::features::{self, VIRTIO_F_RING_PACKED};
 use crate::notify::{CallSlot, EventFd};
-use crate::{AttributeSpec, DeviceInfo, DeviceLink, QueueConfig, QueueState, Refusal, Status, Transition, VirtioMdev};
+use crate::{
+    AttributeSpec, DeviceInfo, DeviceLink, QueueConfig, QueueInfo, QueueState, Refusal, Status, Transition, VirtioMdev,
+};
 use memory::Space;
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::BTreeMap;
@@ -70,6 +72,8 @@ struct State {
 }
 
 struct Queue {
+    /// With the features accepted.
+    group: u32,
     config: QueueConfig,
     state: QueueState,
     enabled: bool,
@@ -80,10 +84,12 @@ struct Queue {
 }
 
 impl Queue {
-    fn new(size: u16, packed: bool) -> Self {
+    /// After a reset.
+    fn new(info: &QueueInfo) -> Self {
         Self {
-            config: QueueConfig { size, ..QueueConfig::default() },
-            state: QueueState::initial(packed),
+            group: info.group,
+            config: QueueConfig { size: info.max_size, ..QueueConfig::default() },
+            state: QueueState::initial(false),
             enabled: false,
             running: false,
             kick: None,
@@ -96,7 +102,7 @@ impl Queue {
 impl Session {
     /// The session of `device`, in the state after a reset. `info` is what the device said of itself.
     pub fn new(device: Box<dyn VirtioMdev>, info: DeviceInfo, link: DeviceLink, deadline: Duration) -> Self {
-        let queues = info.queues.iter().map(|queue| Queue::new(queue.max_size, false)).collect();
+        let queues = info.queues.iter().map(Queue::new).collect();
         Self {
             link,
             device: Guarded::new(device, deadline),
@@ -220,7 +226,7 @@ impl Session {
         state.features = 0;
         state.asids.clear();
         for (queue, info) in state.queues.iter_mut().zip(&self.info.queues) {
-            *queue = Queue::new(info.max_size, false);
+            *queue = Queue::new(info);
         }
         self.link.clear_fault();
         Ok(())
@@ -238,7 +244,7 @@ impl Session {
             return Err(SessionError::FeaturesFixed);
         }
         features::check(self.info.features, accepted)?;
-        self.device.call("set_features", move |device| device.set_features(accepted))??;
+        self.accept(&mut state, accepted)?;
         let packed = accepted & VIRTIO_F_RING_PACKED != 0;
         if packed != (state.features & VIRTIO_F_RING_PACKED != 0) {
             state.queues.iter_mut().for_each(|queue| queue.state = QueueState::initial(packed));

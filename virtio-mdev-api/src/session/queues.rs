@@ -147,7 +147,7 @@ impl Session {
         Ok(())
     }
 
-    fn check_index(&self, index: u32) -> Result<usize, SessionError> {
+    pub(super) fn check_index(&self, index: u32) -> Result<usize, SessionError> {
         let wanted = usize::try_from(index).ok().filter(|&at| at < self.info.queues.len());
         wanted.ok_or(SessionError::NoSuchQueue { index })
     }

@@ -76,7 +76,7 @@ impl Session {
         if saved.features != 0 {
             features::check(self.info.features, saved.features)?;
             let accepted = saved.features;
-            self.device.call("set_features", move |device| device.set_features(accepted))??;
+            self.accept(&mut state, accepted)?;
         }
         state.features = saved.features;
         state.suspended = saved.suspended;
