@@ -16,7 +16,8 @@ fn umdev(daemon: &Daemon, arguments: &[&str]) -> Output {
 }
 
 fn create(daemon: &Daemon, of: &str) -> String {
-    let output = umdev(daemon, &["create", of]);
+    let words: Vec<_> = ["create"].into_iter().chain(of.split(' ')).collect();
+    let output = umdev(daemon, &words);
     assert!(output.status.success(), "{of}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
@@ -49,7 +50,14 @@ fn keeps_all(daemon: &Daemon, of: &str, skipped: &[&str]) {
 #[test]
 fn loopbacks_of_all_types_keep_all_rules() {
     let daemon = Daemon::start();
-    for of in ["loopback-net", "loopback-net-fast", "loopback-net-iommu"] {
+    for of in [
+        "loopback-net",
+        "loopback-net-fast",
+        "loopback-net-iommu",
+        "loopback-net-cvq",
+        "loopback-net pairs=4",
+        "loopback-net-iommu pairs=2 queue-size=64",
+    ] {
         keeps_all(&daemon, of, &[]);
     }
 }
@@ -57,7 +65,7 @@ fn loopbacks_of_all_types_keep_all_rules() {
 #[test]
 fn taps_of_all_types_keep_all_rules_but_those_that_need_frames_back() {
     let daemon = Daemon::with(&["--parent", "tap:tap0"]);
-    for of in ["tap-net", "tap-net-fast"] {
+    for of in ["tap-net", "tap-net-fast", "tap-net pairs=2"] {
         keeps_all(&daemon, of, &["data.returned", "interrupt.received"]);
     }
 }

@@ -76,17 +76,82 @@ fn a_full_parent_is_enospc_and_has_no_available_instances() {
 }
 
 #[test]
-fn parameters_are_applied_whole_or_not_at_all() {
+fn every_parameter_is_applied() {
     let daemon = Daemon::start();
     let dir = daemon.type_dir("loopback-net");
-    for bad in ["mtu=1500 speed=1", "mtu=x", "mac=1", "mtu", "owner=nobody-has-this-name"] {
-        fails(&dir, &format!("/usr/bin/printf '{UUID} {bad}' > create"), Errno::EINVAL);
-        assert!(!daemon.instance_dir(UUID).exists());
-    }
-    runs(&dir, &format!("echo {UUID} mac=02:00:00:00:00:07 mtu=9000 > create"));
-    let config = Vhost::open(daemon.root(), UUID).unwrap().config(0, 12).unwrap();
+    let parameters = "mac=02:00:00:00:00:07 mtu=9000 pairs=4 queue-size=64 features=-mrg_rxbuf,-event_idx owner=1234:5678";
+    runs(&dir, &format!("echo {UUID} {parameters} > create"));
+    let vhost = Vhost::open(daemon.root(), UUID).unwrap();
+    let config = vhost.config(0, 12).unwrap();
     assert_eq!(config[..6], [2, 0, 0, 0, 0, 7]);
-    assert_eq!(config[10..], 9000_u16.to_le_bytes());
+    assert_eq!(config[8..], [4, 0, 0x28, 0x23]);
+    let features = vhost.features().unwrap();
+    assert_eq!(features & (1 << 15 | 1 << 29), 0, "what was left out");
+    assert_eq!(features >> 17 & 1, 1, "the control queue that comes with pairs");
+    assert_eq!(vhost.vring_state("size", VHOST_VDPA_GET_VRING_SIZE, 0, 0).unwrap(), 64);
+    assert_eq!(vhost.vring_state("group", VHOST_VDPA_GET_VRING_GROUP, 8, 0).unwrap(), 1);
+    assert!(vhost.vring_state("group", VHOST_VDPA_GET_VRING_GROUP, 9, 0).is_err());
+    assert_eq!(daemon.attribute(UUID, "owner"), "1234:5678");
+}
+
+#[test]
+fn parameters_are_applied_whole_or_not_at_all_and_refused_in_words() {
+    let daemon = Daemon::start();
+    let dir = daemon.type_dir("loopback-net");
+    let known = "mac, mtu, pairs, queue-size, features, owner";
+    for (bad, words) in [
+        ("mtu=1500 speed=1", &format!("unknown parameter speed; known are: {known}")[..]),
+        ("ifname=eth7", &format!("unknown parameter ifname; known are: {known}")),
+        ("mtu=x", "mtu=x: not a number in 68..65535"),
+        ("mtu=67 mac=02:00:00:00:00:07", "mtu=67: not a number in 68..65535"),
+        ("mtu=65536", "mtu=65536: not a number in 68..65535"),
+        ("pairs=0", "pairs=0: not a number in 1..16"),
+        ("pairs=17", "pairs=17: not a number in 1..16"),
+        ("queue-size=96", "queue-size=96: not a power of two in 2..1024"),
+        ("queue-size=2048", "queue-size=2048: not a power of two in 2..1024"),
+        ("mac=1", "mac=1: a MAC address is six pairs of hexadecimal digits with colons between them"),
+        ("mac=03:00:00:00:00:07", "mac=03:00:00:00:00:07: this is the address of a group of stations"),
+        ("mac=00:00:00:00:00:00", "mac=00:00:00:00:00:00: an address of zeros belongs to nobody"),
+        ("features=0x1", "features=0x1: csum is not within 0x320018028"),
+        ("features=0x20", "features=0x20: no device works without version_1, iommu_platform"),
+        ("features=-host_mtu mtu=1400", "mtu=1400 needs the feature host_mtu, which features= leaves out"),
+        ("features=0x320018028 pairs=2", "pairs=2 needs the feature mq, which features= leaves out"),
+        ("features=0x320418028", "features=0x320418028: mq is not within 0x320018028"),
+        ("features=0x320458028 pairs=2", "features=0x320458028: ctrl_rx needs ctrl_vq"),
+        ("mtu", "parameter \"mtu\" is not key=value, or is given twice"),
+        ("mtu=1400 mtu=1400", "parameter \"mtu=1400\" is not key=value, or is given twice"),
+        ("owner=nobody-has-this-name", "owner=nobody-has-this-name: no such user or group"),
+    ] {
+        fails(&dir, &format!("/usr/bin/printf '{UUID} {bad}' > create"), Errno::EINVAL);
+        assert!(!daemon.instance_dir(UUID).exists(), "{bad}");
+        assert_eq!(fs::read_to_string(dir.join("last_error")).unwrap().trim_end(), words, "{bad}");
+    }
+    assert_eq!(runs(&dir, "cat available_instances"), "1024\n");
+}
+
+#[test]
+fn a_type_tells_its_parameters() {
+    let daemon = Daemon::start();
+    let lines = runs(&daemon.type_dir("loopback-net"), "cat parameters");
+    let names: Vec<_> = lines.lines().map(|line| line.split(' ').next().unwrap()).collect();
+    assert_eq!(names, ["mac", "mtu", "pairs", "queue-size", "features", "owner"]);
+    assert!(lines.contains("\nmtu 68..65535 1500 ") && lines.contains("\nqueue-size 2..1024(2^n) 1024 "), "{lines}");
+}
+
+#[test]
+fn the_mac_address_can_be_written_while_no_driver_runs() {
+    let daemon = Daemon::start();
+    let uuid = daemon.create();
+    let mac = daemon.instance_dir(&uuid).join("mac");
+    let client = Client::start(daemon.root(), &uuid, Options::default()).unwrap();
+    let refused = fs::write(&mac, "02:00:00:00:00:09\n").unwrap_err();
+    assert_eq!(errno(&refused), Errno::EBUSY);
+    assert!(daemon.attribute(&uuid, "last_error").contains("the driver runs"));
+    client.vhost.set_status(0).unwrap();
+    fs::write(&mac, "02:00:00:00:00:09\n").unwrap();
+    assert_eq!(client.vhost.config(0, 6).unwrap(), [2, 0, 0, 0, 0, 9]);
+    assert_eq!(errno(&fs::write(&mac, "03:00:00:00:00:09\n").unwrap_err()), Errno::EINVAL);
+    assert_eq!(daemon.attribute(&uuid, "mac"), "02:00:00:00:00:09");
 }
 
 #[test]

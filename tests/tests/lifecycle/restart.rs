@@ -27,6 +27,24 @@ fn what_create_made_is_there_again_after_a_clean_end_and_after_a_kill() {
 }
 
 #[test]
+fn parameters_and_a_mac_address_written_since_survive_a_restart() {
+    let mut daemon = Daemon::start();
+    let parameters = "mac=02:00:00:00:00:07 pairs=4 queue-size=64 features=-event_idx";
+    runs(&daemon.type_dir("loopback-net-cvq"), &format!("echo {UUID} {parameters} > create"));
+    let plain = daemon.create();
+    for uuid in [UUID, &plain] {
+        fs::write(daemon.instance_dir(uuid).join("mac"), "02:00:00:00:00:09\n").unwrap();
+    }
+    let all = |daemon: &Daemon| ["mac", "mtu", "pairs", "queue-size", "features"].map(|of| daemon.attribute(UUID, of));
+    let before = all(&daemon);
+    assert_eq!(before[0], "02:00:00:00:00:09");
+    daemon.end(Signal::SIGKILL);
+    daemon.start_again();
+    assert_eq!(all(&daemon), before);
+    assert_eq!(daemon.attribute(&plain, "mac"), "02:00:00:00:00:09");
+}
+
+#[test]
 fn an_override_survives_a_restart() {
     let mut daemon = Daemon::start();
     let uuid = daemon.create();
