@@ -156,16 +156,21 @@ impl Vhost {
 
     /// An IOTLB message (v2) that maps, readable and writable.
     pub fn iotlb_update(&self, iova: u64, size: u64, address: u64) -> CallResult<()> {
-        self.iotlb(VHOST_IOTLB_UPDATE, iova, size, address)
+        self.iotlb(VHOST_IOTLB_UPDATE, 0, iova, size, address)
+    }
+
+    /// The same in an address space, for a driver that acknowledged `VHOST_BACKEND_F_IOTLB_ASID`.
+    pub fn iotlb_update_in(&self, asid: u32, iova: u64, size: u64, address: u64) -> CallResult<()> {
+        self.iotlb(VHOST_IOTLB_UPDATE, asid, iova, size, address)
     }
 
     /// An IOTLB message (v2) that unmaps.
     pub fn iotlb_invalidate(&self, iova: u64, size: u64) -> CallResult<()> {
-        self.iotlb(VHOST_IOTLB_INVALIDATE, iova, size, 0)
+        self.iotlb(VHOST_IOTLB_INVALIDATE, 0, iova, size, 0)
     }
 
-    fn iotlb(&self, message: u8, iova: u64, size: u64, address: u64) -> CallResult<()> {
-        let mut bytes = pair(VHOST_IOTLB_MSG_V2, 0).to_vec();
+    fn iotlb(&self, message: u8, asid: u32, iova: u64, size: u64, address: u64) -> CallResult<()> {
+        let mut bytes = pair(VHOST_IOTLB_MSG_V2, asid).to_vec();
         for word in [iova, size, address] {
             bytes.extend_from_slice(&word.to_le_bytes());
         }

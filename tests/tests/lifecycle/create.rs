@@ -79,7 +79,8 @@ fn a_full_parent_is_enospc_and_has_no_available_instances() {
 fn every_parameter_is_applied() {
     let daemon = Daemon::start();
     let dir = daemon.type_dir("loopback-net");
-    let parameters = "mac=02:00:00:00:00:07 mtu=9000 pairs=4 queue-size=64 features=-mrg_rxbuf,-event_idx owner=1234:5678";
+    let parameters =
+        "mac=02:00:00:00:00:07 mtu=9000 pairs=4 queue-size=64 features=-mrg_rxbuf,-event_idx owner=1234:5678";
     runs(&dir, &format!("echo {UUID} {parameters} > create"));
     let vhost = Vhost::open(daemon.root(), UUID).unwrap();
     let config = vhost.config(0, 12).unwrap();
@@ -88,6 +89,7 @@ fn every_parameter_is_applied() {
     let features = vhost.features().unwrap();
     assert_eq!(features & (1 << 15 | 1 << 29), 0, "what was left out");
     assert_eq!(features >> 17 & 1, 1, "the control queue that comes with pairs");
+    vhost.set_owner().unwrap();
     assert_eq!(vhost.vring_state("size", VHOST_VDPA_GET_VRING_SIZE, 0, 0).unwrap(), 64);
     assert_eq!(vhost.vring_state("group", VHOST_VDPA_GET_VRING_GROUP, 8, 0).unwrap(), 1);
     assert!(vhost.vring_state("group", VHOST_VDPA_GET_VRING_GROUP, 9, 0).is_err());

@@ -18,6 +18,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Barrier;
 use std::time::{Duration, Instant};
+use umdev_tests::driver::abi::{VHOST_VDPA_GET_VRING_GROUP, VHOST_VDPA_GET_VRING_SIZE};
 use umdev_tests::driver::{Client, Daemon, Options, Vhost, eventually, new_uuid};
 
 const UUID: &str = "83b8f4f2-509f-382f-3c1e-e6bfe0fa1001";
