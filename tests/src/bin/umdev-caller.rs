@@ -3,7 +3,7 @@
 //! `empty ROOT UUID` drives an instance without mapping anything; `inherited FD` uses a vhost file that another process
 //! owns; `signals ROOT UUID` calls while a timer interrupts it a thousand times a second; `hangs ROOT UUID` runs its
 //! queues and never comes back from a call, because the memory its argument is in never answers; `reopens ROOT UUID`
-//! closes and opens 300 times; `kills ROOT UUID PROGRAM` kills a client everywhere between its first call and its last.
+//! closes and opens 300 times; `rings ROOT INTERFACE` runs rings of vhost-net on an interface until it is killed; `kills ROOT UUID PROGRAM` kills a client everywhere between its first call and its last.
 
 use nix::errno::Errno;
 use std::fs::File;
@@ -20,13 +20,14 @@ fn main() -> ExitCode {
     let done = match arguments.as_slice() {
         ["empty", root, uuid] => empty(Path::new(root), uuid),
         ["signals", root, uuid] => signals(Path::new(root), uuid),
+        ["rings", root, interface] => rings(Path::new(root), interface),
         ["hangs", root, uuid] => hangs(Path::new(root), uuid),
         ["reopens", root, uuid] => reopens(Path::new(root), uuid),
         ["kills", root, uuid, program] => kills(Path::new(root), uuid, program),
         ["inherited", fd] => inherited(fd.parse().expect("a number")),
         _ => {
             eprintln!(
-                "usage: umdev-caller empty|signals|hangs|reopens ROOT UUID | kills ROOT UUID PROGRAM | inherited FD"
+                "usage: umdev-caller empty|signals|hangs|reopens ROOT UUID | rings ROOT INTERFACE | kills ROOT UUID PROGRAM | inherited FD"
             );
             return ExitCode::from(2);
         }
@@ -68,6 +69,16 @@ fn empty(root: &Path, uuid: &str) -> CallResult<String> {
     rings.iter().try_for_each(Ring::notify)?;
     std::thread::sleep(Duration::from_millis(500));
     Ok(format!("status {:#x}", vhost.status()?))
+}
+
+fn rings(root: &Path, interface: &str) -> CallResult<String> {
+    let tap = sys::tap(interface).map_err(DriverError::call("TUNSETIFF"))?;
+    let mut client = Client::on_tap(root, &tap)?;
+    client.send(&[0; 60])?;
+    println!("running");
+    loop {
+        std::thread::park();
+    }
 }
 
 fn hangs(root: &Path, uuid: &str) -> CallResult<String> {

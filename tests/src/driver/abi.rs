@@ -5,6 +5,8 @@
 pub const VHOST_GET_FEATURES: u32 = 0x8008_af00;
 pub const VHOST_SET_FEATURES: u32 = 0x4008_af00;
 pub const VHOST_SET_OWNER: u32 = 0xaf01;
+pub const VHOST_SET_MEM_TABLE: u32 = 0x4008_af03;
+pub const VHOST_NET_SET_BACKEND: u32 = 0x4008_af30;
 pub const VHOST_SET_VRING_NUM: u32 = 0x4008_af10;
 pub const VHOST_SET_VRING_ADDR: u32 = 0x4028_af11;
 pub const VHOST_SET_VRING_BASE: u32 = 0x4008_af12;

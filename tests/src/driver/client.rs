@@ -59,7 +59,7 @@ pub struct Client {
     pub rx: Ring,
     /// Queue 1: frames to the device.
     pub tx: Ring,
-    options: Options,
+    pub(super) options: Options,
 }
 
 impl Client {
@@ -141,7 +141,7 @@ impl Client {
         self.vhost.set_vring_enable(ring.index, true)
     }
 
-    fn offer_receive_buffers(&mut self) -> CallResult<()> {
+    pub(super) fn offer_receive_buffers(&mut self) -> CallResult<()> {
         let len = u32::try_from(BUFFER_ROOM).expect("a page");
         for at in 0..self.rx.size {
             let addr = Memory::iova(self.rx.buffer(at));

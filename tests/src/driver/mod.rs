@@ -12,6 +12,7 @@ mod ring;
 pub mod sys;
 mod vfio;
 mod vhost;
+mod vhost_net;
 
 pub use client::{Client, HEADER, Options, QUEUE_SIZE, Via};
 pub use daemon::{Daemon, eventually, new_uuid};

@@ -5,8 +5,10 @@
 
 use super::abi::size_of_argument;
 use nix::errno::Errno;
+use nix::fcntl::OFlag;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+use nix::sys::stat::Mode;
 use std::ffi::c_void;
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
@@ -26,6 +28,20 @@ pub fn ioctl(fd: impl AsFd, cmd: u32, argument: &mut [u8]) -> nix::Result<i32> {
     assert!(argument.len() >= size_of_argument(cmd), "argument of {cmd:#x} is too short");
     // SAFETY: the argument is as long as the callee may take it to be.
     Errno::result(unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), libc::c_ulong::from(cmd), argument.as_mut_ptr()) })
+}
+
+/// A TAP interface of this thread's network namespace, its frames behind a virtio-net header of 12 bytes.
+pub fn tap(name: &str) -> nix::Result<OwnedFd> {
+    const TUNSETIFF: u32 = 0x4004_54ca;
+    const TUNSETVNETHDRSZ: u32 = 0x4004_54d8;
+    const FLAGS: u16 = 0x0002 | 0x1000 | 0x4000;
+    let fd = nix::fcntl::open("/dev/net/tun", OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty())?;
+    let mut request = [0; 40];
+    request[..name.len()].copy_from_slice(name.as_bytes());
+    request[16..18].copy_from_slice(&FLAGS.to_ne_bytes());
+    ioctl(&fd, TUNSETIFF, &mut request)?;
+    ioctl(&fd, TUNSETVNETHDRSZ, &mut 12i32.to_ne_bytes())?;
+    Ok(fd)
 }
 
 /// Takes over a descriptor that came in a control message just now.
