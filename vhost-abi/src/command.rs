@@ -31,8 +31,8 @@ commands! {
     VHOST_SET_OWNER = 0xaf01, Any;
     VHOST_RESET_OWNER = 0xaf02, Owner;
     VHOST_SET_MEM_TABLE = 0x4008_af03, Owner;
-    VHOST_SET_LOG_BASE = 0x4008_af04, Any;
-    VHOST_SET_LOG_FD = 0x4004_af07, Any;
+    VHOST_SET_LOG_BASE = 0x4008_af04, Owner;
+    VHOST_SET_LOG_FD = 0x4004_af07, Owner;
     VHOST_NEW_WORKER = 0x8004_af08, Owner;
     VHOST_FREE_WORKER = 0x4004_af09, Owner;
     VHOST_SET_VRING_NUM = 0x4008_af10, Owner;

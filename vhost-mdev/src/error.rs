@@ -20,6 +20,10 @@ pub(crate) enum VhostError {
     VringFlags(u32),
     #[error("the address of the log, {0:#x}, must be aligned to 4 bytes")]
     LogAlignment(u64),
+    #[error("ring {index} cannot be logged there")]
+    LogRange { index: usize },
+    #[error("there is no log: VHOST_SET_LOG_BASE comes first")]
+    NoLog,
     #[error("{len} bytes at {offset} are not within configuration space")]
     ConfigRange { offset: u32, len: u32 },
     #[error("groups of rings mean address spaces, which were not acknowledged")]
@@ -52,12 +56,14 @@ impl HasErrno for VhostError {
             Self::NotOwner => Errno::EPERM,
             Self::BackendFeatures { .. } | Self::VringFlags(_) | Self::NotOffered(_) => Errno::EOPNOTSUPP,
             Self::LogAlignment(_)
+            | Self::LogRange { .. }
             | Self::ConfigRange { .. }
             | Self::DescAsidAlone
             | Self::AddressSpace(_)
             | Self::BatchElsewhere { .. }
             | Self::Message(_) => Errno::EINVAL,
             Self::Unknown(_) => Errno::ENOTTY,
+            Self::NoLog => Errno::EFAULT,
             Self::Caller(errno) => *errno,
             Self::Map(error) => error.errno(),
             Self::Session(error) => error.errno(),

@@ -2,8 +2,10 @@
 
 use crate::VhostMdev;
 use crate::error::VhostError;
+use crate::log::LogState;
 use crate::memory::Memory;
-use devnode::{Caller, Ioctl, IoctlReply, OpenFile};
+use crate::miss::MissQueue;
+use devnode::{Caller, Ioctl, IoctlReply, OpenFile, PollEvents, Read, WaitQueue};
 use nix::errno::Errno;
 use parking_lot::{MappedMutexGuard, Mutex, MutexGuard};
 use std::sync::{Arc, OnceLock};
@@ -20,6 +22,7 @@ use virtio_mdev_api::Session;
 pub struct VhostFile {
     pub(crate) node: Arc<VhostMdev>,
     owner: OnceLock<Home>,
+    pub(crate) misses: Arc<MissQueue>,
     /// `None` once the file is closed or revoked.
     state: Mutex<Option<State>>,
 }
@@ -28,6 +31,9 @@ pub struct VhostFile {
 pub(crate) struct State {
     pub memory: Memory,
     pub backend_features: u64,
+    pub log: LogState,
+    /// Whether the client is asked for what is not mapped.
+    pub answers_misses: bool,
 }
 
 impl VhostFile {
@@ -35,8 +41,9 @@ impl VhostFile {
     pub(crate) fn open(node: Arc<VhostMdev>) -> Result<Self, VhostError> {
         node.session().reset()?;
         node.session().use_desc_groups(false)?;
-        let state = State { memory: Memory::new(node.session())?, backend_features: 0 };
-        Ok(Self { node, owner: OnceLock::new(), state: Mutex::new(Some(state)) })
+        let memory = Memory::new(node.session())?;
+        let state = State { memory, backend_features: 0, log: LogState::default(), answers_misses: false };
+        Ok(Self { node, owner: OnceLock::new(), misses: MissQueue::new(), state: Mutex::new(Some(state)) })
     }
 
     pub(crate) fn session(&self) -> &Session {
@@ -61,6 +68,8 @@ impl VhostFile {
         }
         session.set_config_call(None);
         open.memory.clear(session);
+        drop(state);
+        self.misses.waiters().wake();
         true
     }
 
@@ -81,7 +90,7 @@ impl VhostFile {
         self.owner.set(home).map_err(|_| VhostError::Owned)
     }
 
-    fn check(&self, client: &dyn Client, access: Access) -> Result<(), VhostError> {
+    pub(crate) fn check(&self, client: &dyn Client, access: Access) -> Result<(), VhostError> {
         match (access, self.owner.get()) {
             (Access::Any, _) | (Access::Mutating, None) => Ok(()),
             (_, Some(owner)) if client.lives_in(owner) => Ok(()),
@@ -124,6 +133,18 @@ impl OpenFile for VhostFile {
 
     fn write(&self, caller: &Caller, _offset: u64, data: &[u8]) -> Result<usize, Errno> {
         self.serve_write(caller, data)
+    }
+
+    fn read(&self, caller: &Caller, read: &Read) -> Result<Vec<u8>, Errno> {
+        self.serve_read(caller, read)
+    }
+
+    fn waiters(&self) -> Option<&WaitQueue> {
+        Some(self.misses.waiters())
+    }
+
+    fn poll(&self, caller: &Caller, wanted: PollEvents) -> PollEvents {
+        self.serve_poll(caller, wanted)
     }
 
     fn release(&self) {

@@ -41,6 +41,13 @@ impl Iotlb {
         self.table.is_empty() && self.batch.as_ref().is_none_or(|batch| batch.added.is_empty())
     }
 
+    /// The highest address that is mapped, or will be when the batch ends.
+    pub fn highest(&self) -> Option<u64> {
+        let published = self.space().regions().last().map(|region| region.last());
+        let added = self.batch.as_ref().and_then(|batch| batch.added.values().next_back()?.last().map(Region::last));
+        published.max(added)
+    }
+
     /// Whether `size` bytes could be mapped at `iova` now.
     pub fn check(&self, iova: u64, size: u64) -> Result<(), MapError> {
         let Limits { first, last, .. } = self.limits;
@@ -84,6 +91,8 @@ impl Iotlb {
     pub fn invalidate(&mut self, first: u64, last: u64) {
         let Some(batch) = &mut self.batch else {
             self.table.remove_touching(first, last);
+            // Also where nothing is mapped: what was asked for there is obsolete.
+            self.space().unmap(first, last);
             return;
         };
         batch.removed.extend(self.table.touching(first, last));

@@ -4,6 +4,8 @@
 
 use crate::error::VhostError;
 use crate::iotlb::Iotlb;
+use crate::miss::MissQueue;
+use std::sync::Arc;
 use vfio_container::{Attachment, Group, GroupHold};
 use virtio_mdev_api::dma::Limits;
 use virtio_mdev_api::{Capabilities, Session, SessionError};
@@ -99,6 +101,27 @@ impl Memory {
         }
         self.source = Source::Iotlb;
         Ok(())
+    }
+
+    /// Asks `misses` for what is not mapped, from now on and from the beginning.
+    pub fn ask(&self, misses: &Arc<MissQueue>) {
+        for (asid, iotlb) in (0..).zip(&self.iotlbs) {
+            iotlb.space().set_miss_handler(Some(misses.handler(asid)));
+        }
+    }
+
+    /// Whether address space 0 is filled by messages.
+    pub fn is_iotlb(&self) -> bool {
+        matches!(self.source, Source::Iotlb)
+    }
+
+    /// The highest address that is mapped, or will be when a batch ends, in any address space.
+    pub fn highest(&self) -> Option<u64> {
+        let contained = match &self.source {
+            Source::Container(hold) => hold.space().regions().last().map(|region| region.last()),
+            Source::Iotlb | Source::Lost => None,
+        };
+        self.iotlbs.iter().map(Iotlb::highest).max().flatten().max(contained)
     }
 
     /// The device was reset: the container is free to go.

@@ -23,8 +23,7 @@ const DESC_ASID: u64 = 1 << 7;
 const BACKEND_FEATURES: u64 = 1 << 1 | 1 << 2 | 1 << 4 | 1 << 5 | 1 << 6 | 1 << 8;
 const KNOWN_BACKEND_FEATURES: u64 = BACKEND_FEATURES | IOTLB_ASID | DESC_ASID;
 
-/// `VHOST_VRING_F_LOG`: log what is written to the used ring. Nothing is logged without `VHOST_F_LOG_ALL`, which is not
-/// offered.
+/// `VHOST_VRING_F_LOG`: log what is written to the used ring, while `VHOST_F_LOG_ALL` is accepted.
 const VRING_F_LOG: u32 = 1;
 /// Bytes of configuration space before the bytes themselves, in `struct vhost_vdpa_config`.
 const CONFIG_HEADER: u64 = 8;
@@ -46,13 +45,13 @@ impl VhostFile {
             VHOST_SET_FEATURES => {
                 let features: u64 = argument(call)?;
                 trace.arg("features", format!("{features:#x}"));
-                self.settle(|_| Ok(session.set_features(features)?))
+                self.set_features(client, features)
             }
             VHOST_GET_BACKEND_FEATURES => tell(self.backend_features(), trace),
             VHOST_SET_BACKEND_FEATURES => self.set_backend_features(argument(call)?, trace),
             VHOST_SET_OWNER => self.set_owner(client).map(|()| IoctlReply::ok()),
-            // The kernel's answer is no "not supported" here.
-            VHOST_SET_LOG_BASE | VHOST_SET_LOG_FD => Err(VhostError::Unknown(call.cmd)),
+            VHOST_SET_LOG_BASE => self.set_log_base(client, argument(call)?),
+            VHOST_SET_LOG_FD => self.set_log_fd(eventfd(client, argument(call)?, trace)?),
             VHOST_VDPA_GET_DEVICE_ID => tell(info.device_id, trace),
             VHOST_VDPA_GET_STATUS => tell(session.status()?.bits(), trace),
             VHOST_VDPA_SET_STATUS => self.set_status(client, argument(call)?, trace),
@@ -109,7 +108,7 @@ impl VhostFile {
                 self.check_index(state.index)?;
                 self.vring_state(client, call.cmd, state)
             }
-            VHOST_SET_VRING_ADDR => self.set_vring_addr(argument(call)?, trace),
+            VHOST_SET_VRING_ADDR => self.set_vring_addr(client, argument(call)?, trace),
             VHOST_SET_VRING_KICK | VHOST_SET_VRING_CALL | VHOST_SET_VRING_ERR => {
                 let VringFile { index, fd } = argument(call)?;
                 trace.arg("index", index);
@@ -173,6 +172,7 @@ impl VhostFile {
         let session = self.session();
         let starts = status & Status::DRIVER_OK.bits() != 0;
         let attachment = if starts { self.attachment(client) } else { None };
+        self.cover_container(client, attachment.as_ref())?;
         self.settle(|state| {
             if starts {
                 state.memory.choose(session, self.node.group(), attachment.as_ref())?;
@@ -181,11 +181,20 @@ impl VhostFile {
             if !session.status().is_ok_and(|now| now.contains(Status::DRIVER_OK)) {
                 state.memory.release(session)?;
             }
+            if status == 0 {
+                state.log.reset();
+                self.forget_misses(state);
+            }
             Ok(written?)
         })
     }
 
-    fn set_vring_addr(&self, addr: VringAddr, trace: &mut Trace) -> Result<IoctlReply, VhostError> {
+    fn set_vring_addr(
+        &self,
+        client: &dyn Client,
+        addr: VringAddr,
+        trace: &mut Trace,
+    ) -> Result<IoctlReply, VhostError> {
         let VringAddr { index, flags, desc, used, avail, log } = addr;
         trace.arg("index", index);
         trace.arg("desc", desc);
@@ -198,7 +207,7 @@ impl VhostFile {
         if log % 4 != 0 {
             return Err(VhostError::LogAlignment(log));
         }
-        self.settle(|_| Ok(self.session().set_queue_addresses(index, desc, avail, used)?))
+        self.set_ring(client, index, [desc, avail, used], (flags & VRING_F_LOG != 0).then_some(log))
     }
 
     fn set_backend_features(&self, features: u64, trace: &mut Trace) -> Result<IoctlReply, VhostError> {
@@ -271,6 +280,7 @@ impl VhostFile {
                 }
                 // Look first: taking hold of memory that is not going to be mapped is dear.
                 self.lock()?.memory.iotlb(asid)?.check(iova, size)?;
+                self.cover_map(client, iova + (size - 1))?;
                 let regions = regions(client, iova, uaddr, size, permissions)?;
                 Ok(self.lock()?.memory.iotlb(asid)?.update(regions)?)
             }

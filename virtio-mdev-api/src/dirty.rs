@@ -3,7 +3,10 @@
 //! Sources (queues) report what they wrote; any number of consumers each see all of it and clear their own copy.
 
 mod bits;
+mod log;
 mod word;
+
+pub use log::{LOG_PAGE, Log, LogError, LogSetup, LoggedRing, RingLog, Translate, log_len};
 
 /// What `word` is built on.
 mod sync {
@@ -19,15 +22,41 @@ use rustix::thread::{MembarrierCommand, membarrier};
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, compiler_fence};
+use std::time::{Duration, Instant};
 use thiserror::Error;
 
 /// Most pages one consumer can cover: 8 TiB of pages of 4 KiB.
 pub const MAX_PAGES: u64 = 1 << 31;
 
+/// How long a change of the listeners waits for marks under way.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Whose ring was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RingPart {
+    /// The queue.
+    pub queue: u16,
+    /// The ring is in another address space than the buffers.
+    pub elsewhere: bool,
+}
+
 /// Is told of every write at once (vhost's log).
 pub trait DirtySink: Send + Sync {
     /// The `len` bytes at `iova` were written; the range is not empty and does not wrap. Called on a queue's thread.
     fn mark(&self, iova: u64, len: u64);
+
+    /// The same, of a part of `ring`. A ring elsewhere is in memory that most are not interested in.
+    fn mark_ring(&self, ring: RingPart, iova: u64, len: u64) {
+        if !ring.elsewhere {
+            self.mark(iova, len);
+        }
+    }
+
+    /// A burst of writes is over. An error says that one of them is not recorded and will be missed: the device must
+    /// stop.
+    fn flush(&self) -> Result<(), LogError> {
+        Ok(())
+    }
 }
 
 /// Why there is no such record.
@@ -49,6 +78,12 @@ pub enum DirtyError {
     /// More than [`MAX_PAGES`].
     #[error("{0} pages are too many to record")]
     TooLarge(u64),
+    /// The memory for a log has a gap here, or cannot be read and written.
+    #[error("the memory of the log is not whole at {at:#x}")]
+    Bitmap {
+        /// Byte of the log.
+        at: u64,
+    },
     /// What is asked for is not in the recorded range.
     #[error("{first:#x}..={last:#x} is not recorded")]
     NotRecorded {
@@ -114,6 +149,25 @@ impl DirtyRecord {
 
     /// All these ranges (address, length) were written: cheaper than one by one.
     pub fn mark_all(&self, ranges: impl IntoIterator<Item = (u64, u64)>) {
+        self.tell(ranges, |sink, iova, len| sink.mark(iova, len));
+    }
+
+    /// All these ranges of a ring were written.
+    #[inline]
+    pub fn mark_ring(&self, ring: RingPart, ranges: impl IntoIterator<Item = (u64, u64)>) {
+        self.tell(ranges, |sink, iova, len| sink.mark_ring(ring, iova, len));
+    }
+
+    /// To be called at the end of every burst, outside of it: listeners may be a client's. An error says that a write
+    /// could not be recorded: the device must stop.
+    pub fn flush(&self) -> Result<(), LogError> {
+        if !self.is_active() {
+            return Ok(());
+        }
+        self.sinks.load().iter().try_for_each(|listener| listener.sink.flush())
+    }
+
+    fn tell(&self, ranges: impl IntoIterator<Item = (u64, u64)>, mark: impl Fn(&dyn DirtySink, u64, u64)) {
         if !self.is_active() {
             return;
         }
@@ -125,7 +179,7 @@ impl DirtyRecord {
                 continue;
             }
             for listener in sinks.iter() {
-                listener.sink.mark(iova, len);
+                mark(&*listener.sink, iova, len);
             }
         }
     }
@@ -158,9 +212,23 @@ impl DirtyRecord {
         let first = listeners.is_empty();
         edit(&mut listeners);
         let active = !listeners.is_empty();
-        self.sinks.store(Arc::new(listeners));
+        let old = self.sinks.swap(Arc::new(listeners));
         self.active.store(active, Ordering::Release);
+        wait_for_last(&old);
         first
+    }
+}
+
+/// Waits until no source goes through `listeners` any more, for a bounded time: a listener in a client's memory may take
+/// as long as the client likes.
+fn wait_for_last(listeners: &Arc<Vec<Listener>>) {
+    let begun = Instant::now();
+    while Arc::strong_count(listeners) > 1 {
+        if begun.elapsed() >= PATIENCE {
+            tracing::warn!("a mark of a dirty page takes long, and may come late");
+            return;
+        }
+        std::thread::yield_now();
     }
 }
 
@@ -170,7 +238,7 @@ impl fmt::Debug for DirtyRecord {
     }
 }
 
-/// Ends the reports to a sink when dropped. A mark that has begun may still arrive.
+/// Ends the reports to a sink when dropped. Afterwards no mark arrives.
 #[must_use = "dropping the guard ends the reports"]
 pub struct SinkGuard {
     record: Arc<DirtyRecord>,

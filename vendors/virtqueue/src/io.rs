@@ -6,7 +6,7 @@ use crate::error::{Cause, Halt, Part, RingError};
 use crate::layout::{ENTRIES, INDEX, USED_ENTRY};
 use crate::ring::{HEADS, Ring};
 use std::sync::atomic::{Ordering, fence};
-use virtio_mdev_api::dirty::DirtyRecord;
+use virtio_mdev_api::dirty::{DirtyRecord, RingPart};
 use virtio_mdev_api::dma::View;
 
 const NO_NOTIFY: u16 = 1;
@@ -218,10 +218,7 @@ impl Io<'_> {
     /// These ranges of the used ring were written.
     #[inline]
     fn mark_ring<const N: usize>(&self, ranges: [(u64, u64); N]) {
-        // A ring elsewhere is in memory that this record is not about.
-        if !self.ring.elsewhere {
-            self.dirty.mark_all(ranges);
-        }
+        self.dirty.mark_ring(RingPart { queue: self.ring.index, elsewhere: self.ring.elsewhere }, ranges);
     }
 
     /// Publishes what was committed. Says whether the driver wants to be told.

@@ -148,6 +148,9 @@ impl Queue {
     /// Tells the driver of what was published since, if it wants to be told. Not to be called within a burst: the
     /// notifier is the client's, and it may make its writer block for a while.
     pub fn interrupt(&mut self) {
+        if let Err(error) = self.dirty.flush() {
+            self.health.fault(Some(self.ring.index), &error.to_string());
+        }
         if !std::mem::take(&mut self.interrupt) {
             return;
         }

@@ -111,8 +111,8 @@ fn known_calls_that_are_not_offered_differ_from_unknown_ones() {
     for cmd in [GET_VRING_DESC_GROUP, 0xaf02, 0x4008_af03, 0x8004_af08, 0x4008_af13, 0x4008_af24, 0x4008_af30] {
         assert_eq!(lab.call(cmd, &[0; 8]), Err(Errno::EOPNOTSUPP), "{cmd:#x}");
     }
-    // Log calls, a wrong size, a wrong direction, numbers of nobody, VFIO.
-    for cmd in [0x4008_af04, 0x4004_af07, 0x8010_af00, 0xc008_af00, 0xaf60, 0xafff, 0x3b64, 0x3b6b, 0] {
+    // A wrong size, a wrong direction, numbers of nobody, VFIO.
+    for cmd in [0x8010_af00, 0xc008_af00, 0xaf60, 0xafff, 0x3b64, 0x3b6b, 0] {
         assert_eq!(lab.call(cmd, &[0; 16]), Err(Errno::ENOTTY), "{cmd:#x}");
     }
 }

@@ -9,8 +9,12 @@ use std::sync::Arc;
 /// Whoever fills an address space on demand (a virtual IOMMU, VDUSE).
 pub trait MissHandler: Send + Sync {
     /// A device needs `access` to `iova`, where nothing is mapped. Called on a queue's thread: note it down, never block.
-    /// Not called again for the same page until something is mapped there.
-    fn miss(&self, iova: u64, access: Permissions);
+    /// Not called again for the same page until something is mapped or unmapped there, unless the answer is false: then
+    /// the device asks again as soon as it looks again.
+    fn miss(&self, iova: u64, access: Permissions) -> bool;
+
+    /// Something was mapped or unmapped in `first..=last`: what was asked for there is obsolete.
+    fn obsolete(&self, _first: u64, _last: u64) {}
 }
 
 const PAGE: u64 = 4096;
@@ -51,18 +55,28 @@ impl Misses {
                 return;
             }
         }
-        self.handler.miss(iova, access);
+        if !self.handler.miss(iova, access) {
+            self.told.lock().pages.remove(&(iova / PAGE, access));
+        }
     }
 
     /// `first..=last` was mapped in version `generation`, which is published.
     pub fn answered(&self, first: u64, last: u64, generation: u64) {
+        self.told.lock().mapped_in = generation;
+        self.forget(first, last);
+    }
+
+    /// What was asked for in `first..=last` is obsolete; devices that still need it ask again. Whether there was any.
+    pub fn forget(&self, first: u64, last: u64) -> bool {
+        self.handler.obsolete(first, last);
         let mut told = self.told.lock();
-        told.mapped_in = generation;
         let (first, last) = ((first / PAGE, Permissions::empty()), (last / PAGE, Permissions::all()));
         let done: Vec<_> = told.pages.range(first..=last).copied().collect();
+        let any = !done.is_empty();
         for page in done {
             told.pages.remove(&page);
         }
+        any
     }
 }
 

@@ -35,12 +35,12 @@ pub struct AddressSpace {
     generation: AtomicU64,
     readers: Mutex<Vec<Arc<ReaderSlot>>>,
     limits: Mutex<Limits>,
-    misses: Option<Arc<Misses>>,
     update: Mutex<Update>,
 }
 
 /// What only changes need.
 struct Update {
+    misses: Option<Arc<Misses>>,
     base: Limits,
     subscriptions: Vec<Subscription>,
     next_subscription: u64,
@@ -68,8 +68,8 @@ impl AddressSpace {
             generation: AtomicU64::new(generation),
             readers: Mutex::default(),
             limits: Mutex::new(limits),
-            misses,
             update: Mutex::new(Update {
+                misses,
                 base: limits,
                 subscriptions: Vec::new(),
                 next_subscription: 0,
@@ -77,6 +77,21 @@ impl AddressSpace {
                 patience: DEFAULT_PATIENCE,
             }),
         })
+    }
+
+    /// From now on, what is not mapped is asked for, or with `None` a fault again. Queues that wait look again.
+    pub fn set_miss_handler(&self, handler: Option<Arc<dyn MissHandler>>) {
+        let mut update = self.update.lock();
+        update.misses = handler.map(|handler| Arc::new(Misses::new(handler)));
+        self.republish(&mut update);
+    }
+
+    /// A new version with the same regions.
+    fn republish(&self, update: &mut Update) {
+        let current = self.published.load_full();
+        let generation = self.publish(update, &current, current.tree.clone(), current.bank);
+        drop(current);
+        update.tell_published(generation);
     }
 
     /// How long an unmap waits for readers before it revokes the memory under them.
@@ -136,9 +151,16 @@ impl AddressSpace {
     pub fn replace(&self, ranges: &[(u64, u64)], regions: Vec<Region>) -> Result<Unmapped, MapError> {
         let mut update = self.update.lock();
         let doomed = self.touching(ranges);
-        let changed = self.change(&mut update, &doomed, &regions)?;
+        let asked = update.misses.as_ref().is_some_and(|misses| {
+            ranges.iter().fold(false, |asked, &(first, last)| misses.forget(first, last) || asked)
+        });
+        let changed = self.change(&mut update, &doomed, &regions);
+        if asked && (changed.is_err() || (doomed.is_empty() && regions.is_empty())) {
+            // Whoever waits looks again, and asks again.
+            self.republish(&mut update);
+        }
         drop(update);
-        Ok(changed.tell_stalled())
+        Ok(changed?.tell_stalled())
     }
 
     /// Removes everything.
@@ -229,7 +251,7 @@ impl AddressSpace {
 
     fn publish(&self, update: &mut Update, current: &Snapshot, tree: Tree, bank: usize) -> u64 {
         let generation = current.generation + 1;
-        let next = Snapshot { generation, bank, tree, misses: self.misses.clone() };
+        let next = Snapshot { generation, bank, tree, misses: update.misses.clone() };
         let old = self.published.swap(Arc::new(next));
         self.generation.store(generation, Ordering::Release);
         update.retired.push(old);
@@ -264,7 +286,7 @@ impl AddressSpace {
         let bank = if removed.is_empty() { old_bank } else { 1 - old_bank };
         let generation = self.publish(update, &current, tree, bank);
         drop(current);
-        if let Some(misses) = &self.misses {
+        if let Some(misses) = &update.misses {
             added.iter().for_each(|region| misses.answered(region.iova, region.last(), generation));
         }
         let mut changed = Changed::default();

@@ -22,6 +22,11 @@ impl Session {
         Ok(())
     }
 
+    /// Sizes and addresses of all queues.
+    pub fn queue_configs(&self) -> Result<Vec<QueueConfig>, SessionError> {
+        Ok(self.lock()?.queues.iter().map(|queue| queue.config).collect())
+    }
+
     /// Sets the ring addresses. Refused with EINVAL while the driver runs.
     pub fn set_queue_addresses(&self, index: u32, desc: u64, driver: u64, device: u64) -> Result<(), SessionError> {
         let mut state = self.lock()?;

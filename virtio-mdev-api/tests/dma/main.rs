@@ -2,6 +2,7 @@
 
 mod access;
 mod guest_memory;
+mod log;
 mod mapping;
 mod memory;
 mod miss;

@@ -8,8 +8,9 @@ use virtio_mdev_api::dma::{AccessError, AddressSpace, Limits, Lookup, MissHandle
 struct Asked(Mutex<Vec<(u64, Permissions)>>);
 
 impl MissHandler for Asked {
-    fn miss(&self, iova: u64, access: Permissions) {
+    fn miss(&self, iova: u64, access: Permissions) -> bool {
         self.0.lock().push((iova, access));
+        true
     }
 }
 
@@ -70,4 +71,56 @@ fn memory_that_forbids_the_access_is_a_fault_not_a_miss() {
     let mut reader = reader(&space);
     assert!(matches!(reader.enter().view().lookup(PAGE, 1, RW), Lookup::Fault));
     assert!(asked.0.lock().is_empty());
+}
+
+#[test]
+fn an_unmap_makes_what_was_asked_for_obsolete_and_whoever_waits_asks_again() {
+    let (space, asked) = space();
+    let mut reader = reader(&space);
+    assert!(matches!(reader.enter().view().lookup(PAGE, 1, RW), Lookup::Pending));
+    let before = space.generation();
+    // Nothing is mapped there, and somebody waits.
+    space.unmap(0, u64::MAX);
+    assert!(space.generation() > before, "nobody looks again");
+    assert!(matches!(reader.enter().view().lookup(PAGE, 1, RW), Lookup::Pending));
+    assert_eq!(asked.0.lock().len(), 2);
+    let before = space.generation();
+    space.unmap(8 * PAGE, 9 * PAGE);
+    assert_eq!(space.generation(), before, "nobody waits for that");
+}
+
+#[test]
+fn a_space_can_begin_and_end_to_ask() {
+    let (asked, window) = (Arc::new(Asked::default()), Window::new(0x1000));
+    let space = AddressSpace::new(Limits::default());
+    let mut reader = reader(&space);
+    assert!(matches!(reader.enter().view().lookup(PAGE, 1, RW), Lookup::Fault));
+    space.set_miss_handler(Some(Arc::clone(&asked) as Arc<dyn MissHandler>));
+    assert!(matches!(reader.enter().view().lookup(PAGE, 1, RW), Lookup::Pending));
+    space.map(shared(&window, PAGE, PAGE, 0, RW)).unwrap();
+    assert!(matches!(reader.enter().view().lookup(PAGE, 1, RW), Lookup::Hit(_)));
+    space.set_miss_handler(None);
+    assert!(matches!(reader.enter().view().lookup(0, 1, RW), Lookup::Fault));
+    assert_eq!(asked.0.lock().len(), 1);
+}
+
+#[derive(Default)]
+struct Full(std::sync::atomic::AtomicU32);
+
+impl MissHandler for Full {
+    fn miss(&self, _iova: u64, _access: Permissions) -> bool {
+        self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        false
+    }
+}
+
+#[test]
+fn a_miss_that_was_not_noted_is_told_again() {
+    let full = Arc::new(Full::default());
+    let space = AddressSpace::with_miss_handler(Limits::default(), Arc::clone(&full) as Arc<dyn MissHandler>);
+    let mut reader = reader(&space);
+    for turn in 1..4 {
+        assert!(matches!(reader.enter().view().lookup(PAGE, 1, RW), Lookup::Pending));
+        assert_eq!(full.0.load(std::sync::atomic::Ordering::Relaxed), turn);
+    }
 }

@@ -11,8 +11,9 @@ use virtqueue::testing::Ram;
 struct Asked(Mutex<Vec<u64>>);
 
 impl MissHandler for Asked {
-    fn miss(&self, iova: u64, _access: Permissions) {
+    fn miss(&self, iova: u64, _access: Permissions) -> bool {
         self.0.lock().push(iova);
+        true
     }
 }
 
