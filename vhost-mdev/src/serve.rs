@@ -64,7 +64,7 @@ impl VhostFile {
                     Ok(())
                 })
             }
-            VHOST_VDPA_GET_VRING_NUM => tell(info.queues.iter().map(|queue| queue.max_size).min().unwrap_or(0), trace),
+            VHOST_VDPA_GET_VRING_NUM => tell(info.queues.iter().map(|queue| queue.max_size).max().unwrap_or(0), trace),
             VHOST_VDPA_GET_IOVA_RANGE => {
                 let range = IovaRange { first: info.limits.first, last: info.limits.last };
                 tell_bytes(range.as_bytes())

@@ -98,7 +98,8 @@ impl DeviceLink {
         tracing::warn!(instance = %self.0.name, queue, reason, suppressed, "device needs reset");
     }
 
-    /// Configuration space changed: readers see a new generation, the driver gets its interrupt.
+    /// Configuration space changed: readers see a new generation, the driver gets its interrupt. A read that is under way
+    /// begins again, so a device whose space another thread changes need not lock it.
     pub fn config_changed(&self) {
         self.0.generation.fetch_add(1, Ordering::AcqRel);
         if let Err(error) = self.0.config_call.signal() {

@@ -65,6 +65,14 @@ impl QueueState {
         })
     }
 
+    /// Whether a queue of `size` entries can stand here.
+    pub fn fits(self, packed: bool, size: u16) -> bool {
+        match self {
+            Self::Split { .. } => !packed,
+            Self::Packed { avail, used, .. } => packed && avail < size && used < size,
+        }
+    }
+
     /// The encoding of VHOST_GET_VRING_BASE.
     pub fn to_vring_base(self) -> u32 {
         match self {

@@ -2,6 +2,7 @@
 
 pub mod calls;
 pub mod frames;
+pub mod maps;
 pub mod samples;
 pub mod scale;
 
@@ -20,6 +21,8 @@ pub struct Report {
     pub processors: usize,
     /// Control calls.
     pub calls: Vec<Figures>,
+    /// 60,000 maps in one address space.
+    pub maps: Vec<maps::Maps>,
     /// A thousand instances.
     pub scale: scale::Scale,
     /// Frames a second.
@@ -31,6 +34,7 @@ pub fn run() -> Report {
     let start = || Daemon::with(&["--parent", "loopback:loopback0", "--log", "warn"]);
     let daemon = start();
     let calls = calls::measure(&daemon);
+    let maps = maps::measure(&daemon);
     let loopback = frames::measure(&daemon, &[64, 256, 1514]);
     drop(daemon);
     Report {
@@ -40,6 +44,7 @@ pub fn run() -> Report {
             .unwrap_or_default(),
         processors: std::thread::available_parallelism().map_or(0, usize::from),
         calls,
+        maps,
         scale: scale::measure(&start()),
         loopback,
     }
@@ -47,12 +52,17 @@ pub fn run() -> Report {
 
 /// For people.
 pub fn print(report: &Report) {
-    let Report { build, kernel, processors, calls, scale, loopback } = report;
+    let Report { build, kernel, processors, calls, maps, scale, loopback } = report;
     println!("{build} build, Linux {kernel}, {processors} processors");
     println!();
     println!("{:<64} {:>10} {:>10} {:>10}", "control call", "median µs", "p99 µs", "× floor");
     for Figures { name, median_us, p99_us, times_floor, .. } in calls {
         println!("{name:<64} {median_us:>10.1} {p99_us:>10.1} {times_floor:>10.1}");
+    }
+    println!();
+    println!("{:<64} {:>10} {:>10} {:>10}", "IOTLB message, 60,000 of them", "first µs", "last µs", "each µs");
+    for maps::Maps { name, first_us, last_us, each_us, .. } in maps {
+        println!("{name:<64} {first_us:>10.1} {last_us:>10.1} {each_us:>10.1}");
     }
     println!();
     println!("{} live instances", scale.instances);

@@ -38,6 +38,8 @@ pub const VHOST_BACKEND_F_IOTLB_ASID: u64 = 1 << 3;
 pub const VHOST_IOTLB_MSG_V2: u32 = 2;
 pub const VHOST_IOTLB_UPDATE: u8 = 2;
 pub const VHOST_IOTLB_INVALIDATE: u8 = 3;
+pub const VHOST_IOTLB_BATCH_BEGIN: u8 = 5;
+pub const VHOST_IOTLB_BATCH_END: u8 = 6;
 /// Bytes of `struct vhost_msg_v2`.
 pub const VHOST_MSG_SIZE: usize = 72;
 

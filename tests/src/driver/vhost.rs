@@ -169,6 +169,16 @@ impl Vhost {
         self.iotlb(VHOST_IOTLB_INVALIDATE, 0, iova, size, 0)
     }
 
+    /// An IOTLB message (v2): changes from here on are published together.
+    pub fn iotlb_begin(&self) -> CallResult<()> {
+        self.iotlb(VHOST_IOTLB_BATCH_BEGIN, 0, 0, 0, 0)
+    }
+
+    /// An IOTLB message (v2): publish them.
+    pub fn iotlb_end(&self) -> CallResult<()> {
+        self.iotlb(VHOST_IOTLB_BATCH_END, 0, 0, 0, 0)
+    }
+
     fn iotlb(&self, message: u8, asid: u32, iova: u64, size: u64, address: u64) -> CallResult<()> {
         let mut bytes = pair(VHOST_IOTLB_MSG_V2, asid).to_vec();
         for word in [iova, size, address] {

@@ -3,7 +3,8 @@
 use crate::lab::*;
 use devnode::Ioctl;
 use nix::errno::Errno;
-use vfio_container::testing::{BASE, SIZE};
+use vfio_container::testing::{BASE, Descriptor, SIZE};
+use virtio_mdev_api::notify::EventFd;
 
 /// GET_CONFIG: the kernel copies nothing in, and the bytes are written behind the header.
 fn get(lab: &Lab, offset: u32, len: u32) -> Result<Vec<u8>, Errno> {
@@ -58,4 +59,54 @@ fn memory_that_is_not_there_is_efault() {
     }
     lab.client.put(end - 8, &pair(0, 6));
     assert_eq!(at(GET_CONFIG, end - 8, &[]), Some(Errno::EFAULT), "the bytes have no room");
+}
+
+#[test]
+fn a_link_that_goes_down_and_up_interrupts_each_time_and_reads_as_it_is() {
+    let (lab, event) = (Lab::new(), EventFd::new().unwrap());
+    lab.client.install(20, Descriptor::Event(event.clone()));
+    lab.call(SET_CONFIG_CALL, &20i32.to_ne_bytes()).unwrap();
+    let status = || get(&lab, u32::try_from(STATUS).unwrap(), 1).unwrap()[0];
+    for (word, up) in [("down", 0), ("up", 1), ("down", 0)] {
+        let before = lab.session.link().generation();
+        lab.session.store_attribute("link", word).unwrap();
+        assert_eq!((event.drain(), status()), (Ok(Some(1)), up), "{word}");
+        assert_eq!(lab.session.link().generation(), before + 1);
+    }
+    lab.call(SET_CONFIG_CALL, &(-1i32).to_ne_bytes()).unwrap();
+    lab.session.store_attribute("link", "up").unwrap();
+    assert_eq!((event.drain(), status()), (Ok(None), 1), "unbound");
+}
+
+#[test]
+fn the_config_call_outlives_a_reset_and_ends_with_the_file() {
+    let (lab, event) = (Lab::new(), EventFd::new().unwrap());
+    lab.client.install(20, Descriptor::Event(event.clone()));
+    lab.call(SET_CONFIG_CALL, &20i32.to_ne_bytes()).unwrap();
+    lab.set_status(0).unwrap();
+    lab.session.store_attribute("link", "up").unwrap();
+    assert_eq!(event.drain(), Ok(Some(1)));
+    devnode::OpenFile::release(&*lab.file);
+    lab.session.store_attribute("link", "down").unwrap();
+    assert_eq!(event.drain(), Ok(None));
+}
+
+#[test]
+fn a_read_is_of_one_generation_however_often_the_space_changes_meanwhile() {
+    let lab = Lab::new();
+    lab.seen.lock().config.fill(7);
+    for torn in [1, 3, 20] {
+        let expected = lab.seen.lock().config[0] + u8::try_from(torn).unwrap();
+        lab.seen.lock().torn_reads = torn;
+        assert_eq!(get(&lab, 0, 12), Ok(vec![expected; 12]), "{torn} changes");
+    }
+}
+
+#[test]
+fn a_space_that_never_stands_still_is_told_so_at_once() {
+    let lab = Lab::new();
+    lab.seen.lock().torn_reads = usize::MAX;
+    assert_eq!(get(&lab, 0, 12), Err(Errno::EAGAIN));
+    lab.seen.lock().torn_reads = 0;
+    assert!(get(&lab, 0, 12).is_ok());
 }

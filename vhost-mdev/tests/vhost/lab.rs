@@ -61,6 +61,8 @@ pub const KICK: i32 = 10;
 pub const NOT_EVENTFD: i32 = 11;
 pub const CONTAINER: i32 = 12;
 pub const QUEUES: u32 = 2;
+/// Where configuration space has the state of the link (virtio 1.3 §5.1.4).
+pub const STATUS: usize = 6;
 
 /// What the device was asked to do, and the queues it runs.
 #[derive(Default)]
@@ -68,11 +70,14 @@ pub struct Seen {
     pub calls: Vec<String>,
     pub running: BTreeMap<u16, QueueStart>,
     pub config: Vec<u8>,
+    /// How many reads of configuration space meet a change of all its bytes half-way.
+    pub torn_reads: usize,
 }
 
 struct Recorder {
     seen: Arc<Mutex<Seen>>,
     info: DeviceInfo,
+    link: DeviceLink,
 }
 
 impl VirtioMdev for Recorder {
@@ -85,8 +90,24 @@ impl VirtioMdev for Recorder {
     }
 
     fn read_config(&mut self, offset: u32, out: &mut [u8]) {
+        let mut seen = self.seen.lock();
         let from = usize::try_from(offset).unwrap();
-        out.copy_from_slice(&self.seen.lock().config[from..from + out.len()]);
+        let (first, second) = out.split_at_mut(out.len() / 2);
+        let middle = from + first.len();
+        first.copy_from_slice(&seen.config[from..middle]);
+        if let Some(left) = seen.torn_reads.checked_sub(1) {
+            seen.torn_reads = left;
+            seen.config.iter_mut().for_each(|byte| *byte = byte.wrapping_add(1));
+            self.link.config_changed();
+        }
+        second.copy_from_slice(&seen.config[middle..middle + second.len()]);
+    }
+
+    fn store_attribute(&mut self, name: &str, value: &str) -> Result<(), Refusal> {
+        assert_eq!(name, "link");
+        self.seen.lock().config[STATUS] = u8::from(value == "up");
+        self.link.config_changed();
+        Ok(())
     }
 
     fn write_config(&mut self, offset: u32, data: &[u8]) -> Result<(), Refusal> {
@@ -105,7 +126,10 @@ impl VirtioMdev for Recorder {
     fn stop_queue(&mut self, index: u16) -> Result<Option<QueueState>, Refusal> {
         let mut seen = self.seen.lock();
         seen.calls.push(format!("stop {index}"));
-        Ok(seen.running.remove(&index).map(|_| QueueState::Split { avail: 5 }))
+        Ok(seen.running.remove(&index).map(|start| match start.state {
+            QueueState::Split { .. } => QueueState::Split { avail: 5 },
+            QueueState::Packed { .. } => QueueState::Packed { avail: 5, avail_wrap: false, used: 3, used_wrap: true },
+        }))
     }
 
     fn set_kick(&mut self, index: u16, kick: Option<EventFd>) {
@@ -211,8 +235,9 @@ impl Lab {
             limits: kind.limits,
             capabilities: kind.capabilities,
         };
-        let device = Box::new(Recorder { seen: seen.clone(), info: info.clone() });
-        let session = Arc::new(Session::new(device, info, DeviceLink::new("test"), Duration::from_secs(5)));
+        let link = DeviceLink::new("test");
+        let device = Box::new(Recorder { seen: seen.clone(), info: info.clone(), link: link.clone() });
+        let session = Arc::new(Session::new(device, info, link, Duration::from_secs(5)));
         let group = Group::new(1 << 20, "test".into());
         let trace = Arc::new(Broadcast::new());
         let opens = Arc::new(AtomicI32::new(0));
@@ -267,7 +292,11 @@ impl Lab {
 
     /// Negotiates, enables both queues and sets DRIVER_OK.
     pub fn start(&self) -> Result<(), Errno> {
-        self.set_features(REQUIRED)?;
+        self.start_with(REQUIRED)
+    }
+
+    pub fn start_with(&self, features: u64) -> Result<(), Errno> {
+        self.set_features(features)?;
         (0..QUEUES).try_for_each(|index| self.vring(SET_VRING_ENABLE, index, 1).map(drop))?;
         self.set_status(0xf)
     }

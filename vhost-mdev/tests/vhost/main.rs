@@ -11,4 +11,6 @@ mod miss;
 mod owner;
 mod queues;
 mod real_caller;
+mod reset;
+mod ring_state;
 mod trace;

@@ -69,6 +69,9 @@ pub enum SessionError {
         /// Bytes.
         len: u32,
     },
+    /// Every read of configuration space found a change under way.
+    #[error("configuration space changes faster than it can be read")]
+    ConfigUnsettled,
     /// A group beyond the device's groups.
     #[error("there is no group {group}")]
     NoSuchGroup {
@@ -124,6 +127,7 @@ impl HasErrno for SessionError {
             Self::Vendor(fault) => fault.errno(),
             Self::Refused(refusal) => refusal.errno(),
             Self::Occupied => Errno::ETIMEDOUT,
+            Self::ConfigUnsettled => Errno::EAGAIN,
             Self::NoMemory { .. } => Errno::EFAULT,
             Self::DriverRuns
             | Self::QueueSize { .. }

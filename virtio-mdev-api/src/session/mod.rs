@@ -34,6 +34,9 @@ use std::time::Duration;
 /// How long a call waits for another on the same session. Longer than any vendor call may take.
 const LOCK_PATIENCE: Duration = Duration::from_secs(20);
 
+/// How often configuration space is read before a device is told to make up its mind.
+const CONFIG_READS: u32 = 64;
+
 /// What a person is told about an instance in one word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Condition {
@@ -253,16 +256,22 @@ impl Session {
         Ok(())
     }
 
-    /// Reads configuration space; the range must lie within it.
+    /// Reads configuration space; the range must lie within it. What is read is of one generation; EAGAIN from a device
+    /// whose space never stands still.
     pub fn read_config(&self, offset: u32, len: u32) -> Result<Vec<u8>, SessionError> {
         self.check_config(offset, len)?;
         let len = usize::try_from(len).map_err(|_| SessionError::ConfigRange { offset, len })?;
+        let link = self.link.clone();
         let read = self.device.call("read_config", move |device| {
             let mut bytes = vec![0; len];
-            device.read_config(offset, &mut bytes);
-            bytes
+            let settled = (0..CONFIG_READS).any(|_| {
+                let before = link.generation();
+                device.read_config(offset, &mut bytes);
+                link.generation() == before
+            });
+            settled.then_some(bytes)
         })?;
-        Ok(read)
+        read.ok_or(SessionError::ConfigUnsettled)
     }
 
     /// Writes configuration space; the range must lie within it.

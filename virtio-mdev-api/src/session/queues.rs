@@ -40,7 +40,8 @@ impl Session {
         Ok(())
     }
 
-    /// Sets where the queue begins, as VHOST_SET_VRING_BASE encodes it. Refused with EINVAL while the driver runs.
+    /// Sets where the queue begins, as VHOST_SET_VRING_BASE encodes it. Refused with EINVAL while the driver runs. A place
+    /// beyond the ring, whose size may be set later, is refused when the queue starts.
     pub fn set_queue_base(&self, index: u32, base: u32) -> Result<(), SessionError> {
         let mut state = self.lock()?;
         let index = self.check_index(index)?;
@@ -112,6 +113,10 @@ impl Session {
         let (asid, ring_asid) = self.asids_of(state, index);
         let queue = &state.queues[index];
         check_areas(&queue.config, state.features)?;
+        // Only now are size and place both known.
+        if !queue.state.fits(state.features & VIRTIO_F_RING_PACKED != 0, queue.config.size) {
+            return Err(SessionError::QueueBase { base: queue.state.to_vring_base() });
+        }
         let start = QueueStart {
             config: queue.config,
             state: queue.state,

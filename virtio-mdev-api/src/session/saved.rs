@@ -102,13 +102,6 @@ impl Session {
             return Err(SessionError::Saved("ring size"));
         }
         let packed = saved.features & VIRTIO_F_RING_PACKED != 0;
-        match queue.state {
-            QueueState::Split { .. } if packed => Err(SessionError::Saved("ring format")),
-            QueueState::Packed { .. } if !packed => Err(SessionError::Saved("ring format")),
-            QueueState::Packed { avail, used, .. } if avail >= size || used >= size => {
-                Err(SessionError::Saved("ring index"))
-            }
-            _ => Ok(()),
-        }
+        if queue.state.fits(packed, size) { Ok(()) } else { Err(SessionError::Saved("ring state")) }
     }
 }
