@@ -167,6 +167,9 @@ impl Queue {
                 self.parked = Some(generations);
                 self.waker.arm();
             }
+            // The burst saw mappings as they were when it began; a driver may since have made one, and used it.
+            Cause::Fault(RingError::Access { error: AccessError::Fault { .. }, .. })
+                if self.reader.space().generation() != generation => {}
             Cause::Fault(error) => {
                 self.health.ring_fault(self.ring.index, error);
                 if let Err(errno) = self.err.signal() {

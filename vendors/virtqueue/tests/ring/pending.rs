@@ -1,6 +1,6 @@
 //! Memory that is not there yet, and memory that is taken away and given back.
 
-use crate::rig::{DATA, MEMORY, Rig};
+use crate::rig::{DATA, MEMORY, Rig, echo};
 use parking_lot::Mutex;
 use std::sync::Arc;
 use virtio_mdev_api::QueueState;
@@ -57,4 +57,22 @@ fn a_ring_that_is_unmapped_while_it_runs_is_waited_for() {
     assert_eq!(rig.waker.fd().drain(), Ok(Some(1)));
     rig.serve();
     assert_eq!(rig.driver.used_idx(), 2);
+}
+
+#[test]
+fn a_buffer_that_is_mapped_and_offered_during_a_burst_is_served_by_the_next_one() {
+    const NEW: u64 = 0x100_0000;
+    let mut rig = Rig::new(0);
+    rig.exchange(b"before");
+    let (mut driver, space) = (rig.driver.clone(), Arc::clone(&rig.space));
+    let _ = rig.queue.as_mut().unwrap().burst(|io| {
+        driver.ram.write(DATA, b"anew");
+        space.map(driver.ram.region(NEW, usize::try_from(DATA).unwrap(), 0x2000)).unwrap();
+        driver.add(&[(NEW, 4, false), (NEW + 0x1000, 4, true)]);
+        echo(io)
+    });
+    assert!(!rig.link.needs_reset(), "{:?}", rig.link.last_fault());
+    rig.serve();
+    assert_eq!(rig.driver.used_idx(), 2);
+    assert_eq!(rig.driver.ram.read(DATA + 0x1000, 4), b"anew");
 }
