@@ -4,7 +4,7 @@
 use umdev_tests::lab::KernelName::{Newer as Linux6_12, Stock as Linux6_1};
 use umdev_tests::lab::Memory::{Private, Shared};
 use umdev_tests::lab::QemuName::{Newer as Qemu10, Stock as Qemu7};
-use umdev_tests::lab::VdpaWay::{Descriptor, Generic, Plain, ShadowQueues};
+use umdev_tests::lab::VdpaWay::{Descriptor, Generic, Iommu, Plain, ShadowQueues};
 use umdev_tests::lab::{KernelName, LabResult, Memory, QemuName, TapScene, VdpaWay};
 
 fn guest(qemu: QemuName, kernel: KernelName, way: VdpaWay, memory: Memory, mebibytes: usize) -> LabResult<()> {
@@ -26,5 +26,6 @@ guests! {
     qemu_10_is_given_it_open: Qemu10, Linux6_1, Descriptor, Shared, 64 MiB;
     qemu_10_shows_it_as_it_is: Qemu10, Linux6_12, Generic, Shared, 64 MiB;
     qemu_7_shadows_the_queues: Qemu7, Linux6_1, ShadowQueues, Shared, 64 MiB;
+    qemu_10_maps_page_by_page_for_an_iommu: Qemu10, Linux6_12, Iommu, Shared, 16 MiB;
     qemu_7_is_given_it_open: Qemu7, Linux6_12, Descriptor, Shared, 64 MiB;
 }

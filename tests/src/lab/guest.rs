@@ -15,7 +15,7 @@ pub const GUEST_SUBNET: &str = "10.213.0.1/24";
 
 const BOOT: Duration = Duration::from_secs(120);
 const STEP: Duration = Duration::from_secs(60);
-const FETCH: Duration = Duration::from_secs(900);
+const FETCH: Duration = Duration::from_secs(300);
 
 /// A file the guest fetched.
 #[derive(Debug, Clone)]
@@ -44,19 +44,35 @@ pub struct NetworkReport {
 /// The modules such a guest needs.
 pub const MODULES: [&str; 3] = ["virtio_pci", "virtio_net", "af_packet"];
 
-/// A script that takes an address by DHCP, pings the host and fetches `http://HOST_ADDRESS/data`.
-pub fn network_script() -> String {
+const TAKE_ADDRESS: &str =
+    "printf '#!/bin/sh\\n[ \"$1\" = bound ] && ip addr add $ip/24 dev $interface\\n' >/tmp/dhcp; chmod +x /tmp/dhcp
+ip link set lo up; ip link set eth0 up
+udhcpc -i eth0 -s /tmp/dhcp -q -n -t 20 -T 1 >/dev/null 2>&1
+echo lab: address $(ip -4 -o addr show dev eth0 | sed 's/.*inet \\([0-9.]*\\).*/\\1/')
+";
+
+fn fetch() -> String {
     format!(
-        "printf '#!/bin/sh\\n[ \"$1\" = bound ] && ip addr add $ip/24 dev $interface\\n' >/tmp/dhcp; chmod +x /tmp/dhcp\n\
-         ip link set lo up; ip link set eth0 up\n\
-         udhcpc -i eth0 -s /tmp/dhcp -q -n -t 20 -T 1 >/dev/null 2>&1\n\
-         echo lab: address $(ip -4 -o addr show dev eth0 | sed 's/.*inet \\([0-9.]*\\).*/\\1/')\n\
-         ping -c 3 -i 0.2 {HOST_ADDRESS} >/tmp/ping; echo lab: ping $(tail -n 2 /tmp/ping | head -n 1)\n\
-         read start rest </proc/uptime\n\
+        "read start rest </proc/uptime\n\
          sum=$(wget -q -O - http://{HOST_ADDRESS}/data | sha256sum)\n\
          read now rest </proc/uptime\n\
          echo lab: fetched ${{sum%% *}} $start $now"
     )
+}
+
+/// A script that takes an address by DHCP, pings the host and fetches `http://HOST_ADDRESS/data`.
+pub fn network_script() -> String {
+    let fetch = fetch();
+    format!(
+        "{TAKE_ADDRESS}\
+         ping -c 3 -i 0.2 {HOST_ADDRESS} >/tmp/ping; echo lab: ping $(tail -n 2 /tmp/ping | head -n 1)\n\
+         {fetch}"
+    )
+}
+
+/// A script that takes an address and fetches `http://HOST_ADDRESS/data`, while it says all the time where it is to whoever forwards frames to it.
+pub fn stream_script() -> String {
+    format!("{TAKE_ADDRESS}ping -i 0.2 {HOST_ADDRESS} >/dev/null &\n{}", fetch())
 }
 
 impl NetworkReport {
@@ -75,20 +91,26 @@ impl NetworkReport {
             return Err(LabError::Wrong(format!("the guest's ping failed: {ping}")));
         }
         told(&format!("it pinged the host: {ping}"));
-        let fetched = vm.report("fetched", FETCH)?;
-        let download =
-            parse_fetched(&fetched).ok_or_else(|| LabError::Wrong(format!("the guest fetched nothing: {fetched}")))?;
+        let download = Download::follow(vm)?;
         vm.wait_end(STEP)?;
         Ok(Self { kernel, boot, address, ping, download })
     }
 }
 
-fn parse_fetched(text: &str) -> Option<Download> {
-    let mut words = text.split_whitespace();
-    let sha256 = words.next()?.to_owned();
-    let start: f64 = words.next()?.parse().ok()?;
-    let now: f64 = words.next()?.parse().ok()?;
-    Some(Download { sha256, took: Duration::try_from_secs_f64(now - start).ok()? })
+impl Download {
+    /// Waits until a guest has fetched its file.
+    pub fn follow(vm: &Vm) -> LabResult<Self> {
+        let text = vm.report("fetched", FETCH)?;
+        Self::parse(&text).ok_or_else(|| LabError::Wrong(format!("the guest fetched nothing: {text}")))
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let mut words = text.split_whitespace();
+        let sha256 = words.next()?.to_owned();
+        let start: f64 = words.next()?.parse().ok()?;
+        let now: f64 = words.next()?.parse().ok()?;
+        Some(Self { sha256, took: Duration::try_from_secs_f64(now - start).ok()? })
+    }
 }
 
 /// Hands out one address on an interface by DHCP. Ends on drop.

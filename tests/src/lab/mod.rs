@@ -25,7 +25,9 @@ mod vm;
 pub use daemon::{Daemon, DaemonOptions};
 pub use deps::{cache_dir, program, require};
 pub use error::{LabError, LabResult};
-pub use guest::{DhcpServer, Download, GUEST_SUBNET, HOST_ADDRESS, MODULES, NetworkReport, network_script};
+pub use guest::{
+    DhcpServer, Download, GUEST_SUBNET, HOST_ADDRESS, MODULES, NetworkReport, network_script, stream_script,
+};
 pub use http::{HttpServer, sha256_of};
 pub use initramfs::Initramfs;
 pub use kernel::{Kernel, KernelName};

@@ -58,7 +58,7 @@ impl Vdpa {
             }
             VdpaWay::Generic => return format!("-device vhost-vdpa-device-pci,vhostdev={path}"),
         };
-        let iommu = if self.way == VdpaWay::Iommu { "-device intel-iommu,caching-mode=on " } else { "" };
+        let iommu = if self.way == VdpaWay::Iommu { "-device intel-iommu,caching-mode=on,intremap=off " } else { "" };
         format!(
             "{iommu}-netdev vhost-vdpa,id=n,{netdev} -device virtio-net-pci,netdev=n,disable-legacy=on,romfile={card}"
         )
