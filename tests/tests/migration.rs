@@ -73,7 +73,7 @@ fn migrated(monitor: &mut Monitor) -> LabResult<Value> {
     Ok(state)
 }
 
-fn migrate_during_a_download(parameters: &str, way: VdpaWay, processors: u32) -> LabResult<()> {
+fn migrate_during_a_download(parameters: &str, way: VdpaWay) -> LabResult<()> {
     let bridge = Bridge::build(parameters)?;
     let kernel = Kernel::find(KernelName::Newer)?;
     let mut initramfs = Initramfs::new()?;
@@ -81,13 +81,14 @@ fn migrate_during_a_download(parameters: &str, way: VdpaWay, processors: u32) ->
     let archive = initramfs.finish(&stream_script())?;
     let monitors = [bridge.path("source.qmp"), bridge.path("destination.qmp")];
     let socket = bridge.path("migration");
+    let netdev = |side: usize| Netdev::VhostVdpa(Vdpa::new(bridge.daemon.vhost_file(&bridge.instances[side]), way));
     let options = |side: usize| VmOptions {
         qemu: QemuName::Newer,
-        netdev: Netdev::VhostVdpa(Vdpa::new(bridge.daemon.vhost_file(&bridge.instances[side]), way)),
+        netdev: netdev(side),
         monitor: Some(&monitors[side]),
         incoming: (side == 1).then_some(&socket),
         mebibytes: 256,
-        processors,
+        processors: netdev(side).processors(),
         ..VmOptions::new(&kernel, &archive)
     };
     let source = Vm::boot(&options(0))?;
@@ -125,5 +126,11 @@ fn migrate_during_a_download(parameters: &str, way: VdpaWay, processors: u32) ->
 
 #[test]
 fn a_guest_migrates_to_another_instance_in_the_middle_of_a_download() -> LabResult<()> {
-    migrate_during_a_download("", VdpaWay::Plain, 1)
+    migrate_during_a_download("", VdpaWay::Plain)
+}
+
+#[cfg(feature = "full")]
+#[test]
+fn a_guest_with_two_pairs_and_a_control_queue_migrates_in_the_middle_of_a_download() -> LabResult<()> {
+    migrate_during_a_download("pairs=2", VdpaWay::Pairs(2))
 }

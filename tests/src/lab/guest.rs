@@ -35,6 +35,8 @@ pub struct NetworkReport {
     pub boot: Duration,
     /// The address it was given.
     pub address: String,
+    /// How many transmit queues its driver uses.
+    pub queues: u32,
     /// The summary line of `ping`.
     pub ping: String,
     /// The file.
@@ -65,6 +67,7 @@ pub fn network_script() -> String {
     let fetch = fetch();
     format!(
         "{TAKE_ADDRESS}\
+         echo lab: queues $(ls -d /sys/class/net/eth0/queues/tx-* | wc -l)\n\
          ping -c 3 -i 0.2 {HOST_ADDRESS} >/tmp/ping; echo lab: ping $(tail -n 2 /tmp/ping | head -n 1)\n\
          {fetch}"
     )
@@ -86,6 +89,8 @@ impl NetworkReport {
             return Err(LabError::Wrong(format!("the guest was given no address\n{}", vm.console())));
         }
         told(&format!("it took the address {address}"));
+        let queues = vm.report("queues", STEP)?;
+        let queues = queues.parse().map_err(|_| LabError::Wrong(format!("{queues:?} transmit queues")))?;
         let ping = vm.report("ping", STEP)?;
         if !ping.contains("3 packets transmitted, 3 packets received") {
             return Err(LabError::Wrong(format!("the guest's ping failed: {ping}")));
@@ -93,7 +98,7 @@ impl NetworkReport {
         told(&format!("it pinged the host: {ping}"));
         let download = Download::follow(vm)?;
         vm.wait_end(STEP)?;
-        Ok(Self { kernel, boot, address, ping, download })
+        Ok(Self { kernel, boot, address, queues, ping, download })
     }
 }
 

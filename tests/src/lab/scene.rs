@@ -99,7 +99,8 @@ impl TapScene {
     ) -> LabResult<NetworkReport> {
         let kernel = Kernel::find(name)?;
         let (_initramfs, archive) = guest_files(&kernel)?;
-        let options = VmOptions { qemu, netdev, memory, ..VmOptions::new(&kernel, &archive) };
+        let processors = netdev.processors();
+        let options = VmOptions { qemu, netdev, memory, processors, ..VmOptions::new(&kernel, &archive) };
         let mut vm = Vm::boot(&options)?;
         let followed = NetworkReport::follow(&mut vm, |line| println!("{line}"));
         let with_log = |error| LabError::Wrong(format!("{error}\n--- umdevd:\n{}", self.daemon.log()));

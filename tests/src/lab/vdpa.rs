@@ -37,6 +37,11 @@ impl Vdpa {
         Self { path, way }
     }
 
+    /// Pairs of queues.
+    pub(super) fn pairs(&self) -> u16 {
+        if let VdpaWay::Pairs(pairs) = self.way { pairs } else { 1 }
+    }
+
     /// What runs QEMU.
     pub(super) fn wrapper(&self) -> Vec<String> {
         if self.way != VdpaWay::Descriptor {

@@ -25,6 +25,16 @@ pub enum Netdev {
     VhostVdpa(Vdpa),
 }
 
+impl Netdev {
+    /// How many processors a guest needs to use all of its queues.
+    pub fn processors(&self) -> u32 {
+        match self {
+            Self::VhostVdpa(vdpa) => vdpa.pairs().into(),
+            _ => 1,
+        }
+    }
+}
+
 /// How QEMU allocates the guest's memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Memory {

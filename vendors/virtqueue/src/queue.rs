@@ -97,8 +97,13 @@ impl Queue {
 
     /// Whether the queue waits for memory that has not come.
     pub fn is_parked(&self) -> bool {
+        self.parked.is_some_and(|parked| parked == self.generations())
+    }
+
+    /// The versions of the tables of mappings that a burst would see.
+    fn generations(&self) -> (u64, u64) {
         let now = |reader: &Reader| reader.space().generation();
-        self.parked.is_some_and(|parked| parked == (now(&self.reader), self.ring_reader.as_ref().map_or(0, now)))
+        (now(&self.reader), self.ring_reader.as_ref().map_or(0, now))
     }
 
     /// Whether it waited for memory and the table has changed since. Before a reset of the device that is no reason to
@@ -169,7 +174,7 @@ impl Queue {
             }
             // The burst saw mappings as they were when it began; a driver may since have made one, and used it.
             Cause::Fault(RingError::Access { error: AccessError::Fault { .. }, .. })
-                if self.reader.space().generation() != generation => {}
+                if self.generations() != generations => {}
             Cause::Fault(error) => {
                 self.health.ring_fault(self.ring.index, error);
                 if let Err(errno) = self.err.signal() {
