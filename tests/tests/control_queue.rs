@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 use umdev_tests::driver::abi::*;
-use umdev_tests::driver::memory::{IOVA, Memory};
+use umdev_tests::driver::memory::{BUFFERS, IOVA, Memory};
 use umdev_tests::driver::{Client, Daemon, Descriptor, Options, Ring, Via};
 
 const CTRL_VQ: u64 = 1 << 17;
@@ -61,5 +61,29 @@ fn commands_come_from_the_address_space_of_the_control_queue_and_frames_from_the
             assert_eq!(command(&mut control, &memory, &[0, 0, n & 1]), 0);
         }
         assert_eq!(daemon.attribute(&uuid, "state"), "running");
+    }
+}
+
+/// As a hypervisor that shadows all queues at the cost of the rings alone: buffers stay where the guest has them.
+#[test]
+fn rings_are_in_memory_of_their_own_and_buffers_in_the_drivers() {
+    let daemon = Daemon::start();
+    let uuid = daemon.create_of("loopback-net-cvq");
+    let mut client = Client::open(daemon.root(), &uuid, Options { via: Via::Iotlb, ..Options::default() }).unwrap();
+    let vhost = &client.vhost;
+    let asids = VHOST_BACKEND_F_IOTLB_ASID | VHOST_BACKEND_F_DESC_ASID;
+    vhost.set_backend_features(VHOST_BACKEND_F_IOTLB_MSG_V2 | asids).unwrap();
+    let group = |queue| vhost.vring_state("group", VHOST_VDPA_GET_VRING_DESC_GROUP, queue, 0).unwrap();
+    assert_eq!([0, 1].map(group), [2, 2]);
+    vhost.vring_state("VHOST_VDPA_SET_GROUP_ASID", VHOST_VDPA_SET_GROUP_ASID, 2, 1).unwrap();
+    // The first part of memory, where the rings are, is in one address space, and the buffers are in the other.
+    let (address, size) = (client.memory.address(), client.memory.size());
+    let buffers = u64::try_from(BUFFERS).unwrap();
+    vhost.iotlb_invalidate(IOVA, size).unwrap();
+    vhost.iotlb_update_in(0, IOVA + buffers, size - buffers, address + buffers).unwrap();
+    vhost.iotlb_update_in(1, IOVA, buffers, address).unwrap();
+    client.run().unwrap();
+    for n in 0..100 {
+        client.exchange(&[n; 200]).unwrap();
     }
 }

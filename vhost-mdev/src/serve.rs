@@ -142,12 +142,13 @@ impl VhostFile {
                 tell_bytes(VringState { index, num }.as_bytes())
             }
             VHOST_VDPA_GET_VRING_GROUP => {
-                let num = session.queue_group(index)?;
+                let (num, _) = session.queue_groups(index)?;
                 tell_bytes(VringState { index, num }.as_bytes())
             }
             VHOST_VDPA_GET_VRING_SIZE => tell_bytes(VringState { index, num: queue.max_size.into() }.as_bytes()),
             VHOST_VDPA_GET_VRING_DESC_GROUP => {
-                let num = queue.desc_group.ok_or(VhostError::NotOffered("a group for the ring of this queue"))?;
+                let (_, ring_group) = session.queue_groups(index)?;
+                let num = ring_group.ok_or(VhostError::NotOffered("a group for the ring of this queue"))?;
                 tell_bytes(VringState { index, num }.as_bytes())
             }
             // Here the index is that of a group; that it is first taken for a queue's is the kernel's way.

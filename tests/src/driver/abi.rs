@@ -31,10 +31,12 @@ pub const VHOST_VDPA_SET_GROUP_ASID: u32 = 0x4008_af7c;
 pub const VHOST_VDPA_SUSPEND: u32 = 0xaf7d;
 pub const VHOST_VDPA_RESUME: u32 = 0xaf7e;
 pub const VHOST_VDPA_GET_VQS_COUNT: u32 = 0x8004_af80;
+pub const VHOST_VDPA_GET_VRING_DESC_GROUP: u32 = 0xc008_af7f;
 pub const VHOST_VDPA_GET_VRING_SIZE: u32 = 0xc008_af82;
 
 pub const VHOST_BACKEND_F_IOTLB_MSG_V2: u64 = 1 << 1;
 pub const VHOST_BACKEND_F_IOTLB_ASID: u64 = 1 << 3;
+pub const VHOST_BACKEND_F_DESC_ASID: u64 = 1 << 7;
 pub const VHOST_IOTLB_MSG_V2: u32 = 2;
 pub const VHOST_IOTLB_UPDATE: u8 = 2;
 pub const VHOST_IOTLB_INVALIDATE: u8 = 3;

@@ -31,7 +31,7 @@ use virtio_net::features::Profile;
 use virtio_net::{LinkState, NetDevice, NetParameters, Offer, Seats};
 
 const TYPE: &str = "net";
-const OFFER: Offer = Offer { features: Profile::Migratable.features(), control: false };
+const OFFER: Offer = Offer { features: Profile::Migratable.features(), control: false, ring_group: false };
 
 /// The parent.
 #[derive(Debug)]

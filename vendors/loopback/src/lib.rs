@@ -26,7 +26,7 @@ struct Type {
     dma_model: DmaModel,
 }
 
-const MIGRATABLE: Offer = Offer { features: Profile::Migratable.features(), control: false };
+const MIGRATABLE: Offer = Offer { features: Profile::Migratable.features(), control: false, ring_group: false };
 
 const TYPES: [Type; 4] = [
     Type {
@@ -40,14 +40,14 @@ const TYPES: [Type; 4] = [
         name: "net-fast",
         pretty_name: "loopback network card, fast",
         what: "virtio-net that returns every frame it is sent; all features of the ring engine, not to be migrated",
-        offer: Offer { features: Profile::Fast.features(), control: false },
+        offer: Offer { features: Profile::Fast.features(), ..MIGRATABLE },
         dma_model: DmaModel::Vfio,
     },
     Type {
         name: "net-cvq",
         pretty_name: "loopback network card with a control queue",
-        what: "virtio-net that returns every frame it is sent; has a control queue, in a group of its own",
-        offer: Offer { control: true, ..MIGRATABLE },
+        what: "virtio-net that returns every frame it is sent; control queue and rings in groups of their own",
+        offer: Offer { control: true, ring_group: true, ..MIGRATABLE },
         dma_model: DmaModel::Vfio,
     },
     Type {

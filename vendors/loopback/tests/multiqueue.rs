@@ -60,6 +60,8 @@ fn a_card_has_two_queues_a_pair_and_the_control_queue_in_a_group_of_its_own() {
     assert_eq!(shape("net", &[]), (vec![0, 0], 1024, 1));
     assert_eq!(shape("net", &[("pairs", "2"), ("queue-size", "64")]), (vec![0, 0, 0, 0, 1], 64, 2));
     assert_eq!(shape("net-cvq", &[]), (vec![0, 0, 1], 1024, 2));
+    let rings: Vec<_> = device("net-cvq", &link, &[]).info().queues.iter().map(|queue| queue.desc_group).collect();
+    assert_eq!(rings, [Some(2), Some(2), Some(1)]);
     assert_eq!(shape("net-iommu", &[("pairs", "2")]), (vec![0, 0, 0, 0, 1], 1024, 2));
     let mut config = [0; 2];
     device("net", &link, &[("pairs", "4")]).read_config(8, &mut config);
@@ -152,7 +154,7 @@ fn the_control_queue_takes_its_group_along_when_features_move_it() {
     let device = device("net", &link, &[("pairs", "2")]);
     let info = device.info();
     let session = Session::new(device, info, link, DEFAULT_DEADLINE);
-    let groups = || (0..5).map(|queue| session.queue_group(queue).unwrap()).collect::<Vec<_>>();
+    let groups = || (0..5).map(|queue| session.queue_groups(queue).unwrap().0).collect::<Vec<_>>();
     assert_eq!(groups(), [0, 0, 0, 0, 1]);
     session.set_features(MQ & !VIRTIO_NET_F_MQ).unwrap();
     assert_eq!(groups(), [0, 0, 1, 0, 0]);

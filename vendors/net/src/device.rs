@@ -20,15 +20,18 @@ use virtqueue::{Health, Queue, Waker, Worker};
 
 /// The device id of network cards (virtio 1.3 §5).
 pub const VIRTIO_ID_NET: u32 = 1;
-/// The groups of queues, each of which can be given memory of its own: those of frames, and the control queue.
+/// The groups of queues, each of which can be given memory of its own: those of frames, the control queue, and the rings
+/// of the first.
 const DATA_GROUP: u32 = 0;
 const CONTROL_GROUP: u32 = 1;
+const RING_GROUP: u32 = 2;
 
 /// A virtio-net device on a port for each queue pair: even queues receive, odd ones transmit, the last one takes
 /// commands where the device has a control queue.
 pub struct NetDevice<P: Port> {
     features: u64,
     queue_size: u16,
+    ring_group: bool,
     config: Arc<NetConfig>,
     /// What the driver accepted, or all that is offered before it did.
     accepted: u64,
@@ -64,7 +67,7 @@ impl<P: Port> NetDevice<P> {
     ) -> Result<Self, Refusal> {
         let waker = Waker::new().map_err(|errno| Refusal::new(errno, "no eventfd for the device's thread"))?;
         let (health, statistics) = (Health::new(link), Arc::new(Statistics::default()));
-        let NetParameters { mac, mtu, pairs, queue_size, features } = *parameters;
+        let NetParameters { mac, mtu, pairs, queue_size, features, ring_group } = *parameters;
         debug_assert_eq!(ports.len(), usize::from(pairs));
         let config = Arc::new(NetConfig::new(mac, mtu, pairs));
         let service = NetService::new(
@@ -77,6 +80,7 @@ impl<P: Port> NetDevice<P> {
         Ok(Self {
             features,
             queue_size,
+            ring_group,
             config,
             accepted: features,
             driver_ok: false,
@@ -156,8 +160,13 @@ impl<P: Port> NetDevice<P> {
 impl<P: Port> VirtioMdev for NetDevice<P> {
     fn info(&self) -> DeviceInfo {
         let control = control_queue(self.accepted, self.config.pairs());
-        let group = |index| if Some(index) == control { CONTROL_GROUP } else { DATA_GROUP };
-        let queue = |index| QueueInfo { max_size: self.queue_size, group: group(index), desc_group: None };
+        let groups = |index| {
+            if Some(index) == control { (CONTROL_GROUP, CONTROL_GROUP) } else { (DATA_GROUP, RING_GROUP) }
+        };
+        let queue = |index| {
+            let (group, ring) = groups(index);
+            QueueInfo { max_size: self.queue_size, group, desc_group: self.ring_group.then_some(ring) }
+        };
         DeviceInfo {
             device_id: VIRTIO_ID_NET,
             vendor_id: 0,

@@ -25,6 +25,8 @@ pub struct Offer {
     pub features: u64,
     /// A card with one queue pair has a control queue too. One with more always has.
     pub control: bool,
+    /// The rings of frames can be given memory of their own.
+    pub ring_group: bool,
 }
 
 /// The parameters of a network instance.
@@ -40,6 +42,8 @@ pub struct NetParameters {
     pub queue_size: u16,
     /// `features=`: what is offered.
     pub features: u64,
+    /// As the type [offers](Offer::ring_group) it.
+    pub ring_group: bool,
 }
 
 impl Offer {
@@ -96,8 +100,14 @@ impl NetParameters {
         offer: &Offer,
         own: &[ParameterSpec],
     ) -> Result<Self, Refusal> {
-        let mut parsed =
-            Self { mac: Mac::for_instance(uuid), mtu: DEFAULT_MTU, pairs: 1, queue_size: MAX_QUEUE_SIZE, features: 0 };
+        let mut parsed = Self {
+            mac: Mac::for_instance(uuid),
+            mtu: DEFAULT_MTU,
+            pairs: 1,
+            queue_size: MAX_QUEUE_SIZE,
+            features: 0,
+            ring_group: offer.ring_group,
+        };
         let specs = [&offer.parameters(), own].concat();
         let mut features = None;
         for (key, value) in written {
@@ -151,7 +161,7 @@ mod tests {
     use crate::features::Profile;
 
     fn offer() -> Offer {
-        Offer { features: Profile::Migratable.features(), control: false }
+        Offer { features: Profile::Migratable.features(), control: false, ring_group: false }
     }
 
     fn parse(pairs: &[(&str, &str)]) -> Result<NetParameters, Refusal> {

@@ -37,7 +37,7 @@ const TYPES: [(&str, &str, &str, Profile); 2] = [
 ];
 
 fn offer(profile: Profile) -> Offer {
-    Offer { features: profile.features() | OFFLOADS, control: false }
+    Offer { features: profile.features() | OFFLOADS, control: false, ring_group: false }
 }
 
 fn own_parameters() -> [ParameterSpec; 1] {

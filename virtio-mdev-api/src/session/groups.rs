@@ -22,11 +22,11 @@ impl Session {
         Ok(())
     }
 
-    /// The group of a queue. It may be another when features are accepted: the control queue of a network card is the last
-    /// of those a driver uses.
-    pub fn queue_group(&self, index: u32) -> Result<u32, SessionError> {
+    /// The group of a queue, and that of its ring where the device can tell them apart. They may be others when features
+    /// are accepted: the control queue of a network card is the last of those a driver uses.
+    pub fn queue_groups(&self, index: u32) -> Result<(u32, Option<u32>), SessionError> {
         let state = self.lock()?;
-        Ok(state.queues[self.check_index(index)?].group)
+        Ok(state.queues[self.check_index(index)?].groups)
     }
 
     /// Tells the device of the features, and learns of the groups its queues are in then.
@@ -37,7 +37,8 @@ impl Session {
         })?;
         let accepted: Result<Vec<QueueInfo>, Refusal> = accepted;
         for (queue, info) in state.queues.iter_mut().zip(accepted?) {
-            queue.group = info.group.min(self.info.groups() - 1);
+            let known = |group: u32| group.min(self.info.groups() - 1);
+            queue.groups = (known(info.group), info.desc_group.map(known));
         }
         Ok(())
     }
@@ -56,8 +57,8 @@ impl Session {
 
     /// The address space ids of a queue: that of its buffers, and that of its ring.
     pub(super) fn asids_of(&self, state: &State, index: usize) -> (u32, u32) {
-        let group = state.queues[index].group;
-        let ring_group = self.info.queues[index].desc_group.filter(|_| state.desc_groups).unwrap_or(group);
+        let (group, desc_group) = state.queues[index].groups;
+        let ring_group = desc_group.filter(|_| state.desc_groups).unwrap_or(group);
         (state.asid(group), state.asid(ring_group))
     }
 }

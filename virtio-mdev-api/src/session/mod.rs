@@ -75,8 +75,8 @@ struct State {
 }
 
 struct Queue {
-    /// With the features accepted.
-    group: u32,
+    /// Of the queue and of its ring, with the features accepted.
+    groups: (u32, Option<u32>),
     config: QueueConfig,
     state: QueueState,
     enabled: bool,
@@ -90,7 +90,7 @@ impl Queue {
     /// After a reset.
     fn new(info: &QueueInfo) -> Self {
         Self {
-            group: info.group,
+            groups: (info.group, info.desc_group),
             config: QueueConfig { size: info.max_size, ..QueueConfig::default() },
             state: QueueState::initial(false),
             enabled: false,
