@@ -206,6 +206,6 @@ fn network_device(tap: GivenTap, name: &str, err: &Arc<CallSlot>) -> Result<NetD
     let link_state = Arc::new(LinkState::new(link.clone()));
     // The interface knows the MTU and drops what is longer.
     let (mac, queue_size) = (Mac::from([0; 6]), MAX_QUEUE_SIZE);
-    let parameters = NetParameters { mac, mtu: u16::MAX, pairs: 1, queue_size, features: 0 };
+    let parameters = NetParameters { mac, mtu: u16::MAX, pairs: 1, queue_size, features: 0, ring_group: false };
     Ok(NetDevice::new(&parameters, link, link_state, vec![TapPort::new(tap)], Box::new(()))?)
 }
