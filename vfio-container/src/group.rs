@@ -19,6 +19,8 @@ pub struct Group {
     number: u32,
     device_name: String,
     state: Mutex<State>,
+    /// Held by whoever takes the group out of its container, until the container has let go of it.
+    leaving: Mutex<()>,
     on_detach: Mutex<Vec<Arc<DetachHandler>>>,
     trace: Mutex<Option<Arc<Broadcast>>>,
 }
@@ -29,6 +31,7 @@ struct State {
     open: Option<u64>,
     closing: bool,
     opened: u64,
+    /// Set until the container has let go: nobody attaches the group anew before.
     attached: Option<Arc<Attached>>,
     removed: bool,
 }
@@ -49,6 +52,7 @@ impl Group {
             number,
             device_name,
             state: Mutex::default(),
+            leaving: Mutex::default(),
             on_detach: Mutex::default(),
             trace: Mutex::default(),
         })
@@ -72,7 +76,7 @@ impl Group {
         self.trace.lock().clone()
     }
 
-    /// Calls `handler`, with no lock of the group held, whenever the group has left its container: by
+    /// Calls `handler`, which may ask the group whatever it likes but not take it out of a container, whenever the group has left its container: by
     /// UNSET_CONTAINER, by a close, or by [`remove`](Self::remove). The memory is unmapped after it returns.
     pub fn on_detach(&self, handler: DetachHandler) {
         self.on_detach.lock().push(Arc::new(handler));
@@ -81,7 +85,7 @@ impl Group {
     /// The group's place in a container, if `client` runs in the address space that attached it: its proof that it
     /// holds the container. Looks into the client; call it with no lock held.
     pub fn attachment(&self, client: &dyn Client) -> Option<Attachment> {
-        let attached = self.state.lock().attached.clone()?;
+        let attached = self.state.lock().attached.clone().filter(|attached| !attached.has_ended())?;
         client.lives_in(&attached.home).then_some(Attachment(attached))
     }
 
@@ -120,7 +124,7 @@ impl Group {
     /// The instance is gone: the device loses the container's memory, and every later call answers ENODEV.
     pub fn remove(&self) {
         self.state.lock().removed = true;
-        self.detach();
+        self.detach(|_| true);
     }
 
     /// Opens the group.
@@ -149,13 +153,13 @@ impl Group {
             // From here on no call attaches it again, and until the device let go nobody else opens it.
             state.closing = true;
         }
-        self.detach();
+        self.detach(|_| true);
         let mut state = self.state.lock();
         (state.open, state.closing) = (None, false);
     }
 
     pub(crate) fn check_open(&self, id: u64) -> Result<bool, VfioError> {
-        self.with_open(id, |state| Ok(state.attached.is_some()))
+        self.with_open(id, |state| Ok(state.attached.as_ref().is_some_and(|attached| !attached.has_ended())))
     }
 
     fn with_open<T>(&self, id: u64, work: impl FnOnce(&mut State) -> Result<T, VfioError>) -> Result<T, VfioError> {
@@ -182,16 +186,18 @@ impl Group {
 
     /// UNSET_CONTAINER.
     pub(crate) fn unset(&self, id: u64) -> Result<(), VfioError> {
-        self.with_open(id, |state| {
-            let attached = state.attached.as_ref().ok_or(VfioError::NotAttached)?;
+        let leaving = self.with_open(id, |state| {
+            let attached = state.attached.as_ref().filter(|attached| !attached.has_ended());
+            let attached = attached.ok_or(VfioError::NotAttached)?;
             if attached.users.load(Ordering::Acquire) != 0 {
                 return Err(VfioError::InUse);
             }
             // Under the lock: a hold that comes now finds the attachment ended.
             attached.ended.store(true, Ordering::Release);
-            Ok(())
+            Ok(Arc::clone(attached))
         })?;
-        self.detach();
+        // Not whatever is attached by then: another thread may attach the group anew once it is free.
+        self.detach(|attached| Arc::ptr_eq(attached, &leaving));
         Ok(())
     }
 
@@ -199,19 +205,26 @@ impl Group {
         self.with_open(id, |state| Ok(state.attached.as_ref().is_some_and(|a| a.container.space().is_some())))
     }
 
-    fn detach(&self) {
-        let mut state = self.state.lock();
-        let Some(attached) = state.attached.take() else { return };
+    /// Ends the attachment, if it is the one that is meant, and returns when its container has let go.
+    fn detach(&self, is_meant: impl FnOnce(&Arc<Attached>) -> bool) {
+        let _leaving = self.leaving.lock();
+        let Some(attached) = self.state.lock().attached.clone().filter(is_meant) else { return };
         attached.ended.store(true, Ordering::Release);
-        drop(state);
         let handlers = self.on_detach.lock().clone();
         handlers.iter().for_each(|handler| handler());
         attached.container.detach(self.number);
+        self.state.lock().attached = None;
+    }
+}
+
+impl Attached {
+    fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
     }
 }
 
 fn hold(attached: &Arc<Attached>) -> Option<GroupHold> {
-    if attached.ended.load(Ordering::Acquire) {
+    if attached.has_ended() {
         return None;
     }
     let space = attached.container.space()?;
@@ -250,7 +263,7 @@ impl GroupHold {
 
     /// Whether the group is still in the container: a close or a removal ends that, held or not.
     pub fn is_attached(&self) -> bool {
-        !self.attached.ended.load(Ordering::Acquire)
+        !self.attached.has_ended()
     }
 }
 

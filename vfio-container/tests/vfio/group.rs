@@ -66,6 +66,41 @@ fn unset_container_needs_one_and_a_device_at_rest() {
 }
 
 #[test]
+fn a_group_attached_anew_while_it_leaves_is_not_torn_out_again() {
+    let lab = Arc::new(Lab::with_iommu(3));
+    // What another thread of the client might do, at the moment when it matters: the device is told that it loses its
+    // memory, and the container has not let go of the group yet.
+    let racing = Arc::clone(&lab);
+    lab.group.on_detach(Box::new(move || drop(racing.attach(&racing.file))));
+    assert_eq!(lab.on_group(UNSET_CONTAINER, 0), Ok(0));
+    let attached = status(&lab) == 3;
+    assert_eq!(lab.on_container(SET_IOMMU, 3).is_ok(), attached, "the group says what its container says");
+    if !attached {
+        lab.attach(&lab.file).unwrap();
+    }
+    assert_eq!(status(&lab), 3);
+}
+
+#[test]
+fn threads_that_attach_and_detach_at_once_leave_the_group_and_its_container_of_one_mind() {
+    let lab = Lab::apart(FakeClient::new(1));
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                for _ in 0..2000 {
+                    let set = lab.attach(&lab.file);
+                    assert!(matches!(set, Ok(_) | Err(Errno::EINVAL)), "{set:?}");
+                    let unset = lab.on_group(UNSET_CONTAINER, 0);
+                    assert!(matches!(unset, Ok(_) | Err(Errno::EINVAL | Errno::EPERM)), "{unset:?}");
+                }
+            });
+        }
+    });
+    let attached = status(&lab) == 3;
+    assert_eq!(lab.on_container(SET_IOMMU, 3).is_ok(), attached);
+}
+
+#[test]
 fn a_close_ends_the_attachment_even_of_a_device_in_use() {
     let lab = Lab::with_iommu(3);
     lab.map(READ | WRITE, RAM, 0, 0x1000).unwrap();
