@@ -179,14 +179,16 @@ impl VhostFile {
                 state.memory.choose(session, self.node.group(), attachment.as_ref())?;
             }
             let written = session.set_status(status);
-            if !session.status().is_ok_and(|now| now.contains(Status::DRIVER_OK)) {
-                state.memory.release(session)?;
-            }
+            let runs = session.status().is_ok_and(|now| now.contains(Status::DRIVER_OK));
+            let released = if runs { Ok(()) } else { state.memory.release(session) };
+            // The first failure is the one to tell of.
+            written?;
+            released?;
             if status == 0 {
                 state.log.reset();
                 self.forget_misses(state);
             }
-            Ok(written?)
+            Ok(())
         })
     }
 

@@ -127,6 +127,10 @@ pub fn run<R: Send + 'static>(
 }
 
 fn submit(call: &'static str, job: Job) -> Result<(), VendorFault> {
+    #[cfg(test)]
+    if shortage::here() {
+        return Err(VendorFault::NoThread { call });
+    }
     let claimed = POOL.idle.fetch_update(Ordering::AcqRel, Ordering::Acquire, |idle| idle.checked_sub(1));
     if claimed.is_ok() {
         return POOL.send.send(job).map_err(|_| VendorFault::NoThread { call });
@@ -231,6 +235,23 @@ impl<T: ?Sized + Send + 'static> Guarded<T> {
             // The first fault is the one to tell of; a later one changes nothing.
             let _ = self.inner.broken.set(fault);
         }
+    }
+}
+
+/// A machine without another thread, which a test cannot make of the one it runs on.
+#[cfg(test)]
+pub(crate) mod shortage {
+    use std::cell::Cell;
+
+    thread_local!(static SHORT: Cell<bool> = const { Cell::new(false) });
+
+    pub(super) fn here() -> bool {
+        SHORT.get()
+    }
+
+    /// Whether calls that this thread makes find no thread to run on.
+    pub(crate) fn set(short: bool) {
+        SHORT.set(short);
     }
 }
 

@@ -204,7 +204,8 @@ impl Session {
         let started = self.settle(state);
         if started.is_err() {
             state.status = before;
-            self.settle(state)?;
+            // The first failure is the one to tell of.
+            let _ = self.settle(state);
         }
         started?;
         let status = state.status;
@@ -222,9 +223,13 @@ impl Session {
     }
 
     fn reset_locked(&self, state: &mut State) -> Result<(), SessionError> {
-        state.status = Status::empty();
-        state.suspended = false;
-        self.settle(state)?;
+        let before = (state.status, state.suspended);
+        (state.status, state.suspended) = (Status::empty(), false);
+        if let Err(error) = self.settle(state) {
+            // A queue that nobody could stop still works on its ring: the driver is to try again before it reuses it.
+            (state.status, state.suspended) = before;
+            return Err(error);
+        }
         self.device.call("reset", |device| device.reset())?;
         state.features = 0;
         state.asids.clear();
@@ -312,7 +317,8 @@ impl Session {
         let settled = self.settle(&mut state);
         if settled.is_err() {
             state.suspended = before;
-            self.settle(&mut state)?;
+            // As in `start`.
+            let _ = self.settle(&mut state);
         }
         settled
     }

@@ -1,5 +1,6 @@
 use super::*;
 use crate::dma::{AddressSpace, Limits, Region};
+use crate::executor::shortage;
 use crate::features::REQUIRED;
 use crate::{Capabilities, HasErrno, QueueInfo, QueueStart};
 use nix::errno::Errno;
@@ -213,6 +214,22 @@ fn suspend_without_driver_ok_does_nothing() {
     fixture.session.set_queue_enabled(0, true).unwrap();
     fixture.session.set_status(0xf).unwrap();
     assert_eq!(fixture.queue_calls(), ["start 0 at 0"]);
+}
+
+#[test]
+fn a_reset_that_finds_no_thread_changes_nothing_and_can_be_repeated() {
+    let fixture = Fixture::running();
+    fixture.queue_calls();
+    shortage::set(true);
+    assert_eq!(errno(fixture.session.set_status(0)), Some(Errno::EAGAIN));
+    shortage::set(false);
+    // The queues run: a driver that saw 0 would take their memory back, or set up rings that they never saw.
+    assert_eq!(fixture.session.status().map(|status| status.bits()), Ok(0xf));
+    assert_eq!(errno(fixture.session.set_queue_base(0, 0)), Some(Errno::EINVAL));
+    assert_eq!(fixture.queue_calls(), [""; 0]);
+    fixture.session.set_status(0).unwrap();
+    assert_eq!(fixture.queue_calls(), ["stop 0", "stop 1"]);
+    assert_eq!(fixture.session.queue_base(0), Ok(0));
 }
 
 #[test]
