@@ -12,7 +12,7 @@ help:
 	@echo 'make test       what CI runs'
 	@echo 'make test-full  the same and the long tests'
 	@echo 'make fuzz       each fuzz target for TIME seconds (60)'
-	@echo 'make bench      figures, as a table and as JSON'
+	@echo 'make bench      figures, as a table and as JSON; BASE=<commit> compares with that one'
 	@echo 'make deps       only install what these need (Debian 12, root)'
 
 deps:
@@ -34,9 +34,10 @@ test-full: build
 	cargo $(RUNNER) --workspace --locked --features umdev-tests/full
 	cargo test --workspace --locked --doc
 
+# BASE=<commit> compares with the daemon of that commit, both in turn in one run
 bench: deps
 	cargo build --locked --release -p umdevd -p qemu-backend-shim
-	cargo run --locked --release -p umdev-tests --bin umdev-bench
+	$(if $(BASE),base=$$(scripts/base $(BASE)) &&) cargo run --locked --release -p umdev-tests --bin umdev-bench -- $(if $(BASE),--base "$$base")
 
 # Needs cargo-fuzz and a nightly compiler. What is found new goes to fuzz/corpus, a crash to fuzz/artifacts. Threads that
 # end while leaks are looked for would count as leaks: the targets look for what is left behind themselves.

@@ -1,19 +1,17 @@
 //! What control calls cost, each beside the floor: a getattr on the same mount.
 
-use crate::bench::samples::{Figures, Samples, timed};
+use crate::bench::samples::{Samples, timed};
 use std::fs::{self, File, OpenOptions};
 use std::time::Duration;
 use umdev_tests::driver::{Client, Daemon, Options, memory, new_uuid};
 
-const ROUNDS: usize = 3000;
 const WARM_UP: usize = 300;
-const CREATIONS: usize = 300;
 
-/// All of them, in turn: floor, call, floor, call, …
-pub fn measure(daemon: &Daemon) -> Vec<Figures> {
-    let mut figures = ioctls(daemon);
-    figures.extend(creation(daemon));
-    figures
+/// Each call in turn with the floor: floor, call, floor, call, …
+pub fn measure(daemon: &Daemon, rounds: usize, creations: usize) -> Vec<Samples> {
+    let mut samples = ioctls(daemon, rounds);
+    samples.extend(creation(daemon, creations));
+    samples
 }
 
 struct Floor(File);
@@ -29,7 +27,7 @@ impl Floor {
     }
 }
 
-fn ioctls(daemon: &Daemon) -> Vec<Figures> {
+fn ioctls(daemon: &Daemon, rounds: usize) -> Vec<Samples> {
     let floor = Floor::of(daemon);
     let uuid = daemon.create();
     let client = Client::start(daemon.root(), &uuid, Options::default()).expect("a driver");
@@ -41,7 +39,7 @@ fn ioctls(daemon: &Daemon) -> Vec<Figures> {
     let mut config = Samples::of("VHOST_VDPA_GET_CONFIG, 8 bytes, argument read from the caller");
     let mut map = Samples::of("VFIO_IOMMU_MAP_DMA, 4 MiB of a memfd");
     let mut unmap = Samples::of("VFIO_IOMMU_UNMAP_DMA");
-    for round in 0..WARM_UP + ROUNDS {
+    for round in 0..WARM_UP + rounds {
         let add = |samples: &mut Samples, call: &dyn Fn()| {
             let floor = floor.take();
             let ((), took) = timed(call);
@@ -57,21 +55,21 @@ fn ioctls(daemon: &Daemon) -> Vec<Figures> {
     }
     drop(client);
     daemon.remove(&uuid, "1").expect("remove");
-    [floors, features, config, map, unmap].map(Samples::figures).into()
+    [floors, features, config, map, unmap].into()
 }
 
-fn creation(daemon: &Daemon) -> Vec<Figures> {
+fn creation(daemon: &Daemon, creations: usize) -> Vec<Samples> {
     let floor = Floor::of(daemon);
     let mut create = Samples::of("create until the device node can be opened");
     let mut remove = Samples::of("remove");
-    for _ in 0..CREATIONS {
+    for _ in 0..creations {
         let (before, uuid) = (floor.take(), new_uuid());
         create.add(create_and_open(daemon, &uuid), before);
         let before = floor.take();
         let ((), took) = timed(|| daemon.remove(&uuid, "1").expect("remove"));
         remove.add(took, before);
     }
-    [create, remove].map(Samples::figures).into()
+    [create, remove].into()
 }
 
 /// How long a write to `create` takes, and to open what it made.

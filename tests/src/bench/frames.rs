@@ -4,7 +4,10 @@ use serde::Serialize;
 use std::time::{Duration, Instant};
 use umdev_tests::driver::{CallResult, Client, Daemon, DriverError, HEADER, Options};
 
-const TIME: Duration = Duration::from_secs(2);
+/// Long enough for a figure that stands alone.
+pub const LONG: Duration = Duration::from_secs(2);
+/// For one of many.
+pub const BRIEF: Duration = Duration::from_millis(300);
 const BURST: usize = 64;
 
 /// What passed.
@@ -19,19 +22,22 @@ pub struct Frames {
 }
 
 /// One driver thread and the device's, with frames of these sizes.
-pub fn measure(daemon: &Daemon, sizes: &[usize]) -> Vec<Frames> {
-    sizes.iter().map(|&bytes| run(daemon, bytes).unwrap_or_else(|error| panic!("{bytes} bytes: {error}"))).collect()
+pub fn measure(daemon: &Daemon, sizes: &[usize], time: Duration) -> Vec<Frames> {
+    sizes
+        .iter()
+        .map(|&bytes| run(daemon, bytes, time).unwrap_or_else(|error| panic!("{bytes} bytes: {error}")))
+        .collect()
 }
 
-fn run(daemon: &Daemon, bytes: usize) -> CallResult<Frames> {
+fn run(daemon: &Daemon, bytes: usize, time: Duration) -> CallResult<Frames> {
     let uuid = daemon.create();
     let mut client = Client::start(daemon.root(), &uuid, Options::default())?;
     let mut frame = vec![0x5a; bytes];
     let (mut sent, mut received, mut in_flight) = (0_u64, 0_u64, 0);
     let begun = Instant::now();
-    while begun.elapsed() < TIME || received < sent {
+    while begun.elapsed() < time || received < sent {
         let mut posted = 0;
-        while begun.elapsed() < TIME && posted < BURST && in_flight < client.tx.size {
+        while begun.elapsed() < time && posted < BURST && in_flight < client.tx.size {
             frame[..8].copy_from_slice(&sent.to_le_bytes());
             client.queue(&frame);
             (sent, posted, in_flight) = (sent + 1, posted + 1, in_flight + 1);
@@ -46,7 +52,7 @@ fn run(daemon: &Daemon, bytes: usize) -> CallResult<Frames> {
             // Nothing to do: the device's thread may need this core.
             std::thread::yield_now();
         }
-        if begun.elapsed() > TIME * 5 {
+        if begun.elapsed() > time * 5 + LONG {
             return Err(DriverError::Timeout { what: "the last frames" });
         }
     }

@@ -1,13 +1,15 @@
 //! The measurements.
 
 pub mod calls;
+pub mod compare;
 pub mod frames;
-pub mod maps;
+pub mod iotlb;
 pub mod samples;
 pub mod scale;
 
-use samples::Figures;
+use samples::{Figures, Samples};
 use serde::Serialize;
+use std::path::Path;
 use umdev_tests::driver::Daemon;
 
 /// Everything, as it is written to the JSON file.
@@ -21,21 +23,31 @@ pub struct Report {
     pub processors: usize,
     /// Control calls.
     pub calls: Vec<Figures>,
-    /// 60,000 maps in one address space.
-    pub maps: Vec<maps::Maps>,
+    /// IOTLB entries, tens of thousands.
+    pub iotlb: Vec<iotlb::Line>,
     /// A thousand instances.
     pub scale: scale::Scale,
     /// Frames a second.
     pub loopback: Vec<frames::Frames>,
+    /// This build against another.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub comparison: Vec<compare::Comparison>,
 }
 
-/// Measures everything, on daemons of its own.
-pub fn run() -> Report {
-    let start = || Daemon::with(&["--parent", "loopback:loopback0", "--log", "warn"]);
-    let daemon = start();
-    let calls = calls::measure(&daemon);
-    let maps = maps::measure(&daemon);
-    let loopback = frames::measure(&daemon, &[64, 256, 1514]);
+const ROUNDS: usize = 3000;
+const CREATIONS: usize = 300;
+
+/// Measures everything, on daemons of its own, and beside them those of the program `base`.
+pub fn run(base: Option<&Path>) -> Report {
+    let start = |program: Option<&Path>| {
+        let arguments = ["--parent", "loopback:loopback0", "--log", "warn"];
+        program.map_or_else(|| Daemon::with(&arguments), |program| Daemon::of(program, &arguments))
+    };
+    let comparison = base.map(|base| compare::measure(base, &start)).unwrap_or_default();
+    let daemon = start(None);
+    let calls = calls::measure(&daemon, ROUNDS, CREATIONS).into_iter().map(Samples::figures).collect();
+    let iotlb = iotlb::measure(&daemon);
+    let loopback = frames::measure(&daemon, &[64, 256, 1514], frames::LONG);
     drop(daemon);
     Report {
         build: if cfg!(debug_assertions) { "debug" } else { "release" },
@@ -44,15 +56,16 @@ pub fn run() -> Report {
             .unwrap_or_default(),
         processors: std::thread::available_parallelism().map_or(0, usize::from),
         calls,
-        maps,
-        scale: scale::measure(&start()),
+        iotlb,
+        scale: scale::measure(&start(None)),
         loopback,
+        comparison,
     }
 }
 
 /// For people.
 pub fn print(report: &Report) {
-    let Report { build, kernel, processors, calls, maps, scale, loopback } = report;
+    let Report { build, kernel, processors, calls, iotlb, scale, loopback, comparison } = report;
     println!("{build} build, Linux {kernel}, {processors} processors");
     println!();
     println!("{:<64} {:>10} {:>10} {:>10}", "control call", "median µs", "p99 µs", "× floor");
@@ -60,9 +73,10 @@ pub fn print(report: &Report) {
         println!("{name:<64} {median_us:>10.1} {p99_us:>10.1} {times_floor:>10.1}");
     }
     println!();
-    println!("{:<64} {:>10} {:>10} {:>10}", "IOTLB message, 60,000 of them", "first µs", "last µs", "each µs");
-    for maps::Maps { name, first_us, last_us, each_us, .. } in maps {
-        println!("{name:<64} {first_us:>10.1} {last_us:>10.1} {each_us:>10.1}");
+    let head = "60,000 IOTLB entries of a page, median µs of 1,000";
+    println!("{head:<64} {:>10} {:>10} {:>10} {:>10}", "first", "last", "last/first", "mean");
+    for iotlb::Line { name, first_us, last_us, last_by_first, mean_us } in iotlb {
+        println!("{name:<64} {first_us:>10.1} {last_us:>10.1} {last_by_first:>10.2} {mean_us:>10.1}");
     }
     println!();
     println!("{} live instances", scale.instances);
@@ -77,5 +91,8 @@ pub fn print(report: &Report) {
     println!("loopback, one driver thread, there and back");
     for frames in loopback {
         line(&format!("frames of {} bytes a second", frames.bytes), format!("{:.0}", frames.frames_per_second));
+    }
+    if !comparison.is_empty() {
+        compare::print(comparison);
     }
 }

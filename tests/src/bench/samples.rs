@@ -14,7 +14,8 @@ pub struct Figures {
     pub median_us: f64,
     /// All but one in a hundred were faster.
     pub p99_us: f64,
-    /// The median of `call / floor`, each with the floor measured just before it.
+    /// Its median divided by the floor's, both measured in turn in the same run. Not the median of single ratios: a
+    /// floor that is now and then slow makes some of those small, and says nothing about the call.
     pub times_floor: f64,
 }
 
@@ -23,31 +24,41 @@ pub struct Figures {
 pub struct Samples {
     name: &'static str,
     calls: Vec<Duration>,
-    ratios: Vec<f64>,
+    floors: Vec<Duration>,
 }
 
 impl Samples {
     /// None yet.
     pub fn of(name: &'static str) -> Self {
-        Self { name, calls: Vec::new(), ratios: Vec::new() }
+        Self { name, calls: Vec::new(), floors: Vec::new() }
+    }
+
+    /// What is measured.
+    pub fn name(&self) -> &'static str {
+        self.name
     }
 
     /// One more.
     pub fn add(&mut self, took: Duration, floor: Duration) {
         self.calls.push(took);
-        self.ratios.push(took.as_secs_f64() / floor.as_secs_f64().max(1e-9));
+        self.floors.push(floor);
+    }
+
+    /// Half of the calls were faster.
+    pub fn median(&self) -> Duration {
+        median(&self.calls)
     }
 
     /// Their summary.
     pub fn figures(mut self) -> Figures {
+        let times_floor = self.median().as_secs_f64() / median(&self.floors).as_secs_f64().max(1e-9);
         self.calls.sort_unstable();
-        self.ratios.sort_unstable_by(f64::total_cmp);
         Figures {
             name: self.name,
             samples: self.calls.len(),
             median_us: micros(quantile(&self.calls, 50)),
             p99_us: micros(quantile(&self.calls, 99)),
-            times_floor: quantile(&self.ratios, 50),
+            times_floor,
         }
     }
 }
@@ -62,6 +73,13 @@ pub fn timed<R>(what: impl FnOnce() -> R) -> (R, Duration) {
 /// Microseconds.
 pub fn micros(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1e6
+}
+
+/// Half of them are less.
+pub fn median(durations: &[Duration]) -> Duration {
+    let mut sorted = durations.to_vec();
+    sorted.sort_unstable();
+    quantile(&sorted, 50)
 }
 
 /// Of sorted values, the one that `percent` of them do not exceed.

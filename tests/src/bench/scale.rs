@@ -1,7 +1,7 @@
 //! A thousand live instances: what each costs in memory, and whether the last one costs more time than the first.
 
 use crate::bench::calls::create_and_open;
-use crate::bench::samples::{micros, quantile};
+use crate::bench::samples::{median, micros};
 use serde::Serialize;
 use std::time::Duration;
 use umdev_tests::driver::{Daemon, new_uuid};
@@ -38,11 +38,6 @@ pub fn measure(daemon: &Daemon) -> Scale {
     let (rss_before_kib, threads) = (daemon.figure("VmRSS"), daemon.figure("Threads"));
     let times: Vec<Duration> = (0..INSTANCES).map(|_| create_and_open(daemon, &new_uuid())).collect();
     let rss_after_kib = daemon.figure("VmRSS");
-    let median = |times: &[Duration]| {
-        let mut sorted = times.to_vec();
-        sorted.sort_unstable();
-        micros(quantile(&sorted, 50))
-    };
     let grown = u32::try_from(rss_after_kib.saturating_sub(rss_before_kib)).unwrap_or(u32::MAX);
     let instances = u32::try_from(INSTANCES).unwrap_or(u32::MAX);
     Scale {
@@ -53,7 +48,7 @@ pub fn measure(daemon: &Daemon) -> Scale {
         threads: [threads, daemon.figure("Threads")],
         first_us: micros(times[0]),
         last_us: micros(times[INSTANCES - 1]),
-        first_20_us: median(&times[..END]),
-        last_20_us: median(&times[INSTANCES - END..]),
+        first_20_us: micros(median(&times[..END])),
+        last_20_us: micros(median(&times[INSTANCES - END..])),
     }
 }

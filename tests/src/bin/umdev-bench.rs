@@ -1,34 +1,46 @@
-//! `umdev-bench [--json FILE]`: what control calls cost, what a thousand instances cost, and how many frames pass.
+//! `umdev-bench [--json FILE] [--base PROGRAM]`: what control calls cost, what a thousand instances cost, and how many frames pass.
 //!
 //! It starts the `umdevd` that was built beside it, on roots of its own; root and `/dev/fuse` are needed.
 
 #[path = "../bench/mod.rs"]
 mod bench;
 
+use std::path::Path;
 use std::process::ExitCode;
 
 const HELP: &str = "\
-usage: umdev-bench [--json FILE]
+usage: umdev-bench [--json FILE] [--base PROGRAM]
 Prints a table, and the same figures as JSON.
-  --json FILE   write the JSON to FILE; - is standard output, and no table then
+  --json FILE      write the JSON to FILE; - is standard output, and no table then
+  --base PROGRAM   compare with another build's umdevd, both in turn in this run
 Starts the umdevd built beside it. Each call is measured beside a getattr on the same mount, in turn.";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let json = match arguments.as_slice() {
-        [] => None,
-        ["--json", file] => Some(*file),
-        ["--help" | "-h"] => {
-            println!("{HELP}");
-            return ExitCode::SUCCESS;
-        }
-        _ => {
-            eprintln!("{HELP}");
-            return ExitCode::from(2);
-        }
-    };
-    let report = bench::run();
+    let (mut json, mut base) = (None, None);
+    let mut rest = arguments.as_slice();
+    while let Some((first, behind)) = rest.split_first() {
+        rest = match (*first, behind) {
+            ("--json", [file, behind @ ..]) => {
+                json = Some(*file);
+                behind
+            }
+            ("--base", [program, behind @ ..]) if Path::new(program).is_file() => {
+                base = Some(Path::new(*program));
+                behind
+            }
+            ("--help" | "-h", _) => {
+                println!("{HELP}");
+                return ExitCode::SUCCESS;
+            }
+            _ => {
+                eprintln!("{HELP}");
+                return ExitCode::from(2);
+            }
+        };
+    }
+    let report = bench::run(base);
     if json != Some("-") {
         bench::print(&report);
         println!();

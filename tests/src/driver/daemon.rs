@@ -22,6 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// A running `umdevd` with a root of its own.
 #[derive(Debug)]
 pub struct Daemon {
+    program: PathBuf,
     child: Child,
     root: PathBuf,
     log: PathBuf,
@@ -49,24 +50,38 @@ impl Daemon {
 
     /// Starts `umdevd` with these arguments behind `--root` and `--config`.
     pub fn with(arguments: &[&str]) -> Self {
+        Self::configured(arguments, "")
+    }
+
+    /// The same, with more lines in its configuration.
+    pub fn configured(arguments: &[&str], lines: &str) -> Self {
+        Self::made_of(program(), arguments, lines)
+    }
+
+    /// The daemon of another build.
+    pub fn of(program: &Path, arguments: &[&str]) -> Self {
+        Self::made_of(program.to_owned(), arguments, "")
+    }
+
+    fn made_of(program: PathBuf, arguments: &[&str], lines: &str) -> Self {
         let dir = tempfile::Builder::new().prefix("umdev-test-").tempdir().expect("a directory");
         let config = dir.path().join("config.toml");
-        fs::write(&config, "remove_patience = 0.5\n").expect("a configuration");
+        fs::write(&config, format!("remove_patience = 0.5\n{lines}\n")).expect("a configuration");
         let (root, log) = (dir.path().join("root"), dir.path().join("log"));
         let mut all = vec!["--root".into(), path_text(&root), "--config".into(), path_text(&config)];
         all.extend(arguments.iter().map(|&argument| argument.to_owned()));
-        let child = spawn(&all, &log);
-        Self { child, root, log, arguments: all, _dir: dir }
+        let child = spawn(&program, &all, &log);
+        Self { program, child, root, log, arguments: all, _dir: dir }
     }
 
     /// Starts another daemon on the same root, the former one gone.
     pub fn start_again(&mut self) {
-        self.child = spawn(&self.arguments, &self.log);
+        self.child = spawn(&self.program, &self.arguments, &self.log);
     }
 
     /// Runs a second daemon on the same root to its end, which is to come at once.
     pub fn second(&self) -> (ExitStatus, String) {
-        let output = Command::new(program()).args(&self.arguments).stdin(Stdio::null()).output().expect("umdevd");
+        let output = Command::new(&self.program).args(&self.arguments).stdin(Stdio::null()).output().expect("umdevd");
         (output.status, String::from_utf8_lossy(&output.stderr).into_owned())
     }
 
@@ -225,9 +240,9 @@ fn path_text(path: &Path) -> String {
     path.to_str().expect("a path of the temporary directory").to_owned()
 }
 
-fn spawn(arguments: &[impl AsRef<OsStr>], log: &Path) -> Child {
+fn spawn(program: &Path, arguments: &[impl AsRef<OsStr>], log: &Path) -> Child {
     let log_file = File::options().create(true).append(true).open(log).expect("a log");
-    let mut child = Command::new(program())
+    let mut child = Command::new(program)
         .args(arguments)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

@@ -1,0 +1,64 @@
+//! What an IOTLB entry costs when there are few, and when there are tens of thousands.
+
+use crate::bench::samples::{median, micros, timed};
+use serde::Serialize;
+use std::time::Duration;
+use umdev_tests::driver::{Client, Daemon, Options, Vhost, Via};
+
+const ENTRIES: u64 = 60_000;
+/// One entry's time is mostly noise: the ends of the line are compared by this many.
+const END: usize = 1000;
+const PAGE: u64 = 4096;
+const FIRST: u64 = 1 << 40;
+
+/// One kind of message, for all entries in turn.
+#[derive(Debug, Serialize)]
+pub struct Line {
+    /// Which.
+    pub name: &'static str,
+    /// Median of the first thousand.
+    pub first_us: f64,
+    /// Median of the last thousand.
+    pub last_us: f64,
+    /// The one divided by the other: how far from flat.
+    pub last_by_first: f64,
+    /// All entries, and for a batch its end, shared out.
+    pub mean_us: f64,
+}
+
+/// UPDATE and INVALIDATE of each entry, alone and within a batch.
+pub fn measure(daemon: &Daemon) -> Vec<Line> {
+    let uuid = daemon.create();
+    let options = Options { via: Via::Iotlb, ..Options::default() };
+    let client = Client::start(daemon.root(), &uuid, options).expect("a driver");
+    let vhost = &client.vhost;
+    let pages = client.memory.size() / PAGE;
+    // Every other page, so that no two neighbours could be one mapping.
+    let update = |entry: u64| {
+        let address = client.memory.address() + entry * 2 % pages * PAGE;
+        vhost.iotlb_update(FIRST + entry * PAGE, PAGE, address).expect("update");
+    };
+    let invalidate = |entry: u64| vhost.iotlb_invalidate(FIRST + entry * PAGE, PAGE).expect("invalidate");
+    let lines = vec![
+        line("UPDATE", None, &update),
+        line("INVALIDATE", None, &invalidate),
+        line("UPDATE, in one batch", Some(vhost), &update),
+        line("INVALIDATE, in one batch", Some(vhost), &invalidate),
+    ];
+    drop(client);
+    daemon.remove(&uuid, "1").expect("remove");
+    lines
+}
+
+fn line(name: &'static str, batch: Option<&Vhost>, message: &dyn Fn(u64)) -> Line {
+    let (times, took) = timed(|| {
+        batch.inspect(|vhost| vhost.iotlb_begin().expect("begin"));
+        let times: Vec<Duration> = (0..ENTRIES).map(|entry| timed(|| message(entry)).1).collect();
+        batch.inspect(|vhost| vhost.iotlb_end().expect("end"));
+        times
+    });
+    let first_us = micros(median(&times[..END]));
+    let last_us = micros(median(&times[times.len() - END..]));
+    let entries = f64::from(u32::try_from(ENTRIES).unwrap_or(u32::MAX));
+    Line { name, first_us, last_us, last_by_first: last_us / first_us, mean_us: micros(took) / entries }
+}
