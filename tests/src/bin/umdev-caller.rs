@@ -1,17 +1,22 @@
 //! `umdev-caller DEED …`: what a test needs another process to do with the files of an instance. Prints what came of it.
 //!
-//! `empty ROOT UUID` drives an instance without mapping anything; `inherited FD` uses a vhost file that another process
-//! owns; `signals ROOT UUID` calls while a timer interrupts it a thousand times a second; `hangs ROOT UUID` runs its
-//! queues and never comes back from a call, because the memory its argument is in never answers; `reopens ROOT UUID`
-//! closes and opens 300 times; `rings ROOT INTERFACE` runs rings of vhost-net on an interface until it is killed; `kills ROOT UUID PROGRAM` kills a client everywhere between its first call and its last.
+//! `empty ROOT UUID` drives an instance without mapping anything; `inherited FD` uses a vhost file that it was started
+//! with; `passed` gets one from a socket, its standard input, and becomes the owner if there is none; `forks ROOT UUID`
+//! uses its own file in a child; `signals ROOT UUID` calls while a timer interrupts it a thousand times a second;
+//! `hangs ROOT UUID` runs its queues and never comes back from a call, because the memory its argument is in never
+//! answers; `reopens ROOT UUID` closes and opens 300 times; `rings ROOT INTERFACE` runs rings of vhost-net on an
+//! interface until it is killed; `kills ROOT UUID PROGRAM` kills a client everywhere between its first call and its last.
 
 use nix::errno::Errno;
 use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
-use umdev_tests::driver::abi::{VHOST_SET_VRING_CALL, VHOST_SET_VRING_KICK, VHOST_VDPA_GET_CONFIG};
+use umdev_tests::driver::abi::{
+    VHOST_SET_VRING_CALL, VHOST_SET_VRING_ERR, VHOST_SET_VRING_KICK, VHOST_VDPA_GET_CONFIG,
+};
 use umdev_tests::driver::{CallResult, Client, DriverError, Memory, Options, Ring, Vhost, memory, sys};
 
 fn main() -> ExitCode {
@@ -24,10 +29,13 @@ fn main() -> ExitCode {
         ["hangs", root, uuid] => hangs(Path::new(root), uuid),
         ["reopens", root, uuid] => reopens(Path::new(root), uuid),
         ["kills", root, uuid, program] => kills(Path::new(root), uuid, program),
+        ["forks", root, uuid] => forks(Path::new(root), uuid),
+        ["passed"] => passed(),
         ["inherited", fd] => inherited(fd.parse().expect("a number")),
         _ => {
             eprintln!(
-                "usage: umdev-caller empty|signals|hangs|reopens ROOT UUID | rings ROOT INTERFACE | kills ROOT UUID PROGRAM | inherited FD"
+                "usage: umdev-caller empty|signals|hangs|reopens|forks ROOT UUID | rings ROOT INTERFACE | kills ROOT UUID PROGRAM \
+                 | inherited FD | passed"
             );
             return ExitCode::from(2);
         }
@@ -117,16 +125,61 @@ fn kills(root: &Path, uuid: &str, program: &str) -> CallResult<String> {
 }
 
 fn inherited(fd: i32) -> CallResult<String> {
-    let vhost = Vhost(File::from(sys::inherited(fd)));
+    Ok(attempts(&Vhost(File::from(sys::inherited(fd)))))
+}
+
+/// Every call that is the owner's alone, and what each answers.
+fn attempts(vhost: &Vhost) -> String {
     let errno = |result: CallResult<()>| match result {
         Ok(()) => "done".to_owned(),
         Err(error) => error.errno().map_or_else(|| error.to_string(), |errno| format!("{errno:?}")),
     };
-    let num = errno(vhost.set_vring_num(0, 64));
-    let enable = errno(vhost.set_vring_enable(0, true));
-    let message = errno(vhost.iotlb_update(0x7000_0000, 0x1000, 0x1000));
-    let status = errno(vhost.status().map(drop));
-    Ok(format!("num {num}, enable {enable}, message {message}, status {status}"))
+    let results = [
+        ("num", vhost.set_vring_num(0, 64)),
+        ("addr", vhost.set_vring_addr(0, 0, 0, 0)),
+        ("base", vhost.set_vring_base(0, 0)),
+        ("get-base", vhost.vring_base(0).map(drop)),
+        ("kick", vhost.set_vring_fd_number(VHOST_SET_VRING_KICK, 0, -1)),
+        ("call", vhost.set_vring_fd_number(VHOST_SET_VRING_CALL, 0, -1)),
+        ("err", vhost.set_vring_fd_number(VHOST_SET_VRING_ERR, 0, -1)),
+        ("config-call", vhost.set_config_call(-1)),
+        ("enable", vhost.set_vring_enable(0, true)),
+        ("suspend", vhost.suspend()),
+        ("reset", vhost.set_status(0)),
+        ("message", vhost.iotlb_update(0x7000_0000, 0x1000, 0x1000)),
+    ];
+    results.map(|(name, result)| format!("{name} {}", errno(result))).join(", ")
+}
+
+/// The child has the file and a copy of the memory, and is another address space all the same.
+fn forks(root: &Path, uuid: &str) -> CallResult<String> {
+    let mut client = Client::start(root, uuid, Options::default())?;
+    client.exchange(&[0; 60])?;
+    let tried = sys::in_a_child(|| {
+        let said = attempts(&client.vhost);
+        println!("{said}");
+        i32::from(said.matches(" EPERM").count() != said.split(", ").count())
+    });
+    let code = tried.map_err(DriverError::call("fork"))?;
+    // The child's end closed its descriptors, and nothing of the parent's.
+    client.exchange(&[1; 60])?;
+    client.restart()?;
+    client.exchange(&[2; 60])?;
+    Ok(format!("child {code}, parent goes on"))
+}
+
+fn passed() -> CallResult<String> {
+    let fd = sys::receive_descriptor(std::io::stdin()).map_err(DriverError::call("recvmsg"))?;
+    let vhost = Vhost(File::from(fd));
+    let said = match vhost.set_owner() {
+        Ok(()) => format!("owner, {}", vhost.set_vring_num(0, 64).map_or("not at all", |()| "and may")),
+        Err(error) if error.errno() == Some(Errno::EBUSY) => attempts(&vhost),
+        Err(error) => return Err(error),
+    };
+    println!("{said}");
+    // Until the other side has seen what there is to see.
+    let _ = std::io::stdin().read(&mut [0]);
+    Ok(String::new())
 }
 
 fn signals(root: &Path, uuid: &str) -> CallResult<String> {

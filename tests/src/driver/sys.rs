@@ -85,6 +85,35 @@ pub fn page_that_never_comes() -> nix::Result<(Map, OwnedFd)> {
     Ok((page, fd))
 }
 
+/// Waits for a message with a descriptor in it.
+pub fn receive_descriptor(socket: impl AsFd) -> nix::Result<OwnedFd> {
+    use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
+    let (mut text, mut space) = ([0], nix::cmsg_space!(i32));
+    let mut iov = [std::io::IoSliceMut::new(&mut text)];
+    let number = socket.as_fd().as_raw_fd();
+    let received = recvmsg::<()>(number, &mut iov, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC)?;
+    let first = received.cmsgs()?.find_map(|message| match message {
+        ControlMessageOwned::ScmRights(numbers) => numbers.first().copied(),
+        _ => None,
+    });
+    first.map(own).ok_or(Errno::ENOMSG)
+}
+
+/// Does something in a forked child, and waits for it. For processes of one thread only.
+pub fn in_a_child(work: impl FnOnce() -> i32) -> nix::Result<i32> {
+    use nix::sys::wait::{WaitStatus, waitpid};
+    use nix::unistd::{ForkResult, fork};
+    // SAFETY: the process has one thread, so no lock is held by one that is not there in the child.
+    match unsafe { fork() }? {
+        // SAFETY: ends the child without what the parent is to do at its own end.
+        ForkResult::Child => unsafe { libc::_exit(work()) },
+        ForkResult::Parent { child } => match waitpid(child, None)? {
+            WaitStatus::Exited(_, code) => Ok(code),
+            _ => Err(Errno::ECHILD),
+        },
+    }
+}
+
 /// A socket for frames of one Ethernet type on one interface.
 pub fn frames_of(interface: &str, ethertype: u16) -> nix::Result<OwnedFd> {
     let index = nix::net::if_::if_nametoindex(interface)?;

@@ -14,6 +14,29 @@ fn f23_rings_stand_still_while_the_driver_runs() {
 }
 
 #[test]
+fn f28_where_a_ring_begins_cannot_be_set_while_it_runs() {
+    let daemon = Daemon::start();
+    let (_, mut client) = client(&daemon);
+    for base in [0, 1, u32::from(client.tx.avail_idx), 0x7fff, 0xffff, 0x1_0000, u32::MAX] {
+        for index in [0, 1] {
+            let errno = refused(client.vhost.set_vring_base(index, base));
+            assert!(matches!(errno, Errno::EINVAL | Errno::EBUSY), "{base:#x}: {errno}");
+        }
+        client.exchange(&FRAME).unwrap();
+    }
+    // Nor while a single queue is disabled: the driver runs all the same.
+    client.vhost.set_vring_enable(1, false).unwrap();
+    assert!(matches!(refused(client.vhost.set_vring_base(1, 0)), Errno::EINVAL | Errno::EBUSY));
+    client.vhost.set_vring_enable(1, true).unwrap();
+    client.exchange(&FRAME).unwrap();
+    // After a reset it may be anything that an index can be, and frames pass from there.
+    client.vhost.set_status(0).unwrap();
+    assert_eq!(refused(client.vhost.set_vring_base(1, 0x1_0000)), Errno::EINVAL);
+    client.restart().unwrap();
+    client.exchange(&FRAME).unwrap();
+}
+
+#[test]
 fn f23_a_queue_that_is_not_there_is_enobufs() {
     let daemon = Daemon::start();
     let uuid = daemon.create();
@@ -25,7 +48,9 @@ fn f23_a_queue_that_is_not_there_is_enobufs() {
         assert_eq!(refused(vhost.set_vring_base(index, 0)), Errno::ENOBUFS);
         assert_eq!(refused(vhost.vring_base(index)), Errno::ENOBUFS);
         assert_eq!(refused(vhost.set_vring_enable(index, true)), Errno::ENOBUFS);
-        assert_eq!(refused(vhost.set_vring_fd_number(VHOST_SET_VRING_CALL, index, -1)), Errno::ENOBUFS);
+        for cmd in [VHOST_SET_VRING_KICK, VHOST_SET_VRING_CALL, VHOST_SET_VRING_ERR] {
+            assert_eq!(refused(vhost.set_vring_fd_number(cmd, index, -1)), Errno::ENOBUFS);
+        }
     }
 }
 
@@ -84,6 +109,17 @@ fn f24_only_legal_steps_of_the_status_byte_are_taken() {
     vhost.set_status(3 | FAILED).unwrap();
     vhost.set_status(0).unwrap();
     assert_eq!(vhost.status().unwrap(), 0);
+}
+
+#[test]
+fn f24_no_bit_of_a_running_driver_is_taken_back_alone() {
+    let daemon = Daemon::start();
+    let (_, mut client) = client(&daemon);
+    for bits in 1..0xf {
+        assert_eq!(refused(client.vhost.set_status(0xf & !bits)), Errno::EINVAL, "without {bits:#x}");
+        assert_eq!(client.vhost.status().unwrap(), 0xf);
+    }
+    client.exchange(&FRAME).unwrap();
 }
 
 #[test]

@@ -5,6 +5,8 @@ mod descriptors;
 mod dma;
 mod identity;
 mod memory;
+mod repetition;
+mod vendors;
 
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, FcntlArg, FdFlag, OFlag, SealFlag, fallocate, fcntl};
@@ -22,7 +24,8 @@ use umdev_tests::driver::abi::*;
 use umdev_tests::driver::memory::{IOVA, SIZE};
 use umdev_tests::driver::sys::{self, Map};
 use umdev_tests::driver::{
-    CallResult, Client, Container, Daemon, Descriptor, Group, Memory, Options, Ring, Vhost, Via, eventually,
+    CallResult, Client, Container, Daemon, Descriptor, DriverError, Group, Memory, Options, Ring, Vhost, Via,
+    eventually,
 };
 
 const FRAME: [u8; 200] = [0xc3; 200];

@@ -52,7 +52,34 @@ fn f39_what_is_no_uuid_is_einval() {
 }
 
 #[test]
-fn a_uuid_is_taken_under_whatever_parent_and_type() {
+fn f39_bytes_that_are_no_text_and_texts_without_end_are_refused() {
+    let mut daemon = Daemon::start();
+    let create = daemon.type_dir("loopback-net").join("create");
+    let uuid = UUID.as_bytes();
+    let with = |tail: &[u8]| [uuid, tail].concat();
+    let cases: [(&str, Vec<u8>); 8] = [
+        ("a zero in the middle", [&uuid[..20], b"\0", &uuid[21..]].concat()),
+        ("what follows a zero", with(b"\0mtu=9000")),
+        ("bytes that are no UTF-8", vec![0xff; 36]),
+        ("a parameter that is no UTF-8", with(b" mac=\xff\xfe")),
+        ("two UUIDs", with(format!("\n{}", new_uuid()).as_bytes())),
+        ("a page of zeros", vec![0; 4096]),
+        ("a page of parameters", with(&b" mtu=1500".repeat(500))),
+        ("a megabyte", with(&vec![b'x'; 1 << 20])),
+    ];
+    for (what, text) in cases {
+        let written = OpenOptions::new().write(true).open(&create).unwrap().write(&text);
+        let errno = errno(&written.expect_err(what));
+        assert!(matches!(errno, Errno::EINVAL | Errno::E2BIG), "{what}: {errno}");
+        assert!(!daemon.instance_dir(UUID).exists(), "{what}");
+    }
+    assert_eq!(OpenOptions::new().write(true).open(&create).unwrap().write(b"").unwrap(), 0, "no bytes are no request");
+    runs(&daemon.type_dir("loopback-net"), &format!("echo {UUID} > create"));
+    assert!(daemon.is_alive());
+}
+
+#[test]
+fn f39_a_uuid_is_taken_under_whatever_parent_and_type() {
     let daemon = Daemon::with(&["--parent", "loopback:loopback0", "--parent", "loopback:other"]);
     runs(&daemon.type_dir("loopback-net"), &format!("echo {UUID} > create"));
     let other = daemon.path("sys/class/mdev_bus/other/mdev_supported_types/loopback-net");
@@ -187,7 +214,7 @@ fn writers_may_open_create_with_o_creat_and_o_trunc() {
 }
 
 #[test]
-fn exactly_one_of_many_threads_gets_the_last_instance() {
+fn f39_exactly_one_of_many_threads_gets_the_last_instance() {
     let daemon = Daemon::with(&["--parent", "loopback:loopback0,capacity=1"]);
     let create = daemon.type_dir("loopback-net").join("create");
     for _ in 0..20 {
@@ -209,7 +236,7 @@ fn exactly_one_of_many_threads_gets_the_last_instance() {
 }
 
 #[test]
-fn exactly_one_of_many_processes_creates_a_uuid() {
+fn f39_exactly_one_of_many_processes_creates_a_uuid() {
     let daemon = Daemon::start();
     let dir = daemon.type_dir("loopback-net");
     let line = format!("/usr/bin/printf %s {UUID} > create");

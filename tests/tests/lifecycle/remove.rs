@@ -17,7 +17,7 @@ fn zero_does_nothing_and_words_are_einval() {
 }
 
 #[test]
-fn an_open_instance_is_ebusy_once_patience_is_over() {
+fn f37_an_open_instance_is_ebusy_once_patience_is_over() {
     let daemon = Daemon::start();
     let uuid = daemon.create();
     let holder = Vhost::open(daemon.root(), &uuid).unwrap();
@@ -33,7 +33,7 @@ fn an_open_instance_is_ebusy_once_patience_is_over() {
 }
 
 #[test]
-fn a_holder_that_lets_go_in_time_lets_the_removal_succeed() {
+fn f37_a_holder_that_lets_go_in_time_lets_the_removal_succeed() {
     let daemon = Daemon::start();
     let uuid = daemon.create();
     let holder = Vhost::open(daemon.root(), &uuid).unwrap();
@@ -70,7 +70,7 @@ fn a_removal_while_another_runs_is_eagain() {
 }
 
 #[test]
-fn force_takes_a_running_instance_from_its_holder() {
+fn f37_force_takes_a_running_instance_from_its_holder() {
     let mut daemon = Daemon::start();
     let uuid = daemon.create();
     let mut client = Client::start(daemon.root(), &uuid, Options::default()).unwrap();
