@@ -34,6 +34,7 @@ pub const VHOST_VDPA_GET_VQS_COUNT: u32 = 0x8004_af80;
 pub const VHOST_VDPA_GET_VRING_DESC_GROUP: u32 = 0xc008_af7f;
 pub const VHOST_VDPA_GET_VRING_SIZE: u32 = 0xc008_af82;
 
+pub const VHOST_F_LOG_ALL: u64 = 1 << 26;
 pub const VHOST_BACKEND_F_IOTLB_MSG_V2: u64 = 1 << 1;
 pub const VHOST_BACKEND_F_IOTLB_ASID: u64 = 1 << 3;
 pub const VHOST_BACKEND_F_DESC_ASID: u64 = 1 << 7;

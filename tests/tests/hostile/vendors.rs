@@ -11,8 +11,11 @@ const CALLBACKS: [&str; 8] =
 /// How long vendor code may take here.
 const DEADLINE: Duration = Duration::from_millis(500);
 
-fn daemon() -> Daemon {
-    Daemon::configured(&["--parent", "loopback:loopback0", "--parent", "faulty:faulty0"], "vendor_deadline = 0.5")
+const PARENTS: [&str; 4] = ["--parent", "loopback:loopback0", "--parent", "faulty:faulty0"];
+
+/// A daemon that gives up soon.
+fn impatient() -> Daemon {
+    Daemon::configured(&PARENTS, "vendor_deadline = 0.5")
 }
 
 fn create_faulty(daemon: &Daemon) -> String {
@@ -72,7 +75,8 @@ fn is_alone_with_its_fault(daemon: &mut Daemon, what: &str, callback: &str, expe
 
 #[test]
 fn f37_a_callback_that_panics_breaks_its_device_alone() {
-    let mut daemon = daemon();
+    // To print where it panicked takes a while, the first time.
+    let mut daemon = Daemon::with(&PARENTS);
     for callback in CALLBACKS {
         is_alone_with_its_fault(&mut daemon, "panic", callback, Errno::EIO);
     }
@@ -80,7 +84,7 @@ fn f37_a_callback_that_panics_breaks_its_device_alone() {
 
 #[test]
 fn f37_a_callback_that_hangs_is_given_up_and_breaks_its_device_alone() {
-    let mut daemon = daemon();
+    let mut daemon = impatient();
     for callback in CALLBACKS {
         is_alone_with_its_fault(&mut daemon, "hang", callback, Errno::ETIMEDOUT);
     }
@@ -88,7 +92,7 @@ fn f37_a_callback_that_hangs_is_given_up_and_breaks_its_device_alone() {
 
 #[test]
 fn f37_a_hung_callback_neither_keeps_a_device_from_being_removed_nor_the_daemon_from_ending() {
-    let mut daemon = daemon();
+    let mut daemon = impatient();
     let uuid = create_faulty(&daemon);
     let client = Client::start(daemon.root(), &uuid, Options::default()).unwrap();
     set(&daemon, &uuid, "hang", "reset");
@@ -111,7 +115,7 @@ fn removes_by_force(daemon: &Daemon, uuid: &str) {
 
 #[test]
 fn f37_a_device_that_says_garbage_of_its_rings_harms_itself_alone() {
-    let mut daemon = daemon();
+    let mut daemon = Daemon::with(&PARENTS);
     let (_, mut neighbour) = client(&daemon);
     let uuid = create_faulty(&daemon);
     let mut client = Client::start(daemon.root(), &uuid, Options::default()).unwrap();
