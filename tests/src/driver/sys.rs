@@ -44,8 +44,8 @@ pub fn tap(name: &str) -> nix::Result<OwnedFd> {
     Ok(fd)
 }
 
-/// Takes over a descriptor that came in a control message just now.
-pub(super) fn own(number: i32) -> OwnedFd {
+/// Takes over a descriptor that a call made just now.
+pub(crate) fn own(number: i32) -> OwnedFd {
     // SAFETY: nobody else knows the number yet.
     unsafe { OwnedFd::from_raw_fd(number) }
 }
