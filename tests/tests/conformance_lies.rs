@@ -11,6 +11,9 @@ use sysfs_tools::conformance::{Calls, System, Verdict, examine_through};
 use umdev_tests::driver::Daemon;
 use vhost_abi::command::*;
 
+/// A number of the vhost type that no call has.
+const NO_CALL: u32 = 0xaf6f;
+
 /// What is told instead of a result.
 type Told<T> = fn(nix::Result<T>) -> nix::Result<T>;
 
@@ -98,13 +101,13 @@ fn a_stranger_who_is_let_in_is_found_out() {
 #[test]
 fn wrong_errnos_are_found_out() {
     let ioctl = |told| if told == Err(Errno::ENOTTY) { Err(Errno::EINVAL) } else { told };
-    is_found_out(Liar { ioctl, ..honest() }, "errno");
+    is_found_out(Liar { about: &[NO_CALL], ioctl, ..honest() }, "errno");
 }
 
 #[test]
 fn limits_that_are_not_told_are_found_out() {
-    let ioctl = |_| Err(Errno::EIO);
-    is_found_out(Liar { about: &[VHOST_VDPA_GET_AS_NUM], ioctl, ..honest() }, "limits");
+    let ioctl = |told: nix::Result<()>| told.and(Err(Errno::EIO));
+    is_found_out(Liar { about: &[VHOST_VDPA_GET_VRING_SIZE], ioctl, ..honest() }, "limits");
 }
 
 #[test]
@@ -123,6 +126,12 @@ fn a_status_that_is_not_taken_is_found_out() {
 fn maps_that_overlap_are_found_out() {
     let write = |told| if told == Err(Errno::EEXIST) { Ok(72) } else { told };
     is_found_out(Liar { write, ..honest() }, "iotlb");
+}
+
+#[test]
+fn address_spaces_that_are_not_there_are_found_out() {
+    let ioctl = |told| if told == Err(Errno::EINVAL) { Ok(()) } else { told };
+    is_found_out(Liar { about: &[VHOST_VDPA_SET_GROUP_ASID], ioctl, ..honest() }, "asid");
 }
 
 #[test]

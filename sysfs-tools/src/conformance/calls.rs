@@ -1,8 +1,11 @@
 //! The system calls that drive a file.
 
 use super::sys;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::fs::{File, OpenOptions};
-use std::io::Write;
+use std::io::{Read, Write};
+use std::os::fd::AsFd;
 use std::path::Path;
 
 /// What a client of a vhost-vdpa file does with it. [`System`] has it done; what stands between a rule and the system
@@ -33,6 +36,11 @@ pub trait Calls {
     fn write(&self, file: &File, bytes: &[u8]) -> nix::Result<usize> {
         System.write(file, bytes)
     }
+
+    /// Reads bytes that are there; how many. EAGAIN where `poll` says that there are none.
+    fn read(&self, file: &File, into: &mut [u8]) -> nix::Result<usize> {
+        System.read(file, into)
+    }
 }
 
 /// The system itself.
@@ -59,5 +67,13 @@ impl Calls for System {
 
     fn write(&self, mut file: &File, bytes: &[u8]) -> nix::Result<usize> {
         file.write(bytes).map_err(|error| crate::error::errno_of(&error))
+    }
+
+    fn read(&self, mut file: &File, into: &mut [u8]) -> nix::Result<usize> {
+        let mut fds = [PollFd::new(file.as_fd(), PollFlags::POLLIN)];
+        if poll(&mut fds, PollTimeout::ZERO)? == 0 {
+            return Err(Errno::EAGAIN);
+        }
+        file.read(into).map_err(|error| crate::error::errno_of(&error))
     }
 }

@@ -120,8 +120,19 @@ impl Device {
 
     /// Ring addresses; they are IOVAs.
     pub fn set_vring_addr(&self, index: u32, desc: u64, avail: u64, used: u64) -> nix::Result<()> {
-        let mut bytes = pair(index, 0).to_vec();
-        [desc, used, avail, 0].iter().for_each(|word| bytes.extend(word.to_le_bytes()));
+        self.set_vring_addr_logged(index, 0, [desc, avail, used], 0)
+    }
+
+    /// The same with flags, and where writes to the used ring are logged.
+    pub fn set_vring_addr_logged(
+        &self,
+        index: u32,
+        flags: u32,
+        [desc, avail, used]: [u64; 3],
+        log: u64,
+    ) -> nix::Result<()> {
+        let mut bytes = pair(index, flags).to_vec();
+        [desc, used, avail, log].iter().for_each(|word| bytes.extend(word.to_le_bytes()));
         self.call(VHOST_SET_VRING_ADDR, &mut bytes)
     }
 
@@ -140,19 +151,45 @@ impl Device {
         self.calls.write(&self.file, bytes)
     }
 
-    /// Writes an IOTLB message of version 2.
+    /// Reads what is there; how much.
+    pub fn read(&self, into: &mut [u8]) -> nix::Result<usize> {
+        self.calls.read(&self.file, into)
+    }
+
+    /// Writes an IOTLB message of version 2, about the address space 0.
     pub fn message(&self, request: u8, iova: u64, size: u64, address: u64) -> nix::Result<usize> {
-        self.write(&message(2, request, iova, size, address))
+        self.write(&Message { request, iova, size, address, ..Message::default() }.bytes())
     }
 }
 
-/// An IOTLB message of version 1 or 2, with read and write permission.
-pub fn message(version: u32, request: u8, iova: u64, size: u64, address: u64) -> Vec<u8> {
-    let mut bytes = pair(version, 0).to_vec();
-    [iova, size, address].iter().for_each(|word| bytes.extend(word.to_le_bytes()));
-    bytes.extend([3, request]);
-    bytes.resize(MESSAGE, 0);
-    bytes
+/// An IOTLB message.
+#[derive(Clone, Copy)]
+pub struct Message {
+    pub version: u32,
+    pub asid: u32,
+    pub request: u8,
+    pub iova: u64,
+    pub size: u64,
+    pub address: u64,
+    pub permission: u8,
+}
+
+impl Default for Message {
+    /// Version 2, with permission to read and write.
+    fn default() -> Self {
+        Self { version: 2, asid: 0, request: 0, iova: 0, size: 0, address: 0, permission: 3 }
+    }
+}
+
+impl Message {
+    /// As it is written.
+    pub fn bytes(&self) -> Vec<u8> {
+        let mut bytes = pair(self.version, self.asid).to_vec();
+        [self.iova, self.size, self.address].iter().for_each(|word| bytes.extend(word.to_le_bytes()));
+        bytes.extend([self.permission, self.request]);
+        bytes.resize(MESSAGE, 0);
+        bytes
+    }
 }
 
 /// Two 32-bit words.

@@ -1,13 +1,14 @@
 //! A small driver of a network card: one queue pair, memory by IOTLB messages.
 
 use super::abi::*;
-use super::device::{Device, Subject};
+use super::device::{Device, Message, Subject};
 use super::report::{Ended, Outcome, fail, skip};
 use super::ring::{self, BUFFER, Ring};
 use super::sys::Shared;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::EventFd;
+use std::ops::Range;
 use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -23,6 +24,10 @@ pub const RX: u32 = 0;
 pub const TX: u32 = 1;
 /// Bytes of the virtio-net header with VIRTIO_F_VERSION_1 (virtio 1.3 §5.1.6.1).
 pub const HEADER: usize = 12;
+/// The control queue of a driver that does not take VIRTIO_NET_F_MQ (virtio 1.3 §5.1.2).
+pub const CONTROL: u32 = 2;
+/// VIRTIO_NET_OK.
+const COMMAND_DONE: u8 = 0;
 /// IEEE 802 local experimental.
 const ETHERTYPE: [u8; 2] = [0x88, 0xb5];
 
@@ -89,14 +94,27 @@ pub struct Driver {
     pub device: Device,
     pub rx: Ring,
     pub tx: Ring,
-    memory: Rc<Shared>,
-    iova: u64,
+    pub memory: Rc<Shared>,
+    /// Where the device sees it.
+    pub iova: u64,
+    /// The features it accepts.
+    pub features: u64,
+    /// The backend features it acknowledged: all that are offered.
+    pub backend: u64,
     sent: u32,
 }
 
 impl Driver {
     /// Brings a network card up; skips what is none.
     pub fn start(subject: &Subject) -> Result<Self, Ended> {
+        let mut driver = Self::unmapped(subject)?;
+        driver.map(0..driver.memory.bytes(), READ | WRITE)?;
+        driver.bring_up()?;
+        Ok(driver)
+    }
+
+    /// A network card that has no memory yet, and that nothing was said to.
+    pub fn unmapped(subject: &Subject) -> Result<Self, Ended> {
         let device = owned(subject)?;
         let id = call("VHOST_VDPA_GET_DEVICE_ID", device.number(VHOST_VDPA_GET_DEVICE_ID))?;
         if id != u64::from(NET) {
@@ -107,35 +125,110 @@ impl Driver {
         let size = u16::try_from(limit).unwrap_or(u16::MAX).min(ring::SIZE);
         let ring = |queue| Ring::new(Rc::clone(&memory), iova, queue, size);
         let (rx, tx) = (call("eventfd", ring(0))?, call("eventfd", ring(1))?);
-        let offered = call("VHOST_GET_BACKEND_FEATURES", device.number(VHOST_GET_BACKEND_FEATURES))?;
-        let acked = offered & (1 << 1 | BACKEND_BATCH | BACKEND_SUSPEND | BACKEND_RESUME);
-        call("VHOST_SET_BACKEND_FEATURES", device.set_backend_features(acked))?;
-        call("IOTLB UPDATE", device.message(IOTLB_UPDATE, iova, memory.len(), memory.address()))?;
-        let mut driver = Self { device, rx, tx, memory, iova, sent: 0 };
-        driver.bring_up()?;
-        Ok(driver)
+        let backend = call("VHOST_GET_BACKEND_FEATURES", device.number(VHOST_GET_BACKEND_FEATURES))?;
+        call("VHOST_SET_BACKEND_FEATURES", device.set_backend_features(backend))?;
+        let features = plain_features(&device)?;
+        Ok(Self { device, rx, tx, memory, iova, features, backend, sent: 0 })
+    }
+
+    /// Demands backend features, or skips.
+    pub fn demand(&self, backend: u64, name: &str) -> Result<(), Ended> {
+        if self.backend & backend == backend { Ok(()) } else { skip(format!("{name} is not offered")) }
+    }
+
+    /// Gives the device a part of the memory.
+    pub fn map(&self, part: Range<usize>, permission: u8) -> Result<(), Ended> {
+        self.map_into(0, part, permission)
+    }
+
+    /// The same in another address space.
+    pub fn map_into(&self, asid: u32, part: Range<usize>, permission: u8) -> Result<(), Ended> {
+        let offset = part.start as u64;
+        let update = Message {
+            asid,
+            request: IOTLB_UPDATE,
+            iova: self.iova + offset,
+            size: part.len() as u64,
+            address: self.memory.address() + offset,
+            permission,
+            ..Message::default()
+        };
+        call("IOTLB UPDATE", self.device.write(&update.bytes())).map(drop)
     }
 
     /// From reset to DRIVER_OK, with receive buffers posted.
     pub fn bring_up(&mut self) -> Result<(), Ended> {
-        let device = &self.device;
+        self.negotiate()?;
+        self.set_up(RX, &self.rx)?;
+        self.set_up(TX, &self.tx)?;
+        self.enable(RX)?;
+        self.enable(TX)?;
+        self.run()
+    }
+
+    /// From reset to FEATURES_OK.
+    pub fn negotiate(&self) -> Result<(), Ended> {
         for status in [0, ACKNOWLEDGE, ACKNOWLEDGE | DRIVER] {
-            call("VHOST_VDPA_SET_STATUS", device.set_status(status))?;
+            call("VHOST_VDPA_SET_STATUS", self.device.set_status(status))?;
         }
-        call("VHOST_SET_FEATURES", device.set_features(plain_features(device)?))?;
-        call("FEATURES_OK", device.set_status(ACKNOWLEDGE | DRIVER | FEATURES_OK))?;
-        for (index, ring) in [(RX, &self.rx), (TX, &self.tx)] {
-            let [desc, avail, used] = ring.addresses();
-            call("VHOST_SET_VRING_NUM", device.vring(VHOST_SET_VRING_NUM, index, ring.size.into()))?;
-            call("VHOST_SET_VRING_BASE", device.vring(VHOST_SET_VRING_BASE, index, 0))?;
-            call("VHOST_SET_VRING_ADDR", device.set_vring_addr(index, desc, avail, used))?;
-            call("VHOST_SET_VRING_KICK", device.set_event(VHOST_SET_VRING_KICK, index, &ring.kick))?;
-            call("VHOST_SET_VRING_CALL", device.set_event(VHOST_SET_VRING_CALL, index, &ring.call))?;
-            call("VHOST_VDPA_SET_VRING_ENABLE", device.vring(VHOST_VDPA_SET_VRING_ENABLE, index, 1))?;
-        }
+        call("VHOST_SET_FEATURES", self.device.set_features(self.features))?;
+        call("FEATURES_OK", self.device.set_status(ACKNOWLEDGE | DRIVER | FEATURES_OK))
+    }
+
+    /// Tells the device of a queue, which begins at its beginning.
+    pub fn set_up(&self, index: u32, ring: &Ring) -> Result<(), Ended> {
+        let device = &self.device;
+        let [desc, avail, used] = ring.addresses();
+        call("VHOST_SET_VRING_NUM", device.vring(VHOST_SET_VRING_NUM, index, ring.size.into()))?;
+        call("VHOST_SET_VRING_BASE", device.vring(VHOST_SET_VRING_BASE, index, 0))?;
+        call("VHOST_SET_VRING_ADDR", device.set_vring_addr(index, desc, avail, used))?;
+        call("VHOST_SET_VRING_KICK", device.set_event(VHOST_SET_VRING_KICK, index, &ring.kick))?;
+        call("VHOST_SET_VRING_CALL", device.set_event(VHOST_SET_VRING_CALL, index, &ring.call))
+    }
+
+    /// Enables a queue.
+    pub fn enable(&self, index: u32) -> Result<(), Ended> {
+        let enabled = self.device.vring(VHOST_VDPA_SET_VRING_ENABLE, index, 1);
+        call("VHOST_VDPA_SET_VRING_ENABLE", enabled).map(drop)
+    }
+
+    /// Posts receive buffers, and sets DRIVER_OK.
+    pub fn run(&mut self) -> Result<(), Ended> {
         (0..self.rx.size).for_each(|at| self.rx.post(at));
         call("DRIVER_OK", self.device.set_status(ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK))?;
         call("kick", self.rx.kick.write(1)).map(drop)
+    }
+
+    /// Brings a card with a control queue up, all of whose memory is mapped. `spaces` is called at FEATURES_OK.
+    pub fn bring_up_with_control(&mut self, spaces: impl FnOnce(&Self) -> Result<(), Ended>) -> Result<Ring, Ended> {
+        let ring = call("eventfd", Ring::new(Rc::clone(&self.memory), self.iova, 2, self.tx.size))?;
+        self.negotiate()?;
+        spaces(self)?;
+        for (index, ring) in [(CONTROL, &ring), (RX, &self.rx), (TX, &self.tx)] {
+            self.set_up(index, ring)?;
+            self.enable(index)?;
+        }
+        self.run()?;
+        Ok(ring)
+    }
+
+    /// Has a command done by the control queue.
+    pub fn command(&self, ring: &mut Ring, bytes: &[u8]) -> Result<(), Ended> {
+        let before = ring.used();
+        ring.ask(bytes);
+        call("kick", ring.kick.write(1))?;
+        if !within(PATIENCE, || ring.used() != before) {
+            return fail(format!("a command was not answered; {}", self.words()));
+        }
+        match ring.answer() {
+            COMMAND_DONE => Ok(()),
+            other => fail(format!("a command was answered with {other}")),
+        }
+    }
+
+    /// Stops the device where it stands.
+    pub fn suspend(&self) -> Result<(), Ended> {
+        call("VHOST_VDPA_SUSPEND", self.device.order(VHOST_VDPA_SUSPEND))
     }
 
     /// Forgets both rings, and makes new ones in the same place.

@@ -3,6 +3,7 @@
 use super::sys::Shared;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use std::num::NonZeroUsize;
+use std::ops::Range;
 use std::rc::Rc;
 
 /// Largest ring that is used.
@@ -12,12 +13,16 @@ pub const BUFFER: usize = 2048;
 const ROOM: usize = 0x4000;
 const AVAIL: usize = 0x1000;
 const USED: usize = 0x2000;
-const BUFFERS: usize = 2 * ROOM;
+const NEXT: u16 = 1;
 const WRITE: u16 = 2;
+/// Receive, transmit, control.
+const QUEUES: usize = 3;
+/// Where the buffers begin: those of queue 0, then those of queue 1, and so on.
+const BUFFERS: usize = 4 * ROOM;
 
-/// Memory for two rings and their buffers.
+/// Memory for the rings and their buffers.
 pub fn memory() -> nix::Result<Shared> {
-    let len = BUFFERS + 2 * usize::from(SIZE) * BUFFER;
+    let len = BUFFERS + QUEUES * usize::from(SIZE) * BUFFER;
     Shared::new(NonZeroUsize::MIN.saturating_add(len - 1))
 }
 
@@ -39,7 +44,7 @@ pub struct Ring {
 }
 
 impl Ring {
-    /// Queue `queue` (0 or 1) in `memory`, which the device sees at `iova`.
+    /// Queue `queue` (0 to 2) in `memory`, which the device sees at `iova`.
     pub fn new(memory: Rc<Shared>, iova: u64, queue: usize, size: u16) -> nix::Result<Self> {
         memory.write(queue * ROOM, &[0; ROOM]);
         let event = || EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK);
@@ -51,18 +56,39 @@ impl Ring {
         [0, AVAIL, USED].map(|at| self.iova + (self.queue * ROOM + at) as u64)
     }
 
+    /// Where in memory the ring is, and where its buffers are.
+    pub fn places(&self) -> [Range<usize>; 2] {
+        let (ring, buffers) = (self.queue * ROOM, self.buffer(0));
+        [ring..ring + ROOM, buffers..buffers + usize::from(SIZE) * BUFFER]
+    }
+
+    /// Offsets of pages that the driver writes alone: descriptors and available ring.
+    pub fn driver_pages(&self) -> [usize; 2] {
+        [self.queue * ROOM, self.queue * ROOM + AVAIL]
+    }
+
     fn buffer(&self, at: u16) -> usize {
         BUFFERS + (self.queue * usize::from(SIZE) + usize::from(at)) * BUFFER
     }
 
-    fn offer(&mut self, at: u16, len: usize, flags: u16) {
+    fn describe(&self, at: u16, iova: u64, len: usize, flags: u16, next: u16) {
         let mut descriptor = [0; 16];
-        descriptor[..8].copy_from_slice(&(self.iova + self.buffer(at) as u64).to_le_bytes());
+        descriptor[..8].copy_from_slice(&iova.to_le_bytes());
         descriptor[8..12].copy_from_slice(&u32::try_from(len).unwrap_or(u32::MAX).to_le_bytes());
         descriptor[12..14].copy_from_slice(&flags.to_le_bytes());
+        descriptor[14..].copy_from_slice(&next.to_le_bytes());
+        self.memory.write(self.queue * ROOM + usize::from(at) * 16, &descriptor);
+    }
+
+    fn offer(&mut self, at: u16, len: usize, flags: u16) {
+        self.describe(at, self.iova + self.buffer(at) as u64, len, flags, 0);
+        self.publish(at);
+    }
+
+    /// Makes the chain that begins at descriptor `head` available, whether or not there is one.
+    pub fn publish(&mut self, head: u16) {
         let base = self.queue * ROOM;
-        self.memory.write(base + usize::from(at) * 16, &descriptor);
-        self.memory.store(base + AVAIL + 4 + usize::from(self.available % self.size) * 2, at);
+        self.memory.store(base + AVAIL + 4 + usize::from(self.available % self.size) * 2, head);
         self.available = self.available.wrapping_add(1);
         self.memory.store(base + AVAIL + 2, self.available);
     }
@@ -77,6 +103,20 @@ impl Ring {
     pub fn post(&mut self, at: u16) {
         self.memory.write(self.buffer(at), &[0; BUFFER]);
         self.offer(at, BUFFER, WRITE);
+    }
+
+    /// Makes a chain available of bytes to read and one byte to write, which is [`answer`](Self::answer).
+    pub fn ask(&mut self, bytes: &[u8]) {
+        self.memory.write(self.buffer(0), bytes);
+        self.memory.write(self.buffer(1), &[u8::MAX]);
+        self.describe(1, self.iova + self.buffer(1) as u64, 1, WRITE, 0);
+        self.describe(0, self.iova + self.buffer(0) as u64, bytes.len(), NEXT, 1);
+        self.publish(0);
+    }
+
+    /// What the device answered.
+    pub fn answer(&self) -> u8 {
+        self.contents(1)[0]
     }
 
     /// The device's index.

@@ -75,6 +75,18 @@ impl Shared {
         self.len.get() as u64
     }
 
+    /// The same, for offsets.
+    pub fn bytes(&self) -> usize {
+        self.len.get()
+    }
+
+    /// All of it.
+    pub fn copy(&self) -> Vec<u8> {
+        let mut bytes = vec![0; self.len.get()];
+        self.read(0, &mut bytes);
+        bytes
+    }
+
     fn at(&self, offset: usize, len: usize) -> *mut u8 {
         let end = offset.checked_add(len);
         assert!(end.is_some_and(|end| end <= self.len.get()), "{len} bytes at {offset:#x}");

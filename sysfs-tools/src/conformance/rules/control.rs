@@ -17,10 +17,10 @@ pub const RULES: &[Rule] = &[
         check: limits,
     },
     Rule {
-        id: "limits.groups",
-        reference: "VHOST_VDPA_GET_VRING_GROUP",
-        expected: "each queue's group is below the number of groups",
-        check: groups,
+        id: "limits.rings",
+        reference: "VHOST_VDPA_GET_VRING_SIZE",
+        expected: "each queue has a ring size of its own, none below that of all; or EOPNOTSUPP, ENOTTY",
+        check: ring_sizes,
     },
     Rule {
         id: "owner.needed",
@@ -36,6 +36,12 @@ pub const RULES: &[Rule] = &[
         check: owner_elsewhere,
     },
     Rule {
+        id: "owner.status",
+        reference: "VHOST_VDPA_SET_STATUS",
+        expected: "the status from a process that is not the owner: taken, or EPERM and unchanged",
+        check: owner_status,
+    },
+    Rule {
         id: "errno.unknown",
         reference: "ioctl(2)",
         expected: "a call that is none, of any type: ENOTTY",
@@ -49,8 +55,8 @@ pub const RULES: &[Rule] = &[
     },
     Rule {
         id: "errno.net",
-        reference: "VHOST_SET_MEM_TABLE, VHOST_RESET_OWNER",
-        expected: "calls of vhost-net alone: refused",
+        reference: "VHOST_SET_MEM_TABLE, VHOST_NET_SET_BACKEND",
+        expected: "calls of vhost-net alone: ENOTTY or EOPNOTSUPP; an empty memory table may be taken",
         check: net_alone,
     },
 ];
@@ -91,22 +97,21 @@ fn limits(subject: &Subject) -> Outcome {
     Ok(seen.join(", "))
 }
 
-fn groups(subject: &Subject) -> Outcome {
+fn ring_sizes(subject: &Subject) -> Outcome {
     let device = owned(subject)?;
-    let groups = call("VHOST_VDPA_GET_GROUP_NUM", device.number(VHOST_VDPA_GET_GROUP_NUM))?;
+    let least = call("VHOST_VDPA_GET_VRING_NUM", device.number(VHOST_VDPA_GET_VRING_NUM))?;
     let queues = call("VHOST_VDPA_GET_VQS_COUNT", device.number(VHOST_VDPA_GET_VQS_COUNT))?;
+    let mut seen = Vec::new();
     for queue in 0..u32::try_from(queues).unwrap_or(u32::MAX) {
-        match device.vring(VHOST_VDPA_GET_VRING_GROUP, queue, 0) {
-            Err(Errno::EOPNOTSUPP) => return Ok("there are no groups: EOPNOTSUPP".to_owned()),
-            group => {
-                let group = call("VHOST_VDPA_GET_VRING_GROUP", group)?;
-                if u64::from(group) >= groups {
-                    return fail(format!("queue {queue} is in group {group} of {groups}"));
-                }
-            }
+        match device.vring(VHOST_VDPA_GET_VRING_SIZE, queue, 0) {
+            Err(errno @ (Errno::EOPNOTSUPP | Errno::ENOTTY)) => return Ok(format!("{errno:?}")),
+            size => seen.push(call("VHOST_VDPA_GET_VRING_SIZE", size)?),
         }
     }
-    Ok(format!("{queues} queues in {groups} groups"))
+    match seen.iter().position(|size| u64::from(*size) < least) {
+        Some(queue) => fail(format!("queue {queue} has {} entries, the least is {least}", seen[queue])),
+        None => Ok(format!("{seen:?}, all {least}")),
+    }
 }
 
 fn owner_needed(subject: &Subject) -> Outcome {
@@ -139,6 +144,17 @@ fn owner_elsewhere(subject: &Subject) -> Outcome {
     match call("VHOST_GET_VRING_BASE of the owner", device.vring(VHOST_GET_VRING_BASE, 0, 0))? {
         0 => Ok(format!("{} calls: EPERM", RING_CALLS.len())),
         base => fail(format!("another process set the ring to {base}")),
+    }
+}
+
+fn owner_status(subject: &Subject) -> Outcome {
+    let device = owned(subject)?;
+    let written = device.call_elsewhere(VHOST_VDPA_SET_STATUS, &mut [ACKNOWLEDGE]);
+    let now = call("VHOST_VDPA_GET_STATUS", device.status())?;
+    match (written, now) {
+        (Ok(()), ACKNOWLEDGE) => Ok("taken".to_owned()),
+        (Err(Errno::EPERM), 0) => Ok("EPERM".to_owned()),
+        (written, now) => fail(format!("{written:?}, and then {now:#x}")),
     }
 }
 
@@ -179,12 +195,14 @@ fn address(subject: &Subject) -> Outcome {
     Ok(format!("{} calls: EFAULT", calls.len()))
 }
 
+/// The kernel's vhost-vdpa takes a memory table, and never looks at it.
 fn net_alone(subject: &Subject) -> Outcome {
     let device = owned(subject)?;
-    let mut seen = Vec::new();
-    for (name, cmd) in [("VHOST_SET_MEM_TABLE", VHOST_SET_MEM_TABLE), ("VHOST_NET_SET_BACKEND", VHOST_NET_SET_BACKEND)]
-    {
-        seen.push(refused(name, device.call(cmd, &mut [0; 64]), &[Errno::ENOTTY, Errno::EOPNOTSUPP])?);
-    }
-    Ok(seen.join(", "))
+    let errnos = [Errno::ENOTTY, Errno::EOPNOTSUPP];
+    let table = match device.call(VHOST_SET_MEM_TABLE, &mut [0; 64]) {
+        Ok(()) => "VHOST_SET_MEM_TABLE: taken".to_owned(),
+        written => refused("VHOST_SET_MEM_TABLE", written, &errnos)?,
+    };
+    let backend = device.call(VHOST_NET_SET_BACKEND, &mut [0; 8]);
+    Ok(format!("{table}, {}", refused("VHOST_NET_SET_BACKEND", backend, &errnos)?))
 }

@@ -1,9 +1,11 @@
 //! Frames and interrupts.
 
 use crate::conformance::Rule;
+use crate::conformance::abi::*;
 use crate::conformance::device::Subject;
-use crate::conformance::driver::{Driver, HEADER, PATIENCE, rung, within};
+use crate::conformance::driver::{Driver, HEADER, PATIENCE, TX, call, rung, within};
 use crate::conformance::report::{Outcome, fail, skip};
+use nix::sys::eventfd::{EfdFlags, EventFd};
 use std::time::Duration;
 
 /// How much later than a used descriptor its interrupt may be.
@@ -43,6 +45,12 @@ pub const RULES: &[Rule] = &[
         reference: "virtio 1.3 §2.7.7",
         expected: "each frame received is interrupted for within 250 ms of its use",
         check: interrupt_received,
+    },
+    Rule {
+        id: "interrupt.replaced",
+        reference: "VHOST_SET_VRING_CALL",
+        expected: "replaced while frames are under way, no interrupt is lost: the old one has it, or the new one",
+        check: interrupt_replaced,
     },
 ];
 
@@ -131,4 +139,27 @@ fn interrupt_received(subject: &Subject) -> Outcome {
         driver.receive(PATIENCE);
     }
     Ok("4 of 4".to_owned())
+}
+
+/// An interrupt that the device sent before it heard of the new eventfd is in the old one.
+fn interrupt_replaced(subject: &Subject) -> Outcome {
+    let mut driver = Driver::start(subject)?;
+    driver.exchange()?;
+    rung(&driver.tx.call, PROMPT);
+    let mut before = 0;
+    let replacements = 50;
+    for number in 0..replacements {
+        let new = call("eventfd", EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK))?;
+        driver.send()?;
+        call("VHOST_SET_VRING_CALL", driver.device.set_event(VHOST_SET_VRING_CALL, TX, &new))?;
+        let old = std::mem::replace(&mut driver.tx.call, new);
+        driver.sent()?;
+        if rung(&old, Duration::ZERO) {
+            before += 1;
+        } else if !rung(&driver.tx.call, PROMPT) && !rung(&old, Duration::ZERO) {
+            return fail(format!("frame {number} was used, and neither eventfd was signalled within {PROMPT:?}"));
+        }
+        rung(&driver.tx.call, Duration::ZERO);
+    }
+    Ok(format!("{replacements} replacements, {before} of them later than the interrupt"))
 }

@@ -17,9 +17,15 @@ pub const RULES: &[Rule] = &[
     Rule { id: "features.subset", reference: "VHOST_SET_FEATURES", expected: "a subset is taken", check: subset },
     Rule {
         id: "features.unoffered",
-        reference: "VHOST_SET_FEATURES",
-        expected: "a bit that is not offered: EINVAL",
+        reference: "VHOST_SET_FEATURES, virtio 1.3 §2.2",
+        expected: "a bit that is not offered: EINVAL, or FEATURES_OK is not kept",
         check: unoffered,
+    },
+    Rule {
+        id: "features.required",
+        reference: "virtio 1.3 §6.1",
+        expected: "neither bit of VERSION_1 and ACCESS_PLATFORM can be left out: EINVAL, or FEATURES_OK is not kept",
+        check: required,
     },
     Rule {
         id: "features.fixed",
@@ -58,7 +64,32 @@ fn unoffered(subject: &Subject) -> Outcome {
         return skip("all features are offered");
     };
     let features = plain_features(&device)? | bit;
-    refused(&format!("features {features:#x}"), device.set_features(features), &[Errno::EINVAL])
+    not_kept(&device, features)
+}
+
+fn required(subject: &Subject) -> Outcome {
+    let device = owned(subject)?;
+    let plain = plain_features(&device)?;
+    let mut seen = Vec::new();
+    for bit in [VERSION_1, ACCESS_PLATFORM] {
+        call("reset", device.set_status(0))?;
+        seen.push(not_kept(&device, plain & !bit)?);
+    }
+    Ok(seen.join(", "))
+}
+
+/// Demands that features are refused, at once or at FEATURES_OK.
+fn not_kept(device: &Device, features: u64) -> Outcome {
+    call("VHOST_VDPA_SET_STATUS", device.set_status(ACKNOWLEDGE | DRIVER))?;
+    let set = device.set_features(features);
+    if set != Ok(()) {
+        return refused(&format!("features {features:#x}"), set, &[Errno::EINVAL]);
+    }
+    let written = device.set_status(ACKNOWLEDGE | DRIVER | FEATURES_OK);
+    match call("VHOST_VDPA_GET_STATUS", device.status())? & FEATURES_OK {
+        0 => Ok(format!("features {features:#x}: FEATURES_OK is not kept")),
+        _ => fail(format!("features {features:#x}: accepted, FEATURES_OK {written:?} and kept")),
+    }
 }
 
 fn fixed(subject: &Subject) -> Outcome {

@@ -2,8 +2,8 @@
 
 use crate::conformance::Rule;
 use crate::conformance::abi::*;
-use crate::conformance::device::{Device, Subject, message};
-use crate::conformance::driver::{call, memory, owned, refused};
+use crate::conformance::device::{Device, Message, Subject};
+use crate::conformance::driver::{Driver, PATIENCE, QUIET, call, memory, owned, refused, within};
 use crate::conformance::report::{Ended, Outcome, fail, skip};
 use crate::conformance::sys::Shared;
 use nix::errno::Errno;
@@ -44,6 +44,30 @@ pub const RULES: &[Rule] = &[
         check: invalidate,
     },
     Rule {
+        id: "iotlb.untouched",
+        reference: "VHOST_IOTLB_INVALIDATE",
+        expected: "where nothing was ever mapped: taken, or refused with EINVAL or EFAULT",
+        check: untouched,
+    },
+    Rule {
+        id: "iotlb.permission",
+        reference: "VHOST_ACCESS_RO",
+        expected: "what is mapped to be read alone is not written",
+        check: permission,
+    },
+    Rule {
+        id: "iotlb.gone",
+        reference: "VHOST_IOTLB_INVALIDATE",
+        expected: "of a running device: memory is not touched any more, and after a reset it works",
+        check: gone,
+    },
+    Rule {
+        id: "iotlb.miss",
+        reference: "VHOST_IOTLB_MISS",
+        expected: "where misses can be read: of a frame that is not mapped, one that names its page; mapped then, it is sent",
+        check: miss,
+    },
+    Rule {
         id: "iotlb.batch",
         reference: "VHOST_BACKEND_F_IOTLB_BATCH",
         expected: "messages between BATCH_BEGIN and BATCH_END are taken and in effect",
@@ -58,6 +82,10 @@ fn ready(subject: &Subject) -> Result<(Device, Rc<Shared>, u64), Ended> {
     Ok((device, memory, iova))
 }
 
+fn update(iova: u64, size: u64, memory: &Shared) -> Message {
+    Message { request: IOTLB_UPDATE, iova, size, address: memory.address(), ..Message::default() }
+}
+
 fn taken(name: &str, written: nix::Result<usize>) -> Result<(), Ended> {
     match call(name, written)? {
         MESSAGE => Ok(()),
@@ -68,21 +96,25 @@ fn taken(name: &str, written: nix::Result<usize>) -> Result<(), Ended> {
 fn versions(subject: &Subject) -> Outcome {
     let (device, memory, iova) = ready(subject)?;
     for version in [1, 2] {
-        let update = message(version, IOTLB_UPDATE, iova, PAGE, memory.address());
-        taken(&format!("UPDATE, version {version}"), device.write(&update))?;
-        let invalidate = message(version, IOTLB_INVALIDATE, iova, PAGE, 0);
-        taken(&format!("INVALIDATE, version {version}"), device.write(&invalidate))?;
+        let update = Message { version, ..update(iova, PAGE, &memory) };
+        taken(&format!("UPDATE, version {version}"), device.write(&update.bytes()))?;
+        let invalidate = Message { request: IOTLB_INVALIDATE, ..update };
+        taken(&format!("INVALIDATE, version {version}"), device.write(&invalidate.bytes()))?;
     }
+    // In version 1 it is padding, which clients leave as it was.
+    let padded = Message { version: 1, asid: 0xdead_beef, ..update(iova, PAGE, &memory) };
+    taken("UPDATE, version 1, with something in its padding", device.write(&padded.bytes()))?;
     Ok("72 bytes each".to_owned())
 }
 
 fn malformed(subject: &Subject) -> Outcome {
     let (device, memory, iova) = ready(subject)?;
-    let whole = message(2, IOTLB_UPDATE, iova, PAGE, memory.address());
+    let whole = update(iova, PAGE, &memory);
+    let bytes = whole.bytes();
     let errnos = [Errno::EINVAL, Errno::EFAULT];
-    refused("3 bytes", device.write(&whole[..3]), &errnos)?;
-    refused("39 bytes", device.write(&whole[..39]), &errnos)?;
-    refused("type 9", device.write(&message(9, IOTLB_UPDATE, iova, PAGE, memory.address())), &errnos)?;
+    refused("3 bytes", device.write(&bytes[..3]), &errnos)?;
+    refused("39 bytes", device.write(&bytes[..39]), &errnos)?;
+    refused("type 9", device.write(&Message { version: 9, ..whole }.bytes()), &errnos)?;
     refused("request 0x77", device.message(0x77, iova, PAGE, memory.address()), &errnos)
 }
 
@@ -116,20 +148,70 @@ fn range(subject: &Subject) -> Outcome {
     if first >= PAGE {
         refused("a map before the first IOVA", update(0, PAGE), &errnos)?;
     }
-    Ok(seen)
+    let (lowest, highest) = (first.next_multiple_of(PAGE), (last - (PAGE - 1)) / PAGE * PAGE);
+    taken("a map of the first page", update(lowest, PAGE))?;
+    taken("a map of the last page", update(highest, PAGE))?;
+    Ok(format!("{seen}; pages at {lowest:#x} and {highest:#x} taken"))
 }
 
 fn invalidate(subject: &Subject) -> Outcome {
     let (device, memory, iova) = ready(subject)?;
     let update = || taken("UPDATE", device.message(IOTLB_UPDATE, iova, 2 * PAGE, memory.address()));
     let invalidate = |name: &str, iova, size| taken(name, device.message(IOTLB_INVALIDATE, iova, size, 0));
-    invalidate("INVALIDATE of nothing", iova, PAGE)?;
     update()?;
     invalidate("INVALIDATE of more than there is", iova, 16 * PAGE)?;
+    invalidate("INVALIDATE of nothing", iova, PAGE)?;
+    update()?;
+    invalidate("INVALIDATE of one page of two", iova + PAGE, PAGE)?;
     update()?;
     invalidate("INVALIDATE of all there is", 0, u64::MAX)?;
     update()?;
     Ok("mapped anew each time".to_owned())
+}
+
+/// The kernel makes an address space when something is first mapped in it.
+fn untouched(subject: &Subject) -> Outcome {
+    let (device, _, iova) = ready(subject)?;
+    match device.message(IOTLB_INVALIDATE, iova, PAGE, 0) {
+        Err(errno @ (Errno::EINVAL | Errno::EFAULT)) => Ok(format!("{errno:?}")),
+        written => taken("INVALIDATE", written).map(|()| "taken".to_owned()),
+    }
+}
+
+/// What is mapped for a device to read, it does not write.
+fn permission(subject: &Subject) -> Outcome {
+    let mut driver = Driver::unmapped(subject)?;
+    let [_, buffers] = driver.rx.places();
+    driver.map(0..buffers.start, READ | WRITE)?;
+    driver.map(buffers.clone(), READ)?;
+    driver.map(buffers.end..driver.memory.bytes(), READ | WRITE)?;
+    driver.bring_up()?;
+    let before = driver.memory.copy();
+    driver.send()?;
+    let changed = || driver.memory.copy()[buffers.clone()] != before[buffers.clone()];
+    if within(QUIET, changed) {
+        return fail("a receive buffer that is mapped to be read was written");
+    }
+    Ok(format!("not written; {}", driver.words()))
+}
+
+/// What the device may not use any more, it does not: a frame from there goes nowhere, and the device can be reset.
+fn gone(subject: &Subject) -> Outcome {
+    let mut driver = Driver::start(subject)?;
+    driver.exchange()?;
+    call("INVALIDATE", driver.device.message(IOTLB_INVALIDATE, 0, u64::MAX, 0))?;
+    let before = driver.memory.copy();
+    // The driver's own writes are not the device's.
+    call("kick", driver.tx.kick.write(1))?;
+    if within(QUIET, || driver.memory.copy() != before) {
+        return fail("memory was written behind an INVALIDATE");
+    }
+    call("reset", driver.device.set_status(0))?;
+    driver.map(0..driver.memory.bytes(), READ | WRITE)?;
+    driver.renew()?;
+    driver.bring_up()?;
+    driver.exchange()?;
+    driver.healthy()
 }
 
 fn batch(subject: &Subject) -> Outcome {
@@ -144,4 +226,32 @@ fn batch(subject: &Subject) -> Outcome {
     taken("BATCH_END", device.message(IOTLB_BATCH_END, 0, 0, 0))?;
     let again = device.message(IOTLB_UPDATE, iova, PAGE, memory.address());
     refused("the same map", again, &[Errno::EEXIST, Errno::EFAULT])
+}
+
+fn miss(subject: &Subject) -> Outcome {
+    let mut driver = Driver::unmapped(subject)?;
+    let mut bytes = [0; MESSAGE];
+    // The kernel's vhost-vdpa has no read, and a file without a poll is always ready.
+    match driver.device.read(&mut bytes) {
+        Err(Errno::EAGAIN) => {}
+        Err(errno) => return skip(format!("misses are not read, as in the kernel: {errno:?}")),
+        Ok(len) => return fail(format!("{len} bytes to be read before the device ran")),
+    }
+    let [_, buffers] = driver.tx.places();
+    driver.map(0..buffers.start, READ | WRITE)?;
+    driver.bring_up()?;
+    driver.send()?;
+    if !within(PATIENCE, || driver.device.read(&mut bytes).is_ok()) {
+        return fail(format!("no miss; {}", driver.words()));
+    }
+    let [.., a, b, c, d, e, f, g, h] = bytes.first_chunk::<16>().copied().unwrap_or_default();
+    let (iova, request) = (u64::from_le_bytes([a, b, c, d, e, f, g, h]), bytes[33]);
+    let wanted = driver.iova + buffers.start as u64;
+    if request != IOTLB_MISS || iova / PAGE != wanted / PAGE {
+        return fail(format!("request {request} at {iova:#x}, not a miss at {wanted:#x}"));
+    }
+    driver.map(buffers, READ)?;
+    driver.sent()?;
+    driver.healthy()?;
+    Ok(format!("a miss at {iova:#x}"))
 }

@@ -3,12 +3,11 @@
 use crate::conformance::Rule;
 use crate::conformance::abi::*;
 use crate::conformance::device::Subject;
-use crate::conformance::driver::{Driver, TX, call, owned, refused, rung};
-use crate::conformance::report::{Outcome, fail};
+use crate::conformance::driver::{Driver, PATIENCE, QUIET, RX, TX, call, owned, plain_features, refused, rung, within};
+use crate::conformance::report::{Outcome, fail, skip};
 use nix::errno::Errno;
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use std::os::fd::AsRawFd;
-use std::time::Duration;
+use std::os::fd::{AsFd, AsRawFd};
 
 pub const RULES: &[Rule] = &[
     Rule {
@@ -48,16 +47,28 @@ pub const RULES: &[Rule] = &[
         check: running,
     },
     Rule {
-        id: "eventfds.bad",
-        reference: "VHOST_SET_VRING_KICK, _CALL",
-        expected: "-1 is taken; closed: EBADF; no eventfd: EINVAL",
-        check: bad_eventfds,
+        id: "rings.where",
+        reference: "VHOST_GET_VRING_BASE",
+        expected: "of a running ring: EBUSY, or what the device used",
+        check: position,
     },
     Rule {
-        id: "eventfds.replaced",
-        reference: "VHOST_SET_VRING_KICK, _CALL",
-        expected: "of a running ring they can be replaced, with effect at once",
-        check: replaced,
+        id: "rings.disabled",
+        reference: "VHOST_VDPA_SET_VRING_ENABLE",
+        expected: "a ring that is not enabled is not served; enabled after DRIVER_OK, it is",
+        check: disabled,
+    },
+    Rule {
+        id: "rings.packed",
+        reference: "VIRTIO_F_RING_PACKED",
+        expected: "of packed rings, both indices and wrap counters are kept, and are 0 and 1 to begin with",
+        check: packed,
+    },
+    Rule {
+        id: "rings.broken",
+        reference: "virtio 1.3 §2.1.2, VHOST_SET_VRING_ERR",
+        expected: "a chain that is none stops the device, which says so or not, and a reset heals it",
+        check: broken,
     },
 ];
 
@@ -70,8 +81,15 @@ fn index(subject: &Subject) -> Outcome {
         for cmd in [VHOST_SET_VRING_NUM, VHOST_SET_VRING_BASE, VHOST_GET_VRING_BASE, VHOST_VDPA_SET_VRING_ENABLE] {
             refused(&format!("{cmd:#x} of queue {index}"), device.vring(cmd, index, 1), &errnos)?;
         }
+        // Not every device has these.
+        let errnos_or_none = [Errno::ENOBUFS, Errno::EOPNOTSUPP, Errno::ENOTTY];
+        for cmd in [VHOST_VDPA_GET_VRING_GROUP, VHOST_VDPA_GET_VRING_DESC_GROUP, VHOST_VDPA_GET_VRING_SIZE] {
+            refused(&format!("{cmd:#x} of queue {index}"), device.vring(cmd, index, 0), &errnos_or_none)?;
+        }
         refused("VHOST_SET_VRING_ADDR", device.set_vring_addr(index, 0, 0, 0), &errnos)?;
-        refused("VHOST_SET_VRING_KICK", device.vring_fd(VHOST_SET_VRING_KICK, index, -1), &errnos)?;
+        for cmd in [VHOST_SET_VRING_KICK, VHOST_SET_VRING_CALL, VHOST_SET_VRING_ERR] {
+            refused(&format!("{cmd:#x} of queue {index}"), device.vring_fd(cmd, index, -1), &errnos)?;
+        }
     }
     Ok(format!("queue {behind}: ENOBUFS"))
 }
@@ -122,34 +140,89 @@ fn running(subject: &Subject) -> Outcome {
     Ok(format!("{seen}, {base}"))
 }
 
-fn bad_eventfds(subject: &Subject) -> Outcome {
-    let device = owned(subject)?;
-    let null = call("open", std::fs::File::open("/dev/null").map_err(|error| crate::error::errno_of(&error)))?;
-    for cmd in [VHOST_SET_VRING_KICK, VHOST_SET_VRING_CALL] {
-        call("-1", device.vring_fd(cmd, 0, -1))?;
-        refused("a closed descriptor", device.vring_fd(cmd, 0, i32::MAX), &[Errno::EBADF])?;
-        refused("a descriptor of /dev/null", device.vring_fd(cmd, 0, null.as_raw_fd()), &[Errno::EINVAL])?;
-    }
-    Ok("EBADF, EINVAL".to_owned())
-}
-
-/// Interrupts have rules of their own: here it is enough that the old eventfd gets none.
-fn replaced(subject: &Subject) -> Outcome {
+fn position(subject: &Subject) -> Outcome {
     let mut driver = Driver::start(subject)?;
-    driver.exchange()?;
-    let event = || EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK);
-    let kick = std::mem::replace(&mut driver.tx.kick, call("eventfd", event())?);
-    call("VHOST_SET_VRING_KICK", driver.device.set_event(VHOST_SET_VRING_KICK, TX, &driver.tx.kick))?;
-    let old = std::mem::replace(&mut driver.tx.call, call("eventfd", event())?);
-    call("VHOST_SET_VRING_CALL", driver.device.set_event(VHOST_SET_VRING_CALL, TX, &driver.tx.call))?;
-    // What was signalled before is no fault.
-    rung(&old, Duration::ZERO);
-    drop(kick);
-    for _ in 0..4 {
+    for _ in 0..3 {
         driver.exchange()?;
     }
-    if rung(&old, Duration::ZERO) {
-        return fail("the former call was signalled");
+    match driver.device.vring(VHOST_GET_VRING_BASE, TX, 0) {
+        Err(Errno::EBUSY) => Ok("EBUSY".to_owned()),
+        base if base == Ok(u32::from(driver.tx.used())) => Ok("taken from the running ring".to_owned()),
+        base => fail(format!("{base:?}, with {} used", driver.tx.used())),
     }
+}
+
+fn disabled(subject: &Subject) -> Outcome {
+    let mut driver = Driver::unmapped(subject)?;
+    driver.demand(BACKEND_ENABLE_LATE, "VHOST_BACKEND_F_ENABLE_AFTER_DRIVER_OK")?;
+    driver.map(0..driver.memory.bytes(), READ | WRITE)?;
+    driver.negotiate()?;
+    driver.set_up(RX, &driver.rx)?;
+    driver.set_up(TX, &driver.tx)?;
+    driver.run()?;
+    driver.send()?;
+    if within(QUIET, || driver.tx.used() != 0) {
+        return fail("a ring was served that is not enabled");
+    }
+    driver.enable(RX)?;
+    driver.enable(TX)?;
+    driver.sent()?;
     driver.healthy()
+}
+
+fn packed(subject: &Subject) -> Outcome {
+    let device = owned(subject)?;
+    if call("VHOST_GET_FEATURES", device.number(VHOST_GET_FEATURES))? & RING_PACKED == 0 {
+        return skip("VIRTIO_F_RING_PACKED is not offered");
+    }
+    call("VHOST_SET_FEATURES", device.set_features(plain_features(&device)? | RING_PACKED))?;
+    let get = || call("VHOST_GET_VRING_BASE", device.vring(VHOST_GET_VRING_BASE, 0, 0));
+    // Bits 15 and 31 are the wrap counters, those below them the indices.
+    for base in [0x8000_8000, 0x0000_0000, 0x0005_8005, 0x8007_0007] {
+        if base != 0x8000_8000 {
+            call("VHOST_SET_VRING_BASE", device.vring(VHOST_SET_VRING_BASE, 0, base))?;
+        }
+        let now = get()?;
+        if now != base {
+            return fail(format!("{now:#x}, not {base:#x}"));
+        }
+    }
+    Ok("0x80008000 to begin with".to_owned())
+}
+
+/// The chain has a head beyond the ring. What the device says of it is up to the device, but an interrupt of
+/// configuration space goes with DEVICE_NEEDS_RESET.
+fn broken(subject: &Subject) -> Outcome {
+    let mut driver = Driver::start(subject)?;
+    driver.exchange()?;
+    let event = || call("eventfd", EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK));
+    let (error, changed) = (event()?, event()?);
+    call("VHOST_SET_VRING_ERR", driver.device.set_event(VHOST_SET_VRING_ERR, TX, &error))?;
+    let mut number = changed.as_fd().as_raw_fd().to_le_bytes();
+    call("VHOST_VDPA_SET_CONFIG_CALL", driver.device.call(VHOST_VDPA_SET_CONFIG_CALL, &mut number))?;
+    let used = driver.tx.used();
+    driver.tx.publish(driver.tx.size);
+    call("kick", driver.tx.kick.write(1))?;
+    let mut said = Vec::new();
+    if within(QUIET, || driver.device.status().is_ok_and(|status| status & NEEDS_RESET != 0)) {
+        if !rung(&changed, PATIENCE) {
+            return fail("DEVICE_NEEDS_RESET without an interrupt of configuration space");
+        }
+        said.push("DEVICE_NEEDS_RESET");
+    }
+    if rung(&error, QUIET) {
+        said.push("VRING_ERR");
+    }
+    if said.is_empty() {
+        said.push("nothing");
+    }
+    if driver.tx.used() != used {
+        return fail("the chain was used");
+    }
+    call("reset", driver.device.set_status(0))?;
+    driver.renew()?;
+    driver.bring_up()?;
+    driver.exchange()?;
+    driver.healthy()?;
+    Ok(format!("the device says {}", said.join(", ")))
 }

@@ -1,0 +1,169 @@
+//! Groups of queues and their address spaces.
+
+use crate::conformance::Rule;
+use crate::conformance::abi::*;
+use crate::conformance::device::{Device, Message, Subject};
+use crate::conformance::driver::{CONTROL, Driver, RX, call, memory, owned, refused};
+use crate::conformance::report::{Ended, Outcome, fail, skip};
+use crate::conformance::ring::Ring;
+use nix::errno::Errno;
+use std::rc::Rc;
+
+const PAGE: u64 = 4096;
+/// VIRTIO_NET_CTRL_RX, VIRTIO_NET_CTRL_RX_PROMISC, on.
+const PROMISCUOUS: [u8; 3] = [0, 0, 1];
+
+pub const RULES: &[Rule] = &[
+    Rule {
+        id: "asid.groups",
+        reference: "VHOST_VDPA_GET_VRING_GROUP",
+        expected: "each queue's group is below the number of groups",
+        check: groups,
+    },
+    Rule {
+        id: "asid.bounds",
+        reference: "VHOST_VDPA_SET_GROUP_ASID",
+        expected: "an address space that is not there: EINVAL; a group that is not there: EINVAL or ENOBUFS; or EOPNOTSUPP",
+        check: bounds,
+    },
+    Rule {
+        id: "asid.message",
+        reference: "VHOST_BACKEND_F_IOTLB_ASID",
+        expected: "a map in an address space that is not there: EINVAL, or EFAULT for any reason",
+        check: unknown_space,
+    },
+    Rule {
+        id: "asid.separate",
+        reference: "VHOST_BACKEND_F_IOTLB_ASID",
+        expected: "the same IOVA can be mapped in each address space, and unmapped in one alone",
+        check: separate,
+    },
+    Rule {
+        id: "asid.control",
+        reference: "VHOST_VDPA_SET_GROUP_ASID",
+        expected: "with the control queue's memory in an address space of its own, commands and frames pass",
+        check: control,
+    },
+];
+
+/// The number of groups and of address spaces.
+fn counts(device: &Device) -> Result<[u32; 2], Ended> {
+    let groups = call("VHOST_VDPA_GET_GROUP_NUM", device.number(VHOST_VDPA_GET_GROUP_NUM))?;
+    let spaces = call("VHOST_VDPA_GET_AS_NUM", device.number(VHOST_VDPA_GET_AS_NUM))?;
+    Ok([groups, spaces].map(|count| u32::try_from(count).unwrap_or(u32::MAX)))
+}
+
+fn acknowledge(device: &Device) -> Result<(), Ended> {
+    let offered = call("VHOST_GET_BACKEND_FEATURES", device.number(VHOST_GET_BACKEND_FEATURES))?;
+    if offered & BACKEND_ASID == 0 {
+        return skip("VHOST_BACKEND_F_IOTLB_ASID is not offered");
+    }
+    call("VHOST_SET_BACKEND_FEATURES", device.set_backend_features(offered))
+}
+
+fn groups(subject: &Subject) -> Outcome {
+    let device = owned(subject)?;
+    let [groups, _] = counts(&device)?;
+    let queues = call("VHOST_VDPA_GET_VQS_COUNT", device.number(VHOST_VDPA_GET_VQS_COUNT))?;
+    for queue in 0..u32::try_from(queues).unwrap_or(u32::MAX) {
+        match device.vring(VHOST_VDPA_GET_VRING_GROUP, queue, 0) {
+            Err(Errno::EOPNOTSUPP) => return Ok("there are no groups: EOPNOTSUPP".to_owned()),
+            group => {
+                let group = call("VHOST_VDPA_GET_VRING_GROUP", group)?;
+                if group >= groups {
+                    return fail(format!("queue {queue} is in group {group} of {groups}"));
+                }
+            }
+        }
+    }
+    Ok(format!("{queues} queues in {groups} groups"))
+}
+
+fn bounds(subject: &Subject) -> Outcome {
+    let device = owned(subject)?;
+    let [groups, spaces] = counts(&device)?;
+    let set = |group, space| device.vring(VHOST_VDPA_SET_GROUP_ASID, group, space);
+    if set(0, 0) == Err(Errno::EOPNOTSUPP) {
+        return Ok("EOPNOTSUPP".to_owned());
+    }
+    call("group 0 into address space 0", set(0, 0))?;
+    let seen = refused(&format!("address space {spaces}"), set(0, spaces), &[Errno::EINVAL])?;
+    refused("address space 2^32 - 1", set(0, u32::MAX), &[Errno::EINVAL])?;
+    for group in [groups, u32::MAX] {
+        refused(&format!("group {group}"), set(group, 0), &[Errno::EINVAL, Errno::ENOBUFS])?;
+    }
+    Ok(seen)
+}
+
+fn unknown_space(subject: &Subject) -> Outcome {
+    let device = owned(subject)?;
+    acknowledge(&device)?;
+    let [_, spaces] = counts(&device)?;
+    let (memory, iova) = memory(&device)?;
+    let update = |asid| Message {
+        asid,
+        request: IOTLB_UPDATE,
+        iova,
+        size: PAGE,
+        address: memory.address(),
+        ..Message::default()
+    };
+    let written = device.write(&update(spaces).bytes());
+    let seen = refused(&format!("address space {spaces}"), written, &[Errno::EINVAL, Errno::EFAULT])?;
+    call("address space 0", device.write(&update(0).bytes()))?;
+    Ok(seen)
+}
+
+fn separate(subject: &Subject) -> Outcome {
+    let device = owned(subject)?;
+    acknowledge(&device)?;
+    let [_, spaces] = counts(&device)?;
+    if spaces < 2 {
+        return skip("there is one address space");
+    }
+    let (memory, iova) = memory(&device)?;
+    let message = |asid, request| {
+        let message = Message { asid, request, iova, size: PAGE, address: memory.address(), ..Message::default() };
+        device.write(&message.bytes())
+    };
+    for asid in 0..spaces.min(16) {
+        call(&format!("UPDATE in {asid}"), message(asid, IOTLB_UPDATE))?;
+    }
+    call("INVALIDATE in 1", message(1, IOTLB_INVALIDATE))?;
+    let seen = refused("UPDATE in 0 again", message(0, IOTLB_UPDATE), &[Errno::EEXIST, Errno::EFAULT])?;
+    call("UPDATE in 1 again", message(1, IOTLB_UPDATE))?;
+    Ok(format!("{spaces} address spaces; {seen}"))
+}
+
+fn control(subject: &Subject) -> Outcome {
+    let mut driver = Driver::unmapped(subject)?;
+    driver.demand(BACKEND_ASID, "VHOST_BACKEND_F_IOTLB_ASID")?;
+    let [groups, spaces] = counts(&driver.device)?;
+    let wanted = CTRL_VQ | CTRL_RX;
+    if call("VHOST_GET_FEATURES", driver.device.number(VHOST_GET_FEATURES))? & wanted != wanted {
+        return skip("there is no control queue");
+    }
+    if groups < 2 || spaces < 2 {
+        return skip(format!("{groups} groups, {spaces} address spaces"));
+    }
+    driver.features |= wanted;
+    let places = call("eventfd", Ring::new(Rc::clone(&driver.memory), driver.iova, 2, driver.tx.size))?.places();
+    let [own, buffers] = places;
+    driver.map(0..own.start, READ | WRITE)?;
+    driver.map(own.end..buffers.start, READ | WRITE)?;
+    driver.map_into(1, own, READ | WRITE)?;
+    driver.map_into(1, buffers, READ | WRITE)?;
+    let group_of = |driver: &Driver, queue| {
+        call("VHOST_VDPA_GET_VRING_GROUP", driver.device.vring(VHOST_VDPA_GET_VRING_GROUP, queue, 0))
+    };
+    let mut ring = driver.bring_up_with_control(|driver| {
+        let group = group_of(driver, CONTROL)?;
+        if group == group_of(driver, RX)? {
+            return skip("the control queue is in the group of the others");
+        }
+        call("VHOST_VDPA_SET_GROUP_ASID", driver.device.vring(VHOST_VDPA_SET_GROUP_ASID, group, 1)).map(drop)
+    })?;
+    driver.command(&mut ring, &PROMISCUOUS)?;
+    driver.exchange()?;
+    driver.healthy()
+}
