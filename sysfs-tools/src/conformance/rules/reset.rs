@@ -4,12 +4,14 @@ use crate::conformance::Rule;
 use crate::conformance::abi::*;
 use crate::conformance::device::Subject;
 use crate::conformance::driver::{Driver, PATIENCE, QUIET, TX, call, within};
-use crate::conformance::report::{Outcome, fail};
+use crate::conformance::report::{Outcome, fail, skip};
 use std::os::fd::AsFd;
 
 /// Frames that are under way when the reset comes.
 const BURST: usize = 32;
 const RESETS: usize = 4;
+/// Frames that are to wait for a kick.
+const ATTEMPTS: usize = 3;
 
 pub const RULES: &[Rule] = &[
     Rule {
@@ -114,14 +116,24 @@ fn old_kick(subject: &Subject) -> Outcome {
     driver.renew()?;
     driver.bring_up()?;
     driver.exchange()?;
-    // Whoever looks now was told by the old kick.
-    let before = driver.tx.used();
-    driver.offer();
-    call("the old kick", nix::unistd::write(&old, &1u64.to_ne_bytes()))?;
-    if within(QUIET, || driver.tx.used() != before) {
-        return fail("the frame was used");
+    let mut told = 0;
+    for _ in 0..ATTEMPTS {
+        let before = driver.tx.used();
+        driver.offer();
+        // A device may look for reasons of its own, such as a frame that came.
+        if within(QUIET, || driver.tx.used() != before) {
+            continue;
+        }
+        call("the old kick", nix::unistd::write(&old, &1u64.to_ne_bytes()))?;
+        if !within(QUIET, || driver.tx.used() != before) {
+            call("kick", driver.tx.kick.write(1))?;
+            driver.sent()?;
+            return driver.healthy();
+        }
+        told += 1;
     }
-    call("kick", driver.tx.kick.write(1))?;
-    driver.sent()?;
-    driver.healthy()
+    match told {
+        ATTEMPTS => fail(format!("{told} of {ATTEMPTS} frames were used after the old kick alone")),
+        _ => skip("the device looks at the ring without a kick"),
+    }
 }
