@@ -38,7 +38,7 @@ fn rules<'r>(report: &'r Value, verdict: &str) -> Vec<&'r str> {
 /// Rules about what none of our devices offers yet.
 const NOWHERE: [&str; 1] = ["rings.packed"];
 /// Rules about frames that come back.
-const RETURNED: [&str; 3] = ["data.returned", "interrupt.received", "iotlb.permission"];
+const RETURNED: [&str; 2] = ["data.returned", "interrupt.received"];
 
 /// An instance of each type of a parent keeps all rules, and so do `others`; those they were not asked about.
 #[track_caller]
