@@ -9,6 +9,7 @@ fn main() -> std::io::Result<()> {
     let corpus = std::env::args().nth(1).unwrap_or_else(|| "fuzz/corpus".to_owned());
     for (target, seeds) in [
         ("vhost_ioctl", vhost()),
+        ("vhost_net_ioctl", vhost_net()),
         ("iotlb_message", iotlb()),
         ("fuse_request", fuse()),
         ("vfio_ioctl", vfio()),
@@ -49,6 +50,11 @@ fn vhost() -> Vec<Vec<u8>> {
         .collect();
     let config =
         [ioctl(0x73, 0, &pair(0, 8)), ioctl(0x74, 0, &pair(0, 6)), ioctl(0x77, 0, &11u32.to_le_bytes())].concat();
+    // Where the log is, and what of it changes.
+    let log = |page: u8, how: u8| [17, page, how];
+    let owner = ioctl(0x01, 0, &[]);
+    let read = [16, 73];
+    let map = |page: u8, pages: u8| [6, 2, 0, 2, page, pages, page, 3];
     let mut seeds = Vec::new();
     for kind in 0..4u8 {
         let of = |parts: &[&[u8]]| [&[kind], &parts.concat()[..]].concat();
@@ -57,8 +63,47 @@ fn vhost() -> Vec<Vec<u8>> {
         seeds.push(of(&[&getters, &config, &ioctl(0x25, 0, &0x1ffu64.to_le_bytes())]));
         seeds.push(of(&[&[14, 0, 14, 1, 0], &[9, 1], &post, &send, &wait, &[14, 2], &wait]));
         seeds.push(of(&[&run, &[15], &run, &[13], &suspend, &[13, 8, 1]]));
+        // A log of what is written, halfway another one, and one that is not the client's.
+        seeds.push(of(&[&start, &log(0x80, 0), &post, &send, &wait, &log(0x90, 1), &post, &send, &wait, &log(254, 2)]));
+        let rings = [[17, 0x80, 4, 0x12], [17, 0x80, 0x14, 255]].concat();
+        seeds.push(of(&[&log(0x80, 0), &start, &rings, &post, &send, &wait, &log(0x80, 2), &post, &send, &wait]));
+        // A client that maps when it is asked for: the rings first, then buffers.
+        seeds.push(of(&[
+            &owner,
+            &[16, 0, 9, 1],
+            &read,
+            &map(0x10, 8),
+            &post,
+            &send,
+            &wait,
+            &read,
+            &map(0, 7),
+            &wait,
+            &read,
+        ]));
+        let group = ioctl(0x7c, 0, &pair(1, 1));
+        let groups = [ioctl(0x7b, 0, &pair(0, 0)), ioctl(0x7f, 0, &pair(2, 0)), ioctl(0x81, 0, &[0; 4])].concat();
+        let persist = ioctl(0x25, 0, &0x1fau64.to_le_bytes());
+        let other = [6, 2, 1, 2, 0, 31, 0, 3];
+        seeds.push(of(&[&owner, &persist, &groups, &group, &other, &run, &ioctl(0x72, 0, &[0]), &run]));
     }
     seeds
+}
+
+fn vhost_net() -> Vec<Vec<u8>> {
+    let post = [9, 0, 0, 1, 0x20, 0, 6, 2, 0];
+    let send = [9, 1, 0, 1, 0x22, 72, 0, 0, 0];
+    let stop = [11, 0, 0, 0, 11, 0, 0, 1];
+    let base = ioctl(0x12, 1, &pair(1, 0));
+    let run = [&[8, 0], &post[..], &send, &send].concat();
+    let arrays = [ioctl(0x83, 1, &pair(2, 0)), ioctl(0x83, 0, &pair(1, 0)), ioctl(0x26, 0, &[0; 8])].concat();
+    let tables = [&[8, 1, 6, 2][..], &[0, 2, 2, 0, 2, 2, 4, 0], &[6, 0], &[6, 1, 0, 31, 16, 0]].concat();
+    vec![
+        [&run[..], &stop, &base, &run].concat(),
+        [&run[..], &ioctl(0x02, 0, &[]), &run].concat(),
+        [&arrays[..], &tables, &post, &send].concat(),
+        [&run[..], &[10], &send, &base, &[10]].concat(),
+    ]
 }
 
 fn iotlb() -> Vec<Vec<u8>> {
@@ -141,6 +186,23 @@ fn fuse() -> Vec<Vec<u8>> {
         open(6),
     ]
     .concat();
+    // Memory of every kind that a process has.
+    let update = |mapping: u64| {
+        let mut bytes = [2u32.to_le_bytes(), 0u32.to_le_bytes()].concat();
+        [mapping << 12, 0x1000, mapping << 12].iter().for_each(|word| bytes.extend(word.to_le_bytes()));
+        bytes.extend([if mapping.is_multiple_of(2) { 1 } else { 3 }, 2, 0, 0, 0, 0, 0, 0]);
+        write(1, &bytes)
+    };
+    let maps = [open(6), ioctl(1, 0xaf01, &[]), (0..24).flat_map(update).collect(), write(1, &message)].concat();
+    let net = [
+        open(9),
+        ioctl(1, 0xaf01, &[]),
+        ioctl(1, 0x8008_af00, &[]),
+        ioctl(1, 0x4008_af03, &pair(1, 0)),
+        ioctl(1, 0x4008_af30, &pair(0, 1)),
+        release(1),
+    ]
+    .concat();
     let vfio =
         [open(7), open(8), ioctl(1, 0x3b64, &[]), ioctl(2, 0x3b67, &pair(8, 0)), ioctl(1, 0x3b70, &[0; 16])].concat();
     let silent: Vec<u8> =
@@ -151,7 +213,7 @@ fn fuse() -> Vec<Vec<u8>> {
         .collect();
     let raw = [&[0, 1, 48][..], &[0; 4], &17u32.to_le_bytes()[..], &[9; 40]].concat();
     let lies = [0, 0, 44].iter().copied().chain([7; 44]).collect();
-    vec![walk, [init, list.concat()].concat(), attribute, vhost, vfio, silent, others, raw, lies]
+    vec![walk, [init, list.concat()].concat(), attribute, vhost, vfio, silent, others, raw, lies, maps, net]
 }
 
 fn vfio() -> Vec<Vec<u8>> {
@@ -195,8 +257,10 @@ fn rings() -> Vec<Vec<u8>> {
 
 fn texts() -> Vec<Vec<u8>> {
     const UUID: &str = "83b8f4f2-509f-382f-3c1e-e6bfe0fa1001";
-    let create = ["", "\n", " mac=52:54:00:12:34:56 mtu=9000", " mtu=68 owner=0:0\n", " queue_pairs=2 queue_size=256"];
+    let create = ["", "\n", " mac=52:54:00:12:34:56 mtu=9000", " mtu=68 owner=0:0\n", " pairs=2 queue-size=256"];
     let others = ["1\n", "force", "52:54:00:ab:cd:ef", "tap", "loopback:lo1,capacity=4,x=", "faulty:f,capacity=1"];
-    let create = create.iter().map(|rest| format!("{UUID}{rest}").into_bytes());
+    let features =
+        [" features=0x300000000", " features=-VIRTIO_NET_F_MTU", " pairs=16 features=-mq mac=01:00:00:00:00:00"];
+    let create = create.iter().chain(&features).map(|rest| format!("{UUID}{rest}").into_bytes());
     create.chain(others.iter().map(|text| text.as_bytes().to_vec())).collect()
 }

@@ -5,7 +5,7 @@ use loopback::Loopback;
 use mdev_parent::{CreateText, RemoveText};
 use std::fmt::Write as _;
 use umdevd::config::ParentSpec;
-use virtio_mdev_api::{CreateRequest, DeviceLink, Parent};
+use virtio_mdev_api::{CreateRequest, Device, DeviceLink, Parent};
 use virtio_net::Mac;
 
 /// Runs one input.
@@ -20,11 +20,7 @@ pub fn run(bytes: &[u8]) {
             write!(again, " owner={}:{}", owner.uid, owner.gid).expect("a string takes everything");
         }
         assert_eq!(CreateText::parse(again.as_bytes()).as_ref(), Ok(&text), "{again:?}");
-        let (type_name, link) = ("net".to_owned(), DeviceLink::new("fuzzed"));
-        let request = CreateRequest { uuid: text.uuid, type_name, parameters: text.parameters, link };
-        if let Err(refusal) = Loopback::new("loopback0", 1).create(request) {
-            assert_errno(refusal.errno(), &again);
-        }
+        create(&text);
     }
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     if let Ok(mac) = text.parse::<Mac>() {
@@ -36,5 +32,35 @@ pub fn run(bytes: &[u8]) {
             write!(again, ",{key}={value}").expect("a string takes everything");
         }
         assert_eq!(ParentSpec::parse(&again).ok().as_ref(), Some(&spec), "{again:?}");
+    }
+}
+
+/// Each type takes the parameters as a whole, and shows what it took.
+fn create(text: &CreateText) {
+    let parent = Loopback::new("loopback0", 1);
+    for kind in parent.types() {
+        let (link, parameters) = (DeviceLink::new("fuzzed"), text.parameters.clone());
+        let request = CreateRequest { uuid: text.uuid, type_name: kind.name, parameters, link };
+        let mut device = match parent.create(request) {
+            Ok(Device::Virtio(device)) => device,
+            Ok(_) => panic!("no virtio device"),
+            Err(refusal) => {
+                assert_errno(refusal.errno(), text);
+                continue;
+            }
+        };
+        let mut config = vec![0; device.info().config_size as usize];
+        device.read_config(0, &mut config);
+        let mut shown = |name| device.show_attribute(name).expect("what is there can be shown");
+        for (key, value) in &text.parameters {
+            match (key.as_str(), value.parse::<u64>()) {
+                ("mac", _) => assert_eq!(shown("mac"), value.to_ascii_lowercase()),
+                ("mtu" | "pairs" | "queue-size", Ok(number)) => assert_eq!(shown(key), number.to_string()),
+                _ => {}
+            }
+        }
+        for attribute in device.attributes() {
+            device.show_attribute(&attribute.name).expect("what is there can be shown");
+        }
     }
 }

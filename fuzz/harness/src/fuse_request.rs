@@ -24,6 +24,8 @@ struct Sleeper {
     memory: File,
     /// Where it has a page that may be written.
     page: u64,
+    /// Where its mappings begin.
+    maps: Vec<u64>,
 }
 
 impl Sleeper {
@@ -35,8 +37,19 @@ impl Sleeper {
         let memory = OpenOptions::new().read(true).write(true).open(format!("/proc/{}/mem", child.id()));
         let maps = std::fs::read_to_string(format!("/proc/{}/maps", child.id())).expect("its map");
         let stack = maps.lines().find(|line| line.ends_with("[stack]")).expect("a stack");
-        let page = stack.split('-').next().and_then(|first| u64::from_str_radix(first, 16).ok());
-        Self { child, memory: memory.expect("its memory"), page: page.expect("an address") }
+        let first = |line: &str| line.split('-').next().and_then(|first| u64::from_str_radix(first, 16).ok());
+        let page = first(stack).expect("an address");
+        Self { child, memory: memory.expect("its memory"), page, maps: maps.lines().filter_map(first).collect() }
+    }
+
+    /// A small number where a message has the address of memory stands for one of the sleeper's mappings, which are
+    /// elsewhere each time.
+    fn place(&self, message: &mut [u8]) {
+        let Some(field) = message.get_mut(24..).and_then(|rest| rest.first_chunk_mut::<8>()) else { return };
+        let number = u64::from_ne_bytes(*field);
+        if let Some(start) = usize::try_from(number >> 12).ok().and_then(|index| self.maps.get(index)) {
+            *field = (start + (number & 0xfff)).to_ne_bytes();
+        }
     }
 }
 
@@ -79,9 +92,10 @@ fn made(input: &mut Input<'_>) -> Vec<u8> {
             [&handle[..], &offset.to_le_bytes(), &size, &flags.to_le_bytes(), &[0; 4]].concat()
         }
         WRITE => {
-            let (handle, offset, data) = (handle(input), u64::from(input.byte()), input.blob());
+            let (handle, offset, mut data) = (handle(input), u64::from(input.byte()), input.blob().to_vec());
+            SLEEPER.place(&mut data);
             let size = u32::try_from(data.len()).expect("small").to_le_bytes();
-            [&handle[..], &offset.to_le_bytes(), &size, &[0; 20], data].concat()
+            [&handle[..], &offset.to_le_bytes(), &size, &[0; 20], &data].concat()
         }
         _ => input.blob().to_vec(),
     };

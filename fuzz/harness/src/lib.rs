@@ -12,6 +12,7 @@ mod model;
 pub mod rings;
 pub mod vfio_ioctl;
 pub mod vhost_ioctl;
+pub mod vhost_net_ioctl;
 mod world;
 
 pub use input::Input;
@@ -20,8 +21,9 @@ pub use input::Input;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target.
-pub const TARGETS: [Target; 6] = [
+pub const TARGETS: [Target; 7] = [
     ("vhost_ioctl", vhost_ioctl::run),
+    ("vhost_net_ioctl", vhost_net_ioctl::run),
     ("iotlb_message", iotlb_message::run),
     ("fuse_request", fuse_request::run),
     ("vfio_ioctl", vfio_ioctl::run),

@@ -4,7 +4,7 @@
 
 use crate::Input;
 use crate::world::{ARG, CALL, KICK, World, argument_size, loopback};
-use devnode::{Ioctl, OpenFile};
+use devnode::{Ioctl, OpenFile, PollEvents};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::collections::HashMap;
 use std::os::fd::AsFd;
@@ -16,7 +16,7 @@ use virtio_mdev_api::features::REQUIRED;
 use virtio_mdev_api::{DeviceLink, Status};
 
 /// Every command there is, by its number.
-static COMMANDS: LazyLock<HashMap<u8, Vec<u32>>> = LazyLock::new(|| {
+pub static COMMANDS: LazyLock<HashMap<u8, Vec<u32>>> = LazyLock::new(|| {
     let mut commands: HashMap<u8, Vec<u32>> = HashMap::new();
     for nr in 0..=u8::MAX {
         for direction in 0..4u32 {
@@ -34,6 +34,8 @@ const CONTAINER: i32 = 13;
 const RINGS: u64 = 0x1_0000;
 const RING_STRIDE: u64 = 0x4000;
 const RING_SIZE: u16 = 16;
+/// `VHOST_F_LOG_ALL`.
+const LOG_ALL: u64 = 1 << 26;
 /// Waits for the device that one input may have.
 const WAITS: usize = 4;
 
@@ -62,7 +64,7 @@ struct Steps {
 
 impl Steps {
     fn step(&mut self, input: &mut Input<'_>) {
-        match input.byte() % 16 {
+        match input.byte() % 18 {
             0..3 => self.known(input),
             3 => {
                 let (cmd, arg) = (input.word(), BASE + u64::from(input.half()));
@@ -97,6 +99,8 @@ impl Steps {
             12 => self.wait(),
             13 => self.world.strange = !self.world.strange,
             14 => self.vfio(input),
+            16 => self.misses(input.byte()),
+            17 => self.log(input),
             _ => {
                 self.world.reopen();
                 self.avail = [0; 8];
@@ -144,18 +148,23 @@ impl Steps {
     /// Sets up a queue's ring where `chain` expects it.
     fn ring(&self, queue: u8) {
         let index = u32::from(queue);
-        let at = RINGS + RING_STRIDE * u64::from(queue % 8);
         let call = |cmd, first: u32, second: u32| drop(self.world.ioctl(cmd, &pair(first, second)));
         call(VHOST_SET_VRING_NUM, index, RING_SIZE.into());
         call(VHOST_SET_VRING_BASE, index, 0);
-        let mut addresses = pair(index, 0);
-        for word in [at, at + 0x2000, at + 0x1000, 0] {
-            addresses.extend(word.to_ne_bytes());
-        }
-        drop(self.world.ioctl(VHOST_SET_VRING_ADDR, &addresses));
+        self.addresses(queue, None);
         call(VHOST_SET_VRING_KICK, index, KICK.cast_unsigned());
         call(VHOST_SET_VRING_CALL, index, CALL.cast_unsigned());
         call(VHOST_VDPA_SET_VRING_ENABLE, index, 1);
+    }
+
+    /// Where a ring is, and where what is written to it is logged.
+    fn addresses(&self, queue: u8, log: Option<u64>) {
+        let at = RINGS + RING_STRIDE * u64::from(queue % 8);
+        let mut addresses = pair(queue.into(), log.is_some().into());
+        for word in [at, at + 0x2000, at + 0x1000, log.unwrap_or(0)] {
+            addresses.extend(word.to_ne_bytes());
+        }
+        drop(self.world.ioctl(VHOST_SET_VRING_ADDR, &addresses));
     }
 
     /// What a client does to get a device going, in one of some orders.
@@ -204,6 +213,28 @@ impl Steps {
         // Nothing depends on whether it answered.
         let _ = poll(&mut fds, PollTimeout::from(1u8));
         let _ = self.world.call.drain();
+    }
+
+    /// The client looks for what the device misses.
+    fn misses(&self, how: u8) {
+        if how & 1 == 0 {
+            self.world.poll(if how & 2 == 0 { PollEvents::IN } else { PollEvents::OUT });
+        } else {
+            self.world.read(how.into(), how & 2 != 0);
+        }
+    }
+
+    /// A client that migrates has what is written logged.
+    fn log(&self, input: &mut Input<'_>) {
+        let (base, how) = (BASE.wrapping_add(input.address()), input.byte());
+        drop(self.world.ioctl(VHOST_SET_LOG_BASE, &base.to_ne_bytes()));
+        drop(self.world.ioctl(VHOST_SET_LOG_FD, &(if how & 1 == 0 { CALL } else { -1 }).to_ne_bytes()));
+        let Ok(features) = self.world.session.features() else { return };
+        let features = features | if how & 2 == 0 { LOG_ALL } else { 0 };
+        drop(self.world.ioctl(VHOST_SET_FEATURES, &features.to_ne_bytes()));
+        if how & 4 != 0 {
+            self.addresses(how >> 4, Some(input.address()));
+        }
     }
 
     /// The container comes, maps, and goes.

@@ -1,7 +1,7 @@
 //! A client made of plain memory, a device, and its vhost file.
 
 use crate::assert_errno;
-use devnode::{Broadcast, Ioctl, IoctlReply, OpenFile};
+use devnode::{Broadcast, Ioctl, IoctlReply, OpenFile, PollEvents, Read};
 use nix::errno::Errno;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
@@ -9,6 +9,7 @@ use std::time::Duration;
 use uuid::Uuid;
 use vfio_container::Group;
 use vfio_container::testing::{BASE, Descriptor, FakeClient};
+use vhost_abi::MESSAGE_SIZE;
 use vhost_mdev::{VhostFile, VhostMdev};
 use virtio_mdev_api::notify::EventFd;
 use virtio_mdev_api::{CreateRequest, Device, DeviceLink, Parent, Session, SessionError, VirtioMdev};
@@ -134,6 +135,21 @@ impl World {
             Err(errno) => assert_errno(errno, "write"),
         }
         written
+    }
+
+    /// A `read(2)`: a message whole, or nothing.
+    pub fn read(&self, len: usize, nonblock: bool) {
+        match self.file.serve_read(self.caller(), &Read { offset: 0, len, nonblock }) {
+            Ok(message) if message.is_empty() => assert!(len < MESSAGE_SIZE, "no message in {len} bytes"),
+            Ok(message) => assert_eq!(message.len(), MESSAGE_SIZE),
+            Err(errno) => assert_errno(errno, "read"),
+        }
+    }
+
+    /// What `poll(2)` finds.
+    pub fn poll(&self, wanted: PollEvents) {
+        let found = self.file.serve_poll(self.caller(), wanted);
+        assert_eq!(found - PollEvents::IN, PollEvents::OUT, "an open file takes messages");
     }
 
     /// Closes the file, and looks that nothing is left of the client.

@@ -36,6 +36,11 @@ fn the_corpus_of_vhost_ioctls_breaks_no_promise() {
 }
 
 #[test]
+fn the_corpus_of_vhost_net_ioctls_breaks_no_promise() {
+    replay("vhost_net_ioctl");
+}
+
+#[test]
 fn the_corpus_of_iotlb_messages_breaks_no_promise() {
     replay("iotlb_message");
 }

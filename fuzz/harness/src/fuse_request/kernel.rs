@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Duration;
 use vfio_container::{ContainerNode, Group};
 use vhost_mdev::VhostMdev;
+use vhost_net::VhostNet;
 use virtio_mdev_api::{DeviceLink, Refusal, Session};
 
 /// Bytes before a request's arguments.
@@ -99,6 +100,7 @@ impl Kernel {
         tree.device(dir, "vhost", 0o600, vhost).expect("node 6");
         tree.device(dir, "vfio", 0o666, Arc::new(ContainerNode::new())).expect("node 7");
         tree.device(dir, "group", 0o600, group).expect("node 8");
+        tree.device(dir, "net", 0o600, VhostNet::new()).expect("node 9");
         let config = ServerConfig { release_wait: Duration::ZERO, ..ServerConfig::default() };
         let server = Some(Server::start(tree, fuse, config).expect("a server"));
         let (waiting, polled) = (BTreeSet::new(), false);
