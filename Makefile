@@ -44,5 +44,6 @@ bench: deps
 TIME ?= 60
 fuzz:
 	for target in $$(cargo +nightly fuzz list); do \
-		cargo +nightly fuzz run $$target -- -max_total_time=$(TIME) -max_len=1024 -rss_limit_mb=2048 -detect_leaks=0 || exit; \
+		ASAN_OPTIONS=detect_leaks=0 \
+			cargo +nightly fuzz run $$target -- -max_total_time=$(TIME) -max_len=1024 -rss_limit_mb=2048 || exit; \
 	done
