@@ -165,6 +165,34 @@ fn m1_a_read_only_file_is_not_written() {
 }
 
 #[test]
+fn m1_private_memory_that_the_client_cannot_write_is_not_written() {
+    let (mounted, seen) = mounted();
+    let path = mounted.path("dev");
+    let (checked, mapped) = (Word::new(), Word::new());
+    let (done, ready) = (&checked, &mapped);
+    let client = Client::spawn(move || {
+        let device = client::open(&path).unwrap();
+        let memory = Memory::anonymous(3 * PAGE, false);
+        memory.set(PAGE, b"rom");
+        Memory { addr: memory.addr + PAGE, len: PAGE }.protect(ProtFlags::PROT_READ);
+        assert_eq!(ask_to_map(&device, memory.addr(), 3 * PAGE, true), Ok(0));
+        ready.set(1);
+        done.wait_for(1);
+        assert_eq!([0, PAGE, 2 * PAGE].map(|at| memory.get(at)), [b'd', b'r', b'd']);
+    });
+    mapped.wait_for(1);
+    let pieces: Vec<_> = seen.pieces.lock().clone();
+    assert_eq!(pieces.iter().map(|piece| piece.len).collect::<Vec<_>>(), [4096; 3]);
+    for (piece, written) in pieces.iter().zip([Ok(()), Err(Errno::EFAULT), Ok(())]) {
+        let Backing::Remote { memory, addr } = &piece.backing else { panic!("private memory in place") };
+        assert_eq!(memory.write(*addr, b"d"), written);
+        memory.read(*addr, &mut [0]).unwrap();
+    }
+    checked.set(1);
+    client.join();
+}
+
+#[test]
 fn m1_a_private_mapping_of_a_writable_file_is_private_memory() {
     let (mounted, seen) = mounted();
     let path = mounted.path("dev");

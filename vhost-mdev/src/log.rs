@@ -211,6 +211,8 @@ fn bitmap(client: &dyn Client, base: u64, last: u64) -> Result<Vec<Region>, Vhos
         let end = addr.checked_add(region.len).ok_or(Errno::EFAULT)?;
         for page in (*addr..end).step_by(4096).chain([end - 1]) {
             memory.read(page, &mut [0])?;
+            // Writing nothing tells whether something could be written.
+            memory.write(page, &[])?;
         }
     }
     Ok(bitmap)

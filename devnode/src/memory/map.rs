@@ -43,7 +43,9 @@ pub(crate) fn map(caller: &Caller, addr: u64, len: u64, access: MapAccess) -> Re
     if vmas.is_empty() {
         return Err(Errno::EFAULT);
     }
-    let mut pieces = Pieces { space: space.clone(), at: addr, pieces: Vec::new(), remote: None };
+    // Private memory that the caller cannot write is kept apart from what it can.
+    let read_only = vmas.iter().filter(|vma| !vma.write).map(|vma| (vma.start, vma.end)).collect();
+    let mut pieces = Pieces { space: space.clone(), at: addr, pieces: Vec::new(), read_only };
     for run in runs(&vmas, access) {
         let (from, to) = (run.start.max(addr), run.end.min(end));
         if let Some(window) = window(caller, &space, &maps, &run, from..to, access) {
@@ -79,7 +81,8 @@ struct Pieces {
     space: Arc<Space>,
     at: u64,
     pieces: Vec<Piece>,
-    remote: Option<Arc<Remote>>,
+    /// Start and end of what the caller cannot write, in order.
+    read_only: Vec<(u64, u64)>,
 }
 
 impl Pieces {
@@ -90,10 +93,22 @@ impl Pieces {
     }
 
     fn remote_until(&mut self, to: u64) {
-        if to > self.at {
-            let memory = self.remote.get_or_insert_with(|| Arc::new(Remote::new(self.space.clone()))).clone();
-            self.pieces.push(Piece { len: to - self.at, backing: Backing::Remote { memory, addr: self.at } });
-            self.at = to;
+        while self.at < to {
+            let (writable, end) = self.stretch();
+            let end = end.min(to);
+            let memory = Arc::new(Remote::new(self.space.clone(), writable));
+            self.pieces.push(Piece { len: end - self.at, backing: Backing::Remote { memory, addr: self.at } });
+            self.at = end;
+        }
+    }
+
+    /// Whether the caller can write where we are, and how far that holds.
+    fn stretch(&self) -> (bool, u64) {
+        let next = self.read_only.partition_point(|&(_, end)| end <= self.at);
+        match self.read_only.get(next) {
+            Some(&(start, end)) if start <= self.at => (false, end),
+            Some(&(start, _)) => (true, start),
+            None => (true, u64::MAX),
         }
     }
 }

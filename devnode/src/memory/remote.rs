@@ -12,12 +12,14 @@ use virtio_mdev_api::dma::RemoteMemory;
 #[derive(Debug)]
 pub(crate) struct Remote {
     space: Arc<Space>,
+    /// The client may write it too. The `mem` file alone would let us write what the client cannot.
+    writable: bool,
     revoked: AtomicBool,
 }
 
 impl Remote {
-    pub fn new(space: Arc<Space>) -> Self {
-        Self { space, revoked: AtomicBool::new(false) }
+    pub fn new(space: Arc<Space>, writable: bool) -> Self {
+        Self { space, writable, revoked: AtomicBool::new(false) }
     }
 
     fn check(&self) -> Result<(), Errno> {
@@ -33,6 +35,9 @@ impl RemoteMemory for Remote {
 
     fn write(&self, addr: u64, buf: &[u8]) -> Result<(), Errno> {
         self.check()?;
+        if !self.writable {
+            return Err(Errno::EFAULT);
+        }
         write_all_at(self.space.mem(), addr, buf)
     }
 

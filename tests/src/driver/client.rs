@@ -65,6 +65,14 @@ pub struct Client {
 impl Client {
     /// Opens the files, becomes the owner, and maps the memory; nothing is negotiated yet.
     pub fn open(root: &Path, uuid: &str, options: Options) -> CallResult<Self> {
+        let memory = if options.private { Memory::private()? } else { Memory::new()? };
+        let client = Self::open_unmapped(root, uuid, options, memory)?;
+        client.map_memory()?;
+        Ok(client)
+    }
+
+    /// Opens the files and becomes the owner; nothing is mapped.
+    pub fn open_unmapped(root: &Path, uuid: &str, options: Options, memory: Memory) -> CallResult<Self> {
         let vfio = match options.via {
             Via::Iotlb => None,
             Via::Container => {
@@ -78,12 +86,10 @@ impl Client {
         };
         let vhost = Vhost::open(root, uuid)?;
         vhost.set_owner()?;
-        let memory = Arc::new(if options.private { Memory::private()? } else { Memory::new()? });
+        let memory = Arc::new(memory);
         let rx = Ring::new(Arc::clone(&memory), 0, options.queue_size)?;
         let tx = Ring::new(Arc::clone(&memory), 1, options.queue_size)?;
-        let client = Self { vhost, vfio, memory, rx, tx, options };
-        client.map_memory()?;
-        Ok(client)
+        Ok(Self { vhost, vfio, memory, rx, tx, options })
     }
 
     /// Opens and starts.
@@ -93,7 +99,8 @@ impl Client {
         Ok(client)
     }
 
-    fn map_memory(&self) -> CallResult<()> {
+    /// Maps all of its memory, in one call.
+    pub fn map_memory(&self) -> CallResult<()> {
         let (size, address) = (self.memory.size(), self.memory.address());
         match &self.vfio {
             Some((_, container)) => container.map(IOVA, size, address),

@@ -52,6 +52,11 @@ impl Memory {
         Ok(Self { map: Map::private(len).map_err(DriverError::call("mmap"))?, ..shared })
     }
 
+    /// Memory of any kind, mapped by whoever calls. The memfd is not part of it.
+    pub fn of_map(map: Map) -> CallResult<Self> {
+        Ok(Self { map, ..Self::new()? })
+    }
+
     /// The memfd.
     pub fn file(&self) -> &File {
         &self.file

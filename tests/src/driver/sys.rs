@@ -11,7 +11,7 @@ use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction
 use nix::sys::stat::Mode;
 use std::ffi::c_void;
 use std::num::NonZeroUsize;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
@@ -157,6 +157,26 @@ impl Map {
         // SAFETY: a new mapping at an address of the kernel's choice.
         let base = unsafe { mmap_anonymous(None, len, prot, MapFlags::MAP_PRIVATE) }?;
         Ok(Self { base, len: len.get() })
+    }
+
+    /// Puts `len` bytes of a file, or with `None` of private memory, in the place of what is at `offset`.
+    pub fn cover(&mut self, offset: usize, len: usize, fd: Option<BorrowedFd<'_>>) -> nix::Result<()> {
+        let at = NonZeroUsize::new(self.at(offset, len).addr());
+        let len = NonZeroUsize::new(len).ok_or(Errno::EINVAL)?;
+        let prot = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        // SAFETY: within the mapping, of which nobody holds a reference.
+        let covered = match fd {
+            Some(fd) => unsafe { mmap(at, len, prot, MapFlags::MAP_SHARED | MapFlags::MAP_FIXED, fd, 0) },
+            // SAFETY: as above.
+            None => unsafe { mmap_anonymous(at, len, prot, MapFlags::MAP_PRIVATE | MapFlags::MAP_FIXED) },
+        };
+        covered.map(drop)
+    }
+
+    /// Forbids this process to write to it.
+    pub fn make_read_only(&self) -> nix::Result<()> {
+        // SAFETY: what is written through the mapping is only written by calls of its owner.
+        unsafe { nix::sys::mman::mprotect(self.base, self.len, ProtFlags::PROT_READ) }
     }
 
     /// Where it is.

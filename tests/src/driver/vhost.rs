@@ -117,8 +117,14 @@ impl Vhost {
 
     /// VHOST_SET_VRING_ADDR; the addresses are IOVAs.
     pub fn set_vring_addr(&self, index: u32, desc: u64, avail: u64, used: u64) -> CallResult<()> {
-        let mut bytes = pair(index, 0).to_vec();
-        for address in [desc, used, avail, 0] {
+        self.set_vring_addr_logged(index, [desc, avail, used], None)
+    }
+
+    /// The same; the used ring is logged at address `log`.
+    pub fn set_vring_addr_logged(&self, index: u32, addresses: [u64; 3], log: Option<u64>) -> CallResult<()> {
+        let [desc, avail, used] = addresses;
+        let mut bytes = pair(index, u32::from(log.is_some())).to_vec();
+        for address in [desc, used, avail, log.unwrap_or(0)] {
             bytes.extend_from_slice(&address.to_le_bytes());
         }
         self.call("VHOST_SET_VRING_ADDR", VHOST_SET_VRING_ADDR, &mut bytes).map(drop)
@@ -156,35 +162,45 @@ impl Vhost {
 
     /// An IOTLB message (v2) that maps, readable and writable.
     pub fn iotlb_update(&self, iova: u64, size: u64, address: u64) -> CallResult<()> {
-        self.iotlb(VHOST_IOTLB_UPDATE, 0, iova, size, address)
+        self.iotlb(VHOST_IOTLB_UPDATE, 0, iova, size, address, 3)
     }
 
     /// The same in an address space, for a driver that acknowledged `VHOST_BACKEND_F_IOTLB_ASID`.
     pub fn iotlb_update_in(&self, asid: u32, iova: u64, size: u64, address: u64) -> CallResult<()> {
-        self.iotlb(VHOST_IOTLB_UPDATE, asid, iova, size, address)
+        self.iotlb(VHOST_IOTLB_UPDATE, asid, iova, size, address, 3)
+    }
+
+    /// An IOTLB message (v2) that maps memory for the device to read only.
+    pub fn iotlb_update_read_only(&self, iova: u64, size: u64, address: u64) -> CallResult<()> {
+        self.iotlb(VHOST_IOTLB_UPDATE, 0, iova, size, address, 1)
+    }
+
+    /// VHOST_SET_LOG_BASE.
+    pub fn set_log_base(&self, address: u64) -> CallResult<()> {
+        self.call("VHOST_SET_LOG_BASE", VHOST_SET_LOG_BASE, &mut address.to_le_bytes()).map(drop)
     }
 
     /// An IOTLB message (v2) that unmaps.
     pub fn iotlb_invalidate(&self, iova: u64, size: u64) -> CallResult<()> {
-        self.iotlb(VHOST_IOTLB_INVALIDATE, 0, iova, size, 0)
+        self.iotlb(VHOST_IOTLB_INVALIDATE, 0, iova, size, 0, 0)
     }
 
     /// An IOTLB message (v2): changes from here on are published together.
     pub fn iotlb_begin(&self) -> CallResult<()> {
-        self.iotlb(VHOST_IOTLB_BATCH_BEGIN, 0, 0, 0, 0)
+        self.iotlb(VHOST_IOTLB_BATCH_BEGIN, 0, 0, 0, 0, 0)
     }
 
     /// An IOTLB message (v2): publish them.
     pub fn iotlb_end(&self) -> CallResult<()> {
-        self.iotlb(VHOST_IOTLB_BATCH_END, 0, 0, 0, 0)
+        self.iotlb(VHOST_IOTLB_BATCH_END, 0, 0, 0, 0, 0)
     }
 
-    fn iotlb(&self, message: u8, asid: u32, iova: u64, size: u64, address: u64) -> CallResult<()> {
+    fn iotlb(&self, message: u8, asid: u32, iova: u64, size: u64, address: u64, access: u8) -> CallResult<()> {
         let mut bytes = pair(VHOST_IOTLB_MSG_V2, asid).to_vec();
         for word in [iova, size, address] {
             bytes.extend_from_slice(&word.to_le_bytes());
         }
-        bytes.extend_from_slice(&[3, message]);
+        bytes.extend_from_slice(&[access, message]);
         bytes.resize(VHOST_MSG_SIZE, 0);
         match (&self.0).write(&bytes) {
             Ok(VHOST_MSG_SIZE) => Ok(()),
