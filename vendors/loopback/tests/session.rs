@@ -2,6 +2,7 @@
 
 use loopback::Loopback;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use uuid::Uuid;
 use virtio_mdev_api::dma::{AddressSpace, Limits};
@@ -43,7 +44,7 @@ impl Client {
     }
 
     /// As QEMU does it.
-    fn start(&mut self) {
+    fn start(&self) {
         let session = &self.session;
         for status in [0, 1, 3] {
             session.set_status(status).unwrap();
@@ -138,4 +139,67 @@ fn a_device_whose_rings_are_unmapped_while_it_runs_stops_cleanly_and_starts_agai
     client.tx.reset();
     client.start();
     client.exchange(2);
+}
+
+#[test]
+fn f38_resets_against_kicks_calls_maps_and_suspends_leave_a_device_that_works() {
+    /// Where nothing of the driver is.
+    const FAR: u64 = 0x4000_0000;
+    let mut client = Client::new("net");
+    let space = AddressSpace::new(Limits::default());
+    map(&space, &client.rx.ram);
+    client.session.set_space(0, Some(Arc::clone(&space))).unwrap();
+    let (begun, done) = (Instant::now(), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        let (session, kicks, call, ram) = (&client.session, &client.kicks, &client.call, client.rx.ram.clone());
+        let until_done = |work: &dyn Fn()| {
+            while !done.load(Ordering::Relaxed) {
+                work();
+            }
+        };
+        // Refusals depend on the moment; what must not happen is that one hangs.
+        scope.spawn(move || {
+            until_done(&|| {
+                kicks.iter().for_each(|kick| kick.signal().unwrap());
+                session.set_kick(1, Some(kicks[1].clone())).unwrap();
+                session.set_call(0, Some(call.clone())).unwrap();
+                session.set_call(0, None).unwrap();
+            });
+        });
+        scope.spawn(move || {
+            until_done(&|| {
+                session.suspend().unwrap();
+                let _ = session.queue_base(0);
+                session.resume().unwrap();
+            });
+        });
+        let space = &space;
+        scope.spawn(move || {
+            until_done(&|| {
+                space.map(ram.region(FAR, 0, 0x1000)).unwrap();
+                space.unmap(FAR, FAR);
+            });
+        });
+        for n in 0..25 {
+            client.rx.add(&[(INBOX, 2048, true)]);
+            client.tx.add(&[(OUTBOX, 72, false)]);
+            for (index, ring) in [(0, &client.rx), (1, &client.tx)] {
+                session.set_queue_size(index, u32::from(ring.size)).unwrap();
+                session.set_queue_addresses(index, ring.desc, ring.avail, ring.used).unwrap();
+                session.set_queue_enabled(index, true).unwrap();
+            }
+            session.set_features(REQUIRED).unwrap();
+            session.set_status(0xf).unwrap();
+            session.set_status(0).unwrap();
+            assert_eq!(session.status(), Ok(Status::empty()), "reset {n}");
+            client.rx.reset();
+            client.tx.reset();
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+    assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", begun.elapsed());
+    assert_eq!(space.regions().len(), 1);
+    let _ = client.call.drain();
+    client.start();
+    (0..20).for_each(|n| client.exchange(n));
 }
