@@ -6,7 +6,8 @@ use std::any::Any;
 use std::fmt;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use virtio_mdev_api::dma::{Permissions, Region};
+use virtio_mdev_api::dirty::{LOG_PAGE, MAX_PAGES, log_len};
+use virtio_mdev_api::dma::{Backing, Permissions, Region};
 use virtio_mdev_api::notify::EventFd;
 
 /// The one who calls a device file. Every method looks into the client and may block for as long as the client likes:
@@ -136,4 +137,25 @@ pub fn regions(
         at = at.wrapping_add(len);
     }
     if left == 0 { Ok(regions) } else { Err(Errno::EFAULT) }
+}
+
+/// The dirty bitmap at `base` of the client, long enough for address `last`: EFAULT where any of it is not the client's to
+/// write.
+pub fn log_bitmap(client: &dyn Client, base: u64, last: u64) -> Result<Vec<Region>, Errno> {
+    if last / LOG_PAGE >= MAX_PAGES {
+        return Err(Errno::EFAULT);
+    }
+    let bitmap = regions(client, 0, base, log_len(last), Permissions::READ | Permissions::WRITE);
+    let bitmap = bitmap.map_err(|_| Errno::EFAULT)?;
+    for region in &bitmap {
+        let Backing::Remote { memory, addr } = &region.backing else { continue };
+        // Where nothing is mapped is found out now rather than by the device.
+        let end = addr.checked_add(region.len).ok_or(Errno::EFAULT)?;
+        for page in (*addr..end).step_by(4096).chain([end - 1]) {
+            memory.read(page, &mut [0])?;
+            // Writing nothing tells whether something could be written.
+            memory.write(page, &[])?;
+        }
+    }
+    Ok(bitmap)
 }

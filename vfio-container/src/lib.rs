@@ -22,7 +22,7 @@ pub mod testing;
 pub mod trace;
 mod wire;
 
-pub use client::{Client, Home, regions};
+pub use client::{Client, Home, log_bitmap, regions};
 pub use container_file::{ContainerFile, ContainerNode};
 pub use group::{Attachment, Group, GroupHold};
 pub use group_file::GroupFile;

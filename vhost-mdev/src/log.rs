@@ -10,9 +10,9 @@ use devnode::IoctlReply;
 use nix::errno::Errno;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use vfio_container::{Attachment, Client, regions};
-use virtio_mdev_api::dirty::{Log, LogSetup, LoggedRing, MAX_PAGES, RingLog, SinkGuard, log_len};
-use virtio_mdev_api::dma::{Backing, Permissions, Region};
+use vfio_container::{Attachment, Client, log_bitmap};
+use virtio_mdev_api::dirty::{Log, LogSetup, LoggedRing, RingLog, SinkGuard, log_len};
+use virtio_mdev_api::dma::Region;
 use virtio_mdev_api::features::VIRTIO_F_RING_PACKED;
 use virtio_mdev_api::notify::{CallSlot, EventFd};
 use virtio_mdev_api::{QueueConfig, Session, SessionError, Status};
@@ -186,7 +186,7 @@ impl VhostFile {
         let mut last = needed(&*self.lock()?)?;
         loop {
             // Looks into the client, so no lock is held.
-            let bitmap = last.map_or(Ok(Vec::new()), |last| bitmap(client, base, last))?;
+            let bitmap = last.map_or(Ok(Vec::new()), |last| log_bitmap(client, base, last))?;
             let mut state = self.lock()?;
             let now = needed(&state)?;
             if now <= last {
@@ -196,24 +196,4 @@ impl VhostFile {
             last = now;
         }
     }
-}
-
-/// The bitmap at `base` of the client, long enough for `last`: EFAULT where any of it is not the client's to write.
-fn bitmap(client: &dyn Client, base: u64, last: u64) -> Result<Vec<Region>, VhostError> {
-    if last / 4096 >= MAX_PAGES {
-        return Err(Errno::EFAULT.into());
-    }
-    let bitmap = regions(client, 0, base, log_len(last), Permissions::READ | Permissions::WRITE);
-    let bitmap = bitmap.map_err(|_| Errno::EFAULT)?;
-    for region in &bitmap {
-        let Backing::Remote { memory, addr } = &region.backing else { continue };
-        // Where nothing is mapped is found out now rather than by the device.
-        let end = addr.checked_add(region.len).ok_or(Errno::EFAULT)?;
-        for page in (*addr..end).step_by(4096).chain([end - 1]) {
-            memory.read(page, &mut [0])?;
-            // Writing nothing tells whether something could be written.
-            memory.write(page, &[])?;
-        }
-    }
-    Ok(bitmap)
 }

@@ -46,6 +46,10 @@ pub(crate) enum NetError {
     Table(MapError),
     #[error("memory at {uaddr:#x} of {len:#x} bytes is not the client's")]
     NotMapped { uaddr: u64, len: u64 },
+    #[error("there is no log to write to")]
+    NoLog,
+    #[error("the log has no room for the ring")]
+    LogRange,
     #[error("{0} is not offered")]
     NotOffered(&'static str),
     #[error("there is no command {0:#x} here")]
@@ -73,8 +77,8 @@ impl HasErrno for NetError {
             Self::NotOwner => Errno::EPERM,
             Self::Features { .. } | Self::ShortHeader | Self::VringFlags(_) | Self::Padding(_) => Errno::EOPNOTSUPP,
             Self::NoSuchRing(_) => Errno::ENOBUFS,
-            Self::Size { .. } | Self::Base(_) | Self::Alignment | Self::Moved => Errno::EINVAL,
-            Self::Outside | Self::Table(_) | Self::NotMapped { .. } => Errno::EFAULT,
+            Self::Size { .. } | Self::Base(_) | Self::Alignment | Self::Moved | Self::LogRange => Errno::EINVAL,
+            Self::Outside | Self::NoLog | Self::Table(_) | Self::NotMapped { .. } => Errno::EFAULT,
             Self::Regions { .. } | Self::FeatureWords(_) => Errno::E2BIG,
             // The kernel's answer is no "not supported" here.
             Self::NotOffered(_) | Self::Unknown(_) => Errno::ENOTTY,

@@ -6,10 +6,17 @@ use virtio_net::features::VIRTIO_NET_F_MRG_RXBUF;
 /// `VHOST_NET_F_VIRTIO_NET_HDR`: the interface knows no virtio-net header, the device adds and removes it.
 pub const VIRTIO_NET_HDR: u64 = 1 << 27;
 
+/// `VHOST_F_LOG_ALL`: what is written is logged.
+pub const LOG_ALL: u64 = 1 << 26;
+
 /// The features offered. Checksums and segmentation are not among them, as with the kernel: they are between the driver,
 /// the VMM and the interface, and the header that carries them passes as it is.
-pub const OFFERED: u64 =
-    VIRTIO_F_VERSION_1 | VIRTIO_F_EVENT_IDX | VIRTIO_F_INDIRECT_DESC | VIRTIO_NET_F_MRG_RXBUF | VIRTIO_NET_HDR;
+pub const OFFERED: u64 = LOG_ALL
+    | VIRTIO_F_VERSION_1
+    | VIRTIO_F_EVENT_IDX
+    | VIRTIO_F_INDIRECT_DESC
+    | VIRTIO_NET_F_MRG_RXBUF
+    | VIRTIO_NET_HDR;
 
 /// `VHOST_BACKEND_F_IOTLB_MSG_V2`.
 pub const BACKEND: u64 = 1 << 1;

@@ -10,6 +10,7 @@
 mod error;
 mod features;
 mod file;
+mod log;
 mod memory;
 mod node;
 mod ring;

@@ -54,6 +54,11 @@ impl Table {
         &self.space
     }
 
+    /// The last guest-physical address there is.
+    pub fn last(&self) -> u64 {
+        self.entries.iter().map(|entry| entry.gpa.wrapping_add(entry.len).wrapping_sub(1)).max().unwrap_or(0)
+    }
+
     /// The guest-physical address of `len` bytes that the client has at `uaddr`.
     pub fn locate(&self, uaddr: u64, len: u64) -> Option<u64> {
         self.entries.iter().find_map(|entry| {

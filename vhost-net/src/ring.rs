@@ -6,11 +6,13 @@ use crate::memory::Table;
 use std::sync::Arc;
 use tap::{GivenTap, Half, TapPort};
 use vhost_abi::VringAddr;
-use virtio_mdev_api::dirty::DirtyRecord;
+use virtio_mdev_api::dirty::{DirtyRecord, LoggedRing, RingLog};
 use virtio_mdev_api::notify::{CallSlot, EventFd};
 use virtio_mdev_api::{DeviceLink, QueueConfig, QueueStart, QueueState, VirtioMdev};
 use virtio_net::{LinkState, MAX_QUEUE_SIZE, Mac, NetDevice, NetParameters};
 
+/// `VHOST_VRING_F_LOG`.
+pub(crate) const VRING_F_LOG: u32 = 1;
 /// Receive and transmit.
 pub(crate) const RINGS: usize = 2;
 
@@ -114,7 +116,7 @@ impl Ring {
             size: self.size,
             desc: table.locate(at.desc, 16 * size)?,
             driver: table.locate(at.avail, 6 + 2 * size)?,
-            device: table.locate(at.used, 6 + 8 * size)?,
+            device: table.locate(at.used, self.used_len())?,
         })
     }
 
@@ -127,6 +129,30 @@ impl Ring {
         } else {
             Ok(())
         }
+    }
+
+    /// What becomes of writes to the used ring.
+    pub fn log(&self, table: &Table) -> RingLog {
+        let logged = self.addresses.flags & VRING_F_LOG != 0;
+        match self.locate(&self.addresses, table).filter(|_| logged) {
+            Some(config) => {
+                RingLog::At(LoggedRing { first: config.device, len: self.used_len(), log: self.addresses.log })
+            }
+            None => RingLog::Unlogged,
+        }
+    }
+
+    /// The last address that the log must have for a ring at `addresses`.
+    pub fn last_logged(&self, addresses: &VringAddr) -> u64 {
+        if addresses.flags & VRING_F_LOG == 0 { 0 } else { addresses.log.saturating_add(self.used_len() - 1) }
+    }
+
+    pub fn addresses(&self) -> &VringAddr {
+        &self.addresses
+    }
+
+    fn used_len(&self) -> u64 {
+        6 + 8 * u64::from(self.size)
     }
 
     /// Gives the ring a back end, and with it runs it.

@@ -2,10 +2,10 @@
 
 use crate::VhostNetFile;
 use crate::error::NetError;
-use crate::features::{BACKEND, OFFERED, VIRTIO_NET_HDR};
+use crate::features::{BACKEND, LOG_ALL, OFFERED, VIRTIO_NET_HDR};
 use crate::file::Permit;
 use crate::memory::Table;
-use crate::ring::{RINGS, Ring};
+use crate::ring::{RINGS, Ring, VRING_F_LOG};
 use crate::state::State;
 use devnode::{Ioctl, IoctlReply};
 use nix::errno::Errno;
@@ -17,8 +17,6 @@ use vhost_abi::command::*;
 use vhost_abi::{MemoryTable, VringAddr, VringFile, VringState};
 use zerocopy::IntoBytes;
 
-/// `VHOST_VRING_F_LOG`.
-const VRING_F_LOG: u32 = 1;
 /// Words of features a client may ask for or send: more than any kernel knows.
 const MAX_FEATURE_WORDS: usize = 512;
 
@@ -33,7 +31,7 @@ impl VhostNetFile {
     ) -> Result<IoctlReply, NetError> {
         match call.cmd {
             VHOST_GET_FEATURES => tell(OFFERED, trace),
-            VHOST_SET_FEATURES => self.set_features(permit, argument(call)?),
+            VHOST_SET_FEATURES => self.set_features(client, permit, argument(call)?),
             VHOST_GET_FEATURES_ARRAY => get_features_array(client, call.arg),
             VHOST_SET_FEATURES_ARRAY => self.set_features_array(client, permit, call),
             VHOST_GET_BACKEND_FEATURES => tell(BACKEND, trace),
@@ -58,7 +56,21 @@ impl VhostNetFile {
                 }
                 let regions_at = call.arg.checked_add(size_of::<MemoryTable>() as u64).ok_or(Errno::EFAULT)?;
                 let table = Table::fetch(client, regions_at, regions)?;
-                self.settle(permit, |state| state.set_table(table))
+                let logs = self.permitted(permit)?.features & LOG_ALL != 0;
+                let last = |state: &State| state.last_logged().max(table.last());
+                let bitmap = if logs { Some(self.bitmap(client, permit, None, last)?) } else { None };
+                self.settle(permit, |state| state.set_table(table, bitmap))
+            }
+            VHOST_SET_LOG_BASE => {
+                self.set_log_base(client, permit, argument(call)?)?;
+                Ok(IoctlReply::ok())
+            }
+            VHOST_SET_LOG_FD => {
+                let notify = eventfd(client, argument(call)?, trace)?;
+                self.settle(permit, |state| {
+                    state.log.notify.set(notify);
+                    Ok(())
+                })
             }
             VHOST_NET_SET_BACKEND => self.set_backend(client, permit, argument(call)?),
             _ => self.dispatch_vring(client, permit, call, name, trace),
@@ -89,7 +101,7 @@ impl VhostNetFile {
                 let num = ring.base(&common)?.into();
                 tell_bytes(VringState { index, num }.as_bytes())
             }
-            VHOST_SET_VRING_ADDR => self.set_addresses(permit, argument(call)?),
+            VHOST_SET_VRING_ADDR => self.set_addresses(client, permit, argument(call)?),
             VHOST_SET_VRING_KICK | VHOST_SET_VRING_CALL | VHOST_SET_VRING_ERR => {
                 let VringFile { index, fd } = argument(call)?;
                 check_index(index)?;
@@ -122,9 +134,11 @@ impl VhostNetFile {
         }
     }
 
-    fn set_features(&self, permit: Permit, features: u64) -> Result<IoctlReply, NetError> {
+    fn set_features(&self, client: &dyn Client, permit: Permit, features: u64) -> Result<IoctlReply, NetError> {
         check_offered(features, OFFERED)?;
-        self.settle(permit, |state| state.set_features(features))
+        let logs = features & LOG_ALL != 0;
+        let bitmap = if logs { Some(self.bitmap(client, permit, None, State::last_logged)?) } else { None };
+        self.settle(permit, |state| state.set_features(features, bitmap))
     }
 
     fn set_features_array(
@@ -138,10 +152,10 @@ impl VhostNetFile {
         if let Some(&unknown) = rest.iter().find(|word| **word != 0) {
             return Err(NetError::Features { unknown });
         }
-        self.set_features(permit, *features)
+        self.set_features(client, permit, *features)
     }
 
-    fn set_addresses(&self, permit: Permit, addresses: VringAddr) -> Result<IoctlReply, NetError> {
+    fn set_addresses(&self, client: &dyn Client, permit: Permit, addresses: VringAddr) -> Result<IoctlReply, NetError> {
         let VringAddr { index, flags, desc, used, avail, log } = addresses;
         check_index(index)?;
         if flags & !VRING_F_LOG != 0 {
@@ -150,9 +164,20 @@ impl VhostNetFile {
         if desc % 16 != 0 || avail % 2 != 0 || used % 4 != 0 || log % 4 != 0 {
             return Err(NetError::Alignment);
         }
+        let (logs, last) = {
+            let mut state = self.permitted(permit)?;
+            (state.features & LOG_ALL != 0, state.ring(index)?.0.last_logged(&addresses))
+        };
+        let bitmap = if logs {
+            let bitmap = self.bitmap(client, permit, None, |state| state.last_logged().max(last));
+            Some(bitmap.map_err(|_| NetError::LogRange)?)
+        } else {
+            None
+        };
         self.settle(permit, |state| {
             let (ring, common) = state.ring(index)?;
-            ring.set_addresses(addresses, &common)
+            ring.set_addresses(addresses, &common)?;
+            state.use_log(bitmap)
         })
     }
 
@@ -179,6 +204,7 @@ impl VhostNetFile {
             if bare != (state.features & VIRTIO_NET_HDR != 0) {
                 return Err(NetError::Running);
             }
+            state.use_log(None)?;
             let name = state.name();
             let (ring, common) = state.ring(index)?;
             ring.attach(tap, &name, &common)

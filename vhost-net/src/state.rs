@@ -1,11 +1,14 @@
 //! What changes while a file is open.
 
 use crate::error::NetError;
+use crate::features::LOG_ALL;
+use crate::log::LogState;
 use crate::memory::Table;
 use crate::ring::{Common, RINGS, Ring};
 use std::sync::Arc;
 use vfio_container::Home;
 use virtio_mdev_api::dirty::DirtyRecord;
+use virtio_mdev_api::dma::Region;
 
 /// A device, from its open or the last RESET_OWNER on.
 pub(crate) struct State {
@@ -16,6 +19,7 @@ pub(crate) struct State {
     pub backend_features: u64,
     pub table: Table,
     pub dirty: Arc<DirtyRecord>,
+    pub log: LogState,
     rings: [Ring; RINGS],
 }
 
@@ -28,6 +32,7 @@ impl State {
             backend_features: 0,
             table: Table::empty(),
             dirty: DirtyRecord::new(),
+            log: LogState::default(),
             rings: [Ring::new(0), Ring::new(1)],
         }
     }
@@ -45,28 +50,50 @@ impl State {
         format!("vhost-net of process {pid}")
     }
 
-    /// Replaces the memory table; rings that run go on in the new one.
-    pub fn set_table(&mut self, table: Table) -> Result<(), NetError> {
+    /// Replaces the memory table; rings that run go on in the new one. `bitmap` is the log that has a bit for all of it.
+    pub fn set_table(&mut self, table: Table, bitmap: Option<Vec<Region>>) -> Result<(), NetError> {
         if self.rings.iter().any(|ring| ring.is_running() && !ring.is_in(&table)) {
             return Err(NetError::Outside);
         }
         // The old table goes when nobody works in it.
         let paused = self.pause();
         self.table = table;
-        paused.and(self.resume())
+        let logged = self.use_log(bitmap);
+        paused.and(logged).and(self.resume())
     }
 
     /// Replaces the features; rings that run go on with them.
-    pub fn set_features(&mut self, features: u64) -> Result<(), NetError> {
-        if features == self.features {
-            return Ok(());
-        }
+    pub fn set_features(&mut self, features: u64, bitmap: Option<Vec<Region>>) -> Result<(), NetError> {
         if self.rings.iter().any(Ring::is_running) && !crate::features::may_change(self.features, features) {
             return Err(NetError::Running);
         }
+        if (features ^ self.features) & !LOG_ALL == 0 {
+            self.features = features;
+            return self.use_log(bitmap);
+        }
         let paused = self.pause();
         self.features = features;
-        paused.and(self.resume())
+        let logged = self.use_log(bitmap);
+        paused.and(logged).and(self.resume())
+    }
+
+    /// Logs what the features say, to `bitmap` if that is another.
+    pub fn use_log(&mut self, bitmap: Option<Vec<Region>>) -> Result<(), NetError> {
+        if self.features & LOG_ALL == 0 {
+            self.log.end();
+            return Ok(());
+        }
+        if let Some(bitmap) = bitmap {
+            self.log.bitmap = bitmap;
+        }
+        let rings = self.rings.iter().map(|ring| ring.log(&self.table)).collect();
+        self.log.begin(&self.dirty, rings)
+    }
+
+    /// The last address that the log must have a bit for.
+    pub fn last_logged(&self) -> u64 {
+        let rings = self.rings.iter().map(|ring| ring.last_logged(ring.addresses()));
+        rings.fold(self.table.last(), u64::max)
     }
 
     fn pause(&mut self) -> Result<(), NetError> {

@@ -39,7 +39,6 @@ pub const VHOST_BACKEND_F_IOTLB_MSG_V2: u64 = 1 << 1;
 pub const VHOST_BACKEND_F_IOTLB_ASID: u64 = 1 << 3;
 pub const VHOST_BACKEND_F_DESC_ASID: u64 = 1 << 7;
 pub const VHOST_SET_LOG_BASE: u32 = 0x4008_af04;
-pub const VHOST_F_LOG_ALL: u64 = 1 << 26;
 pub const VHOST_IOTLB_MSG_V2: u32 = 2;
 pub const VHOST_IOTLB_UPDATE: u8 = 2;
 pub const VHOST_IOTLB_INVALIDATE: u8 = 3;

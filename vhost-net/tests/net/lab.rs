@@ -16,6 +16,8 @@ pub const SET_FEATURES: u32 = 0x4008_af00;
 pub const SET_OWNER: u32 = 0xaf01;
 pub const RESET_OWNER: u32 = 0xaf02;
 pub const SET_MEM_TABLE: u32 = 0x4008_af03;
+pub const SET_LOG_BASE: u32 = 0x4008_af04;
+pub const SET_LOG_FD: u32 = 0x4004_af07;
 pub const SET_VRING_NUM: u32 = 0x4008_af10;
 pub const SET_VRING_ADDR: u32 = 0x4028_af11;
 pub const SET_VRING_BASE: u32 = 0x4008_af12;
@@ -33,9 +35,12 @@ pub const SET_FEATURES_ARRAY: u32 = 0x4008_af83;
 
 pub const VERSION_1: u64 = 1 << 32;
 pub const MRG_RXBUF: u64 = 1 << 15;
-pub const OFFERED: u64 = VERSION_1 | MRG_RXBUF | 1 << 27 | 1 << 28 | 1 << 29;
+pub const LOG_ALL: u64 = 1 << 26;
+pub const OFFERED: u64 = LOG_ALL | VERSION_1 | MRG_RXBUF | 1 << 27 | 1 << 28 | 1 << 29;
 
 pub const ARG: u64 = BASE;
+/// A bitmap of the client.
+pub const LOG: u64 = BASE + 0x8000;
 /// Guest memory: 256 KiB of the client, from guest-physical 0 on.
 pub const RAM: u64 = BASE + 0x1_0000;
 pub const RAM_SIZE: u64 = 0x4_0000;

@@ -2,6 +2,7 @@
 
 mod calls;
 mod lab;
+mod log;
 mod owner;
 mod rings;
 mod table;

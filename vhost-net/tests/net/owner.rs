@@ -21,6 +21,8 @@ fn owner_calls() -> Vec<(u32, Vec<u8>)> {
         (SET_BUSYLOOP, pair(0, 50)),
         (GET_BUSYLOOP, pair(0, 0)),
         (SET_BACKEND, pair(0, u32::MAX)),
+        (SET_LOG_BASE, LOG.to_ne_bytes().to_vec()),
+        (SET_LOG_FD, (-1i32).to_ne_bytes().to_vec()),
         (RESET_OWNER, vec![]),
     ]
 }
