@@ -106,10 +106,20 @@ impl Queue {
         (now(&self.reader), self.ring_reader.as_ref().map_or(0, now))
     }
 
-    /// Whether it waited for memory and the table has changed since. Before a reset of the device that is no reason to
-    /// look again: nothing would come of it.
-    pub(crate) fn can_resume(&self) -> bool {
-        self.parked.is_some() && !self.is_parked() && !self.health.is_stopped()
+    /// Whether it waited for memory and the table has changed since; where it has not, the waker wakes when it does. To be
+    /// called before every sleep: what woke the last one may have been the change that the queue has already seen.
+    ///
+    /// Before a reset of the device a change is no reason to look again: nothing would come of it.
+    pub fn resume(&mut self) -> bool {
+        if self.parked.is_none() || self.health.is_stopped() {
+            return false;
+        }
+        self.waker.arm();
+        let changed = !self.is_parked();
+        if changed {
+            self.parked = None;
+        }
+        changed
     }
 
     /// Works on the queue while nothing that is mapped goes away. `work` must not make a system call that blocks.
@@ -168,10 +178,7 @@ impl Queue {
     fn take_note(&mut self, cause: &Cause, generations: (u64, u64)) {
         self.ring.rewind();
         match cause {
-            Cause::Pending => {
-                self.parked = Some(generations);
-                self.waker.arm();
-            }
+            Cause::Pending => self.parked = Some(generations),
             // The burst saw mappings as they were when it began; a driver may since have made one, and used it.
             Cause::Fault(RingError::Access { error: AccessError::Fault { .. }, .. })
                 if self.generations() != generations => {}

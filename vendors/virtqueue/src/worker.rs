@@ -97,10 +97,6 @@ impl Queues {
     fn take(&mut self, index: u16) -> Option<Queue> {
         self.0.get_mut(usize::from(index))?.take()
     }
-
-    fn running(&self) -> impl Iterator<Item = &Queue> {
-        self.0.iter().flatten()
-    }
 }
 
 /// The thread did not do what it was asked in time, or is gone.
@@ -271,8 +267,12 @@ impl<S: Service> Thread<S> {
                 }
             }
             let next = self.service.serve(&mut self.queues);
-            self.queues.0.iter_mut().flatten().for_each(Queue::interrupt);
-            if next == Next::Again || self.queues.running().any(Queue::can_resume) {
+            let mut resumed = false;
+            for queue in self.queues.0.iter_mut().flatten() {
+                queue.interrupt();
+                resumed |= queue.resume();
+            }
+            if next == Next::Again || resumed {
                 continue;
             }
             if let Err(errno) = self.sleep() {

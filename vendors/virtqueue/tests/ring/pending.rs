@@ -4,7 +4,7 @@ use crate::rig::{DATA, MEMORY, Rig, echo};
 use parking_lot::Mutex;
 use std::sync::Arc;
 use virtio_mdev_api::QueueState;
-use virtio_mdev_api::dma::{AddressSpace, Limits, MissHandler, Permissions};
+use virtio_mdev_api::dma::{AddressSpace, Limits, MissHandler, Permissions, Subscriber};
 use virtqueue::testing::Ram;
 
 #[derive(Default)]
@@ -42,6 +42,24 @@ fn a_queue_waits_for_each_piece_of_memory_without_consuming_the_chain() {
     assert_eq!(rig.driver.take_used(), Some((0, 4)));
     assert_eq!(ram.read(DATA + 0x1000, 4), b"late");
     assert!(!rig.link.needs_reset());
+}
+
+#[test]
+fn a_queue_that_is_woken_by_a_change_it_has_seen_is_woken_by_the_next() {
+    let ram = Ram::shared(MEMORY);
+    let space = AddressSpace::with_miss_handler(Limits::default(), Arc::new(Asked::default()));
+    let mut rig = Rig::unstarted(&ram, Arc::clone(&space), 0);
+    rig.start().unwrap();
+    rig.serve();
+    assert!(rig.queue.as_ref().unwrap().is_parked());
+    // A version can be seen before all are told of it.
+    rig.waker.published(space.generation());
+    assert_eq!(rig.waker.fd().drain(), Ok(Some(1)));
+    rig.serve();
+    assert!(rig.queue.as_ref().unwrap().is_parked());
+    space.map(ram.region(0, 0, MEMORY)).unwrap();
+    assert_eq!(rig.waker.fd().drain(), Ok(Some(1)));
+    rig.exchange(b"after");
 }
 
 #[test]

@@ -97,6 +97,7 @@ impl Rig {
         // What went wrong shows in the link.
         let _ = queue.burst(echo);
         queue.interrupt();
+        queue.resume();
     }
 
     /// Sends `text` and expects it back.
