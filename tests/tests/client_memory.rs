@@ -75,6 +75,15 @@ fn frames_pass_through_one_map_over_many_mappings_and_files() {
     });
 }
 
+/// Lets the thread beside finish when the test does, well or not.
+struct Finish<'a>(&'a AtomicBool);
+
+impl Drop for Finish<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Sees to it that the kernel has so many free huge pages; takes its own back when dropped.
 struct HugePages(u64);
 
@@ -177,6 +186,7 @@ fn frames_pass_through_memory_that_is_mapped_on_demand() {
     assert!(!readable(&file, 0));
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
+        let asking = Finish(&done);
         let vhost = umdev_tests::driver::Vhost(client.vhost.0.try_clone().unwrap());
         let done = &done;
         let answers = scope.spawn(move || {
@@ -199,7 +209,7 @@ fn frames_pass_through_memory_that_is_mapped_on_demand() {
         for turn in 0..20u8 {
             client.exchange(&vec![turn; 60 + usize::from(turn) * 70]).unwrap();
         }
-        done.store(true, Ordering::Relaxed);
+        drop(asking);
         // Parts of two rings, and at least one buffer for every frame and way.
         let pages = answers.join().unwrap();
         assert!((40..400).contains(&pages), "{pages} pages");
@@ -249,6 +259,7 @@ fn the_log_is_what_was_written(via: Via, bitmap: &Map) {
     client.memory.read(0, &mut before);
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
+        let _asking = Finish(&done);
         let vhost = umdev_tests::driver::Vhost(client.vhost.0.try_clone().unwrap());
         let (done, address, beside) = (&done, client.memory.address(), IOVA + client.memory.size());
         if via == Via::Iotlb {
@@ -262,7 +273,6 @@ fn the_log_is_what_was_written(via: Via, bitmap: &Map) {
         for turn in 1..=100u8 {
             client.exchange(&vec![turn; 60 + usize::from(turn) * 13]).unwrap();
         }
-        done.store(true, Ordering::Relaxed);
     });
     client.vhost.suspend().unwrap();
     let mut after = vec![0; SIZE];

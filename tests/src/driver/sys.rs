@@ -164,8 +164,8 @@ impl Map {
         let at = NonZeroUsize::new(self.at(offset, len).addr());
         let len = NonZeroUsize::new(len).ok_or(Errno::EINVAL)?;
         let prot = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
-        // SAFETY: within the mapping, of which nobody holds a reference.
         let covered = match fd {
+            // SAFETY: within the mapping, of which nobody holds a reference.
             Some(fd) => unsafe { mmap(at, len, prot, MapFlags::MAP_SHARED | MapFlags::MAP_FIXED, fd, 0) },
             // SAFETY: as above.
             None => unsafe { mmap_anonymous(at, len, prot, MapFlags::MAP_PRIVATE | MapFlags::MAP_FIXED) },
