@@ -49,3 +49,12 @@ fn qemu_10_has_two_pairs_and_a_control_queue() -> LabResult<()> {
 fn qemu_7_has_two_pairs_and_a_control_queue() -> LabResult<()> {
     guest_with_two_pairs(Qemu7, Linux6_1)
 }
+
+/// A guest that is not offered multiqueue: the third of nine queues takes its commands, and is shadowed alone.
+#[test]
+fn qemu_10_uses_one_pair_of_four() -> LabResult<()> {
+    let scene = TapScene::build_with(16, "pairs=4")?;
+    let report = scene.run_guest_in(Qemu10, Linux6_12, scene.vhost_vdpa_by(VdpaWay::Plain), Memory::Shared)?;
+    assert_eq!(report.queues, 1);
+    scene.remove_instance()
+}
