@@ -186,7 +186,8 @@ One line a rule:
   FAIL   it does not; the line says what was seen and what is expected
   skip   it could not be tried, for the reason given
 
-Rules are named FAMILY.RULE. It exits with 1 when a rule failed.
+Rules are named FAMILY.RULE. It exits with 1 when a rule failed. A call that a device never answers is named, and
+the rules behind it are skipped; the call itself ends when the device's server does.
 
 Examples:
   umdev conformance 83b8f4f2-509f-382f-3c1e-e6bfe0fa1001
@@ -200,6 +201,10 @@ JSON:
         /// A vhost-vdpa file, or an instance
         #[arg(value_name = "PATH|UUID")]
         target: String,
+
+        /// How long a call may take; one that takes longer ends the examination
+        #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=600))]
+        timeout: u64,
     },
 
     /// Say what this machine lacks, and the way out

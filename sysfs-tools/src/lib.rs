@@ -42,6 +42,7 @@ pub mod text;
 mod tree;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use cli::{Cli, Command};
 pub use error::Error;
@@ -77,8 +78,8 @@ fn dispatch(cli: &Cli, output: &mut Output) -> Result<ExitCode, Error> {
         Command::Show { uuid } => output.detail(&detail::Detail::read(&tree::Tree::open(root)?, *uuid)?)?,
         Command::Watch => stream::watch(root, output)?,
         Command::Trace { uuid } => stream::trace(root, *uuid, output)?,
-        Command::Conformance { target } => {
-            let report = conformance::examine(&conformance::resolve(root, target)?)?;
+        Command::Conformance { target, timeout } => {
+            let report = conformance::of(root, target, Duration::from_secs(*timeout))?;
             output.conformance(&report)?;
             return Ok(if report.conforms { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }

@@ -23,4 +23,4 @@ mod tree;
 
 pub use daemon::{Builder, Daemon};
 pub use error::DaemonError;
-pub use kinds::{default_parents, make_parent};
+pub use kinds::{default_parents, kinds, make_parent};

@@ -21,7 +21,8 @@ Then, in a shell:
   umdev list
 
 Parents:
-  loopback   instances return every frame they are sent; types loopback-net, loopback-net-fast, loopback-net-iommu
+  loopback   instances return every frame they are sent; types loopback-net, loopback-net-fast, loopback-net-cvq,
+             loopback-net-iommu
   tap        instances are virtio-net devices on TAP interfaces; types tap-net, tap-net-fast
   Both know capacity=N, the number of instances they have room for.
 

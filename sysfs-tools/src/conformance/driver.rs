@@ -10,7 +10,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::EventFd;
 use std::ops::Range;
 use std::os::fd::AsFd;
-use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Where memory is put, where the device reaches there.
@@ -58,14 +58,14 @@ pub fn plain_features(device: &Device) -> Result<u64, Ended> {
 }
 
 /// Memory for both rings, and where the device can have it.
-pub fn memory(device: &Device) -> Result<(Rc<Shared>, u64), Ended> {
+pub fn memory(device: &Device) -> Result<(Arc<Shared>, u64), Ended> {
     let memory = call("memory", ring::memory())?;
     let (first, last) = call("VHOST_VDPA_GET_IOVA_RANGE", device.iova_range())?;
     let iova = if first <= IOVA { IOVA } else { first.next_multiple_of(1 << 16) };
     if last.checked_sub(iova).is_none_or(|room| room < memory.len()) {
         return skip(format!("no room from {first:#x} to {last:#x}"));
     }
-    Ok((Rc::new(memory), iova))
+    Ok((Arc::new(memory), iova))
 }
 
 /// Whether something can be read from an eventfd within `time`; it is read.
@@ -89,12 +89,22 @@ pub fn within(time: Duration, mut condition: impl FnMut() -> bool) -> bool {
     }
 }
 
+/// A frame and its header; each number has another.
+pub fn frame(number: u32) -> Vec<u8> {
+    let mut frame = vec![0; HEADER];
+    frame.extend([2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2]);
+    frame.extend(ETHERTYPE);
+    frame.extend(number.to_be_bytes());
+    frame.extend((0..42 + number % 900).map(|at| u8::try_from((at ^ number) & 0xff).unwrap_or(0)));
+    frame
+}
+
 /// A network card that runs. It is reset when dropped.
 pub struct Driver {
     pub device: Device,
     pub rx: Ring,
     pub tx: Ring,
-    pub memory: Rc<Shared>,
+    pub memory: Arc<Shared>,
     /// Where the device sees it.
     pub iova: u64,
     /// The features it accepts.
@@ -123,7 +133,7 @@ impl Driver {
         let (memory, iova) = memory(&device)?;
         let limit = call("VHOST_VDPA_GET_VRING_NUM", device.number(VHOST_VDPA_GET_VRING_NUM))?;
         let size = u16::try_from(limit).unwrap_or(u16::MAX).min(ring::SIZE);
-        let ring = |queue| Ring::new(Rc::clone(&memory), iova, queue, size);
+        let ring = |queue| Ring::new(Arc::clone(&memory), iova, queue, size);
         let (rx, tx) = (call("eventfd", ring(0))?, call("eventfd", ring(1))?);
         let backend = call("VHOST_GET_BACKEND_FEATURES", device.number(VHOST_GET_BACKEND_FEATURES))?;
         call("VHOST_SET_BACKEND_FEATURES", device.set_backend_features(backend))?;
@@ -159,6 +169,11 @@ impl Driver {
     /// From reset to DRIVER_OK, with receive buffers posted.
     pub fn bring_up(&mut self) -> Result<(), Ended> {
         self.negotiate()?;
+        self.go()
+    }
+
+    /// From FEATURES_OK to DRIVER_OK, with receive buffers posted.
+    pub fn go(&mut self) -> Result<(), Ended> {
         self.set_up(RX, &self.rx)?;
         self.set_up(TX, &self.tx)?;
         self.enable(RX)?;
@@ -201,7 +216,7 @@ impl Driver {
 
     /// Brings a card with a control queue up, all of whose memory is mapped. `spaces` is called at FEATURES_OK.
     pub fn bring_up_with_control(&mut self, spaces: impl FnOnce(&Self) -> Result<(), Ended>) -> Result<Ring, Ended> {
-        let ring = call("eventfd", Ring::new(Rc::clone(&self.memory), self.iova, 2, self.tx.size))?;
+        let ring = call("eventfd", Ring::new(Arc::clone(&self.memory), self.iova, 2, self.tx.size))?;
         self.negotiate()?;
         spaces(self)?;
         for (index, ring) in [(CONTROL, &ring), (RX, &self.rx), (TX, &self.tx)] {
@@ -231,9 +246,25 @@ impl Driver {
         call("VHOST_VDPA_SUSPEND", self.device.order(VHOST_VDPA_SUSPEND))
     }
 
+    /// Resets the device and brings it up again. What was mapped stays where the device says so.
+    pub fn restart(&mut self) -> Result<(), Ended> {
+        call("reset", self.device.set_status(0))?;
+        if self.backend & BACKEND_PERSIST == 0 {
+            self.remap()?;
+        }
+        self.renew()?;
+        self.bring_up()
+    }
+
+    /// Unmaps whatever is mapped, and maps all of the memory.
+    pub fn remap(&self) -> Result<(), Ended> {
+        call("INVALIDATE", self.device.message(IOTLB_INVALIDATE, 0, u64::MAX, 0))?;
+        self.map(0..self.memory.bytes(), READ | WRITE)
+    }
+
     /// Forgets both rings, and makes new ones in the same place.
-    pub fn renew(&mut self) -> Result<(), Ended> {
-        let ring = |queue, size| call("eventfd", Ring::new(Rc::clone(&self.memory), self.iova, queue, size));
+    fn renew(&mut self) -> Result<(), Ended> {
+        let ring = |queue, size| call("eventfd", Ring::new(Arc::clone(&self.memory), self.iova, queue, size));
         (self.rx, self.tx) = (ring(0, self.rx.size)?, ring(1, self.tx.size)?);
         Ok(())
     }
@@ -248,23 +279,19 @@ impl Driver {
     /// The same without a kick.
     pub fn offer(&mut self) -> Vec<u8> {
         self.sent += 1;
-        let mut frame = vec![0; HEADER];
-        frame.extend([2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2]);
-        frame.extend(ETHERTYPE);
-        frame.extend(self.sent.to_be_bytes());
-        frame.extend((0..42 + self.sent % 900).map(|at| u8::try_from((at ^ self.sent) & 0xff).unwrap_or(0)));
+        let frame = frame(self.sent);
         self.tx.send(self.tx.available % self.tx.size, &frame);
         frame
     }
 
-    /// Waits until the device is done with all that was sent; each transmit's used length.
-    pub fn sent(&mut self) -> Result<Vec<u32>, Ended> {
+    /// Waits until the device is done with all that was sent; each transmit's descriptor and used length.
+    pub fn sent(&mut self) -> Result<Vec<(u32, u32)>, Ended> {
         let tx = &mut self.tx;
         if !within(PATIENCE, || tx.used() == tx.available) {
             let (used, available) = (tx.used(), tx.available);
             return fail(format!("{used} of {available} frames taken after {PATIENCE:?}; {}", self.words()));
         }
-        Ok(std::iter::from_fn(|| tx.take()).map(|(_, len)| len).collect())
+        Ok(std::iter::from_fn(|| tx.take()).collect())
     }
 
     /// The next of our frames that came back, with its used length; others are dropped. The buffer is posted anew.

@@ -12,15 +12,19 @@ mod report;
 mod ring;
 mod rules;
 mod sys;
+mod watched;
 
 pub use calls::{Calls, System};
 pub use report::{Item, Report, Verdict};
+pub use watched::examine;
 
 use crate::Error;
 use device::{Device, Subject};
+use nix::errno::Errno;
 use report::{Ended, Outcome};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::time::Duration;
 use uuid::Uuid;
 
 /// A rule.
@@ -36,40 +40,54 @@ struct Rule {
 const CLOSE: (&str, &str, &str) =
     ("reset.close", "vhost-vdpa release", "after a rule the file can be opened and the device reset again");
 
-/// The file that the command line means: a path, or the UUID of an instance below `root`.
-pub(crate) fn resolve(root: &Path, target: &str) -> Result<PathBuf, Error> {
-    let Ok(uuid) = Uuid::try_parse(target) else { return Ok(PathBuf::from(target)) };
-    let path = root.join("dev/vhost-mdev").join(uuid.to_string());
-    if path.exists() { Ok(path) } else { Err(Error::NoInstance(uuid)) }
-}
-
-/// Drives the file at `path` through all rules. The device must not be in use.
-pub fn examine(path: &Path) -> Result<Report, Error> {
-    examine_through(Rc::new(System), path)
-}
-
-/// The same, by other calls than the system's own.
-pub fn examine_through(calls: Rc<dyn Calls>, path: &Path) -> Result<Report, Error> {
-    let subject = Subject { path: path.to_owned(), calls };
-    match Device::open(&subject) {
-        // Whether it is a vhost-vdpa file at all.
-        Ok(device) => {
-            let id = device.number(abi::VHOST_VDPA_GET_DEVICE_ID);
-            id.map_err(|errno| Error::Read { path: path.to_owned(), errno })?;
-        }
-        // A device that cannot be reset is no reason not to say so.
-        Err(nix::errno::Errno::ETIMEDOUT | nix::errno::Errno::EIO) => {}
-        Err(errno) => return Err(Error::Read { path: path.to_owned(), errno }),
+/// The file that the command line means: a path, or the UUID of an instance below `root`. Nothing is looked at yet.
+fn resolve(root: &Path, target: &str) -> PathBuf {
+    match Uuid::try_parse(target) {
+        Ok(uuid) => root.join("dev/vhost-mdev").join(uuid.to_string()),
+        Err(_) => PathBuf::from(target),
     }
-    let (mut items, mut lost, mut closed) = (Vec::new(), None, Ok("every time".to_owned()));
+}
+
+/// What the command line asks for: see [`examine`].
+pub(crate) fn of(root: &Path, target: &str, limit: Duration) -> Result<Report, Error> {
+    examine(&resolve(root, target), limit).map_err(|error| match error {
+        Error::Read { errno: Errno::ENOENT, .. } => Uuid::try_parse(target).map_or(error, Error::NoInstance),
+        error => error,
+    })
+}
+
+/// Drives the file at `path` through all rules, by other calls than the system's own, and waits for them however long
+/// they take. The device must not be in use.
+pub fn examine_through(calls: Rc<dyn Calls>, path: &Path) -> Result<Report, Error> {
+    let mut items = Vec::new();
+    let driven = drive(&Subject { path: path.to_owned(), calls }, &mut |item| items.push(item));
+    driven.map_err(|errno| Error::Read { path: path.to_owned(), errno })?;
+    Ok(Report::new(path.to_string_lossy().into_owned(), items))
+}
+
+/// All rules, and the one that is looked at behind each: what they are called, where they are written, what they ask for.
+fn names() -> impl Iterator<Item = (&'static str, &'static str, &'static str)> {
+    rules::all().map(|rule| (rule.id, rule.reference, rule.expected)).chain([CLOSE])
+}
+
+/// Tells of each rule in the order of [`names`]; or why the file cannot be driven at all.
+fn drive(subject: &Subject, tell: &mut dyn FnMut(Item)) -> nix::Result<()> {
+    match Device::open(subject) {
+        // Whether it is a vhost-vdpa file at all.
+        Ok(device) => drop(device.number(abi::VHOST_VDPA_GET_DEVICE_ID)?),
+        // A device that cannot be reset is no reason not to say so.
+        Err(Errno::ETIMEDOUT | Errno::EIO) => {}
+        Err(errno) => return Err(errno),
+    }
+    let (mut lost, mut closed) = (None, Ok("every time".to_owned()));
     for rule in rules::all() {
         let outcome = match &lost {
             Some(reason) => Err(Ended::Skipped(String::clone(reason))),
-            None => (rule.check)(&subject),
+            None => (rule.check)(subject),
         };
         let item = item((rule.id, rule.reference, rule.expected), outcome);
         if lost.is_none()
-            && let Err(seen) = after(&subject)
+            && let Err(seen) = after(subject)
         {
             let seen = format!("after {}: {seen}", rule.id);
             // A rule that failed itself has said it already.
@@ -77,15 +95,15 @@ pub fn examine_through(calls: Rc<dyn Calls>, path: &Path) -> Result<Report, Erro
             closed = Err(if failed { Ended::Skipped(seen.clone()) } else { Ended::Failed(seen.clone()) });
             lost = Some(seen);
         }
-        items.push(item);
+        tell(item);
     }
-    items.push(item(CLOSE, closed));
-    Ok(Report::new(path.to_string_lossy().into_owned(), items))
+    tell(item(CLOSE, closed));
+    Ok(())
 }
 
 /// Opens and resets the device; why it cannot be.
 fn after(subject: &Subject) -> Result<(), String> {
-    let said = |name: &'static str| move |errno: nix::errno::Errno| format!("{name}: {errno:?}");
+    let said = |name: &'static str| move |errno: Errno| format!("{name}: {errno:?}");
     let device = Device::open(subject).map_err(said("open"))?;
     device.set_status(0).map_err(said("reset"))?;
     match device.status().map_err(said("VHOST_VDPA_GET_STATUS"))? {
@@ -120,14 +138,14 @@ mod tests {
     #[test]
     fn a_word_is_a_path_unless_it_is_a_uuid() {
         let root = tempfile::tempdir().unwrap();
-        assert_eq!(resolve(root.path(), "/dev/vhost-vdpa-0").unwrap(), PathBuf::from("/dev/vhost-vdpa-0"));
+        assert_eq!(resolve(root.path(), "/dev/vhost-vdpa-0"), PathBuf::from("/dev/vhost-vdpa-0"));
         let uuid = "83b8f4f2-509f-382f-3c1e-e6bfe0fa1001";
-        assert!(matches!(resolve(root.path(), uuid), Err(Error::NoInstance(_))));
-        std::fs::create_dir_all(root.path().join("dev/vhost-mdev")).unwrap();
         let file = root.path().join("dev/vhost-mdev").join(uuid);
+        assert_eq!(resolve(root.path(), uuid), file);
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
         std::fs::write(&file, "").unwrap();
-        assert_eq!(resolve(root.path(), uuid).unwrap(), file);
-        assert!(matches!(examine(&file), Err(Error::Read { .. })), "a file that answers no ioctl was driven");
+        let examined = examine_through(Rc::new(System), &file);
+        assert!(matches!(examined, Err(Error::Read { .. })), "a file that answers no ioctl was driven");
     }
 
     #[test]

@@ -1,9 +1,9 @@
 //! What was found.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// How a rule went.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
     /// The device keeps it.

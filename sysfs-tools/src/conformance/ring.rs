@@ -4,7 +4,7 @@ use super::sys::Shared;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use std::num::NonZeroUsize;
 use std::ops::Range;
-use std::rc::Rc;
+use std::sync::Arc;
 
 /// Largest ring that is used.
 pub const SIZE: u16 = 64;
@@ -28,7 +28,7 @@ pub fn memory() -> nix::Result<Shared> {
 
 /// One queue. Descriptor `n` has buffer `n`.
 pub struct Ring {
-    memory: Rc<Shared>,
+    memory: Arc<Shared>,
     iova: u64,
     queue: usize,
     /// Entries.
@@ -45,7 +45,7 @@ pub struct Ring {
 
 impl Ring {
     /// Queue `queue` (0 to 2) in `memory`, which the device sees at `iova`.
-    pub fn new(memory: Rc<Shared>, iova: u64, queue: usize, size: u16) -> nix::Result<Self> {
+    pub fn new(memory: Arc<Shared>, iova: u64, queue: usize, size: u16) -> nix::Result<Self> {
         memory.write(queue * ROOM, &[0; ROOM]);
         let event = || EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK);
         Ok(Self { memory, iova, queue, size, available: 0, taken: 0, kick: event()?, call: event()? })
@@ -121,7 +121,13 @@ impl Ring {
 
     /// The device's index.
     pub fn used(&self) -> u16 {
-        self.memory.load(self.queue * ROOM + USED + 2)
+        self.counter()()
+    }
+
+    /// The same for whoever does not have the ring.
+    pub fn counter(&self) -> impl Fn() -> u16 + use<> {
+        let (memory, at) = (Arc::clone(&self.memory), self.queue * ROOM + USED + 2);
+        move || memory.load(at)
     }
 
     /// The next used element, descriptor and length, if there is one.

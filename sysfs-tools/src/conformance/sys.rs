@@ -6,13 +6,16 @@
 use nix::errno::Errno;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
-use nix::sys::wait::{WaitStatus, waitpid};
-use nix::unistd::{ForkResult, fork};
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::{ForkResult, Pid, fork};
 use std::ffi::c_void;
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, AsRawFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::Duration;
 
 /// An ioctl whose argument is `argument`. Panics when that is shorter than the number of the call says.
 pub fn ioctl(fd: impl AsFd, cmd: u32, argument: &mut [u8]) -> nix::Result<()> {
@@ -48,11 +51,52 @@ pub fn in_child(work: impl FnOnce() -> nix::Result<()>) -> nix::Result<()> {
     }
 }
 
+/// A copy of this process, killed when dropped.
+pub struct Child {
+    pid: Pid,
+}
+
+impl Child {
+    /// Does `work` in a copy of this process, which must have one thread: a lock that another thread holds is never let
+    /// go in the child.
+    pub fn new(work: impl FnOnce()) -> nix::Result<Self> {
+        // SAFETY: this process has one thread, so the child can do all that it can.
+        match unsafe { fork() }? {
+            ForkResult::Child => {
+                // Nobody listens any more when the parent is gone.
+                let _ = set_pdeathsig(Signal::SIGKILL);
+                let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+                // SAFETY: leaving is always allowed; what the parent has to flush or to remove stays the parent's.
+                unsafe { libc::_exit(i32::from(done.is_err())) }
+            }
+            ForkResult::Parent { child } => Ok(Self { pid: child }),
+        }
+    }
+}
+
+impl Drop for Child {
+    /// Waits for its end, though not for ever: a call that a device keeps is ended by no signal.
+    fn drop(&mut self) {
+        let _ = kill(self.pid, Signal::SIGKILL);
+        for _ in 0..100 {
+            match waitpid(self.pid, Some(WaitPidFlag::WNOHANG)) {
+                Ok(WaitStatus::StillAlive) => std::thread::sleep(Duration::from_millis(10)),
+                _ => return,
+            }
+        }
+    }
+}
+
 /// Shared memory of a file without a name, mapped until dropped.
 pub struct Shared {
     base: NonNull<c_void>,
     len: NonZeroUsize,
 }
+
+// SAFETY: the mapping is the value's own, and its bytes are only ever copied or accessed atomically.
+unsafe impl Send for Shared {}
+// SAFETY: the same.
+unsafe impl Sync for Shared {}
 
 impl Shared {
     /// `len` zeros.

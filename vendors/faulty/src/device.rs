@@ -1,6 +1,7 @@
 //! A network device that is healthy inside, and whose calls go through its faults.
 
 use crate::faults::Faults;
+use crate::memory::Memory;
 use crate::port::FaultyPort;
 use crate::relay::Relay;
 use std::collections::BTreeMap;
@@ -16,11 +17,12 @@ pub struct FaultyDevice {
     net: NetDevice<FaultyPort>,
     faults: Arc<Faults>,
     relays: BTreeMap<u16, Relay>,
+    memory: Memory,
 }
 
 impl FaultyDevice {
     pub fn new(net: NetDevice<FaultyPort>, faults: Arc<Faults>) -> Self {
-        Self { net, faults, relays: BTreeMap::new() }
+        Self { net, faults, relays: BTreeMap::new(), memory: Memory::default() }
     }
 
     /// Where a queue falsely says that it stands.
@@ -62,6 +64,7 @@ impl VirtioMdev for FaultyDevice {
 
     fn start_queue(&mut self, index: u16, queue: QueueStart) -> Result<(), Refusal> {
         self.faults.enter("start_queue");
+        let queue = self.memory.give(&self.faults, queue)?;
         let (relay, call) = Relay::start(Arc::clone(&self.faults), Arc::clone(&queue.call))?;
         self.net.start_queue(index, QueueStart { call, ..queue })?;
         self.relays.insert(index, relay);
@@ -89,6 +92,7 @@ impl VirtioMdev for FaultyDevice {
     fn reset(&mut self) {
         self.faults.enter("reset");
         self.faults.needs_reset_after.rewind();
+        self.memory.forget();
         self.net.reset();
     }
 

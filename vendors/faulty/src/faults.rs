@@ -54,12 +54,15 @@ pub struct Faults {
     pub torn_config: Dial,
     pub short_used: Dial,
     pub wrong_ring_state: Dial,
+    pub unlogged: Dial,
+    pub stale_maps: Dial,
+    pub one_space: Dial,
     hang: Mutex<String>,
     panic: Mutex<String>,
 }
 
 impl Faults {
-    fn dials(&self) -> [(&'static str, &Dial); 7] {
+    fn dials(&self) -> [(&'static str, &Dial); 10] {
         [
             ("lose_call", &self.lose_call),
             ("late_call_ms", &self.late_call_ms),
@@ -68,6 +71,9 @@ impl Faults {
             ("torn_config", &self.torn_config),
             ("short_used", &self.short_used),
             ("wrong_ring_state", &self.wrong_ring_state),
+            ("unlogged", &self.unlogged),
+            ("stale_maps", &self.stale_maps),
+            ("one_space", &self.one_space),
         ]
     }
 
@@ -133,7 +139,7 @@ mod tests {
     #[test]
     fn every_fault_can_be_set_and_read_back_and_begins_as_health() {
         let faults = Faults::default();
-        assert_eq!(faults.attributes().len(), 9);
+        assert_eq!(faults.attributes().len(), 12);
         for AttributeSpec { name, writable } in faults.attributes() {
             assert!(writable);
             let (healthy, value) =

@@ -11,6 +11,9 @@
 //! | `torn_config` | n | every n-th read of configuration space mixes old and new |
 //! | `short_used` | bytes | frames come back this much shorter, down to their header |
 //! | `wrong_ring_state` | n | a stopped queue says that it stands n chains further |
+//! | `unlogged` | 1 | queues that start do not tell what they write |
+//! | `stale_maps` | 1 | queues keep to what was mapped when they started |
+//! | `one_space` | 1 | queues that start use the memory of the first one, whatever their address space |
 //! | `hang` | callback | the callback does not return |
 //! | `panic` | callback | the callback panics |
 //!
@@ -18,6 +21,7 @@
 
 mod device;
 mod faults;
+mod memory;
 mod port;
 mod relay;
 

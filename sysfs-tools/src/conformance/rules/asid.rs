@@ -3,15 +3,11 @@
 use crate::conformance::Rule;
 use crate::conformance::abi::*;
 use crate::conformance::device::{Device, Message, Subject};
-use crate::conformance::driver::{CONTROL, Driver, RX, call, memory, owned, refused};
+use crate::conformance::driver::{call, memory, owned, refused};
 use crate::conformance::report::{Ended, Outcome, fail, skip};
-use crate::conformance::ring::Ring;
 use nix::errno::Errno;
-use std::rc::Rc;
 
 const PAGE: u64 = 4096;
-/// VIRTIO_NET_CTRL_RX, VIRTIO_NET_CTRL_RX_PROMISC, on.
-const PROMISCUOUS: [u8; 3] = [0, 0, 1];
 
 pub const RULES: &[Rule] = &[
     Rule {
@@ -38,16 +34,10 @@ pub const RULES: &[Rule] = &[
         expected: "the same IOVA can be mapped in each address space, and unmapped in one alone",
         check: separate,
     },
-    Rule {
-        id: "asid.control",
-        reference: "VHOST_VDPA_SET_GROUP_ASID",
-        expected: "with the control queue's memory in an address space of its own, commands and frames pass",
-        check: control,
-    },
 ];
 
 /// The number of groups and of address spaces.
-fn counts(device: &Device) -> Result<[u32; 2], Ended> {
+pub fn counts(device: &Device) -> Result<[u32; 2], Ended> {
     let groups = call("VHOST_VDPA_GET_GROUP_NUM", device.number(VHOST_VDPA_GET_GROUP_NUM))?;
     let spaces = call("VHOST_VDPA_GET_AS_NUM", device.number(VHOST_VDPA_GET_AS_NUM))?;
     Ok([groups, spaces].map(|count| u32::try_from(count).unwrap_or(u32::MAX)))
@@ -133,37 +123,4 @@ fn separate(subject: &Subject) -> Outcome {
     let seen = refused("UPDATE in 0 again", message(0, IOTLB_UPDATE), &[Errno::EEXIST, Errno::EFAULT])?;
     call("UPDATE in 1 again", message(1, IOTLB_UPDATE))?;
     Ok(format!("{spaces} address spaces; {seen}"))
-}
-
-fn control(subject: &Subject) -> Outcome {
-    let mut driver = Driver::unmapped(subject)?;
-    driver.demand(BACKEND_ASID, "VHOST_BACKEND_F_IOTLB_ASID")?;
-    let [groups, spaces] = counts(&driver.device)?;
-    let wanted = CTRL_VQ | CTRL_RX;
-    if call("VHOST_GET_FEATURES", driver.device.number(VHOST_GET_FEATURES))? & wanted != wanted {
-        return skip("there is no control queue");
-    }
-    if groups < 2 || spaces < 2 {
-        return skip(format!("{groups} groups, {spaces} address spaces"));
-    }
-    driver.features |= wanted;
-    let places = call("eventfd", Ring::new(Rc::clone(&driver.memory), driver.iova, 2, driver.tx.size))?.places();
-    let [own, buffers] = places;
-    driver.map(0..own.start, READ | WRITE)?;
-    driver.map(own.end..buffers.start, READ | WRITE)?;
-    driver.map_into(1, own, READ | WRITE)?;
-    driver.map_into(1, buffers, READ | WRITE)?;
-    let group_of = |driver: &Driver, queue| {
-        call("VHOST_VDPA_GET_VRING_GROUP", driver.device.vring(VHOST_VDPA_GET_VRING_GROUP, queue, 0))
-    };
-    let mut ring = driver.bring_up_with_control(|driver| {
-        let group = group_of(driver, CONTROL)?;
-        if group == group_of(driver, RX)? {
-            return skip("the control queue is in the group of the others");
-        }
-        call("VHOST_VDPA_SET_GROUP_ASID", driver.device.vring(VHOST_VDPA_SET_GROUP_ASID, group, 1)).map(drop)
-    })?;
-    driver.command(&mut ring, &PROMISCUOUS)?;
-    driver.exchange()?;
-    driver.healthy()
 }

@@ -7,7 +7,7 @@ use crate::conformance::driver::{call, owned, plain_features, refused};
 use crate::conformance::report::{Outcome, fail, skip};
 use nix::errno::Errno;
 
-pub const RULES: &[Rule] = &[
+pub const OFFER: &[Rule] = &[
     Rule {
         id: "features.offer",
         reference: "virtio 1.3 §6",
@@ -15,6 +15,16 @@ pub const RULES: &[Rule] = &[
         check: offer,
     },
     Rule { id: "features.subset", reference: "VHOST_SET_FEATURES", expected: "a subset is taken", check: subset },
+    Rule {
+        id: "features.backend",
+        reference: "VHOST_SET_BACKEND_FEATURES",
+        expected: "what is offered is taken, and a bit that is not: EOPNOTSUPP",
+        check: backend,
+    },
+];
+
+/// Those about the status bit that accepts features.
+pub const RULES: &[Rule] = &[
     Rule {
         id: "features.unoffered",
         reference: "VHOST_SET_FEATURES, virtio 1.3 §2.2",
@@ -32,12 +42,6 @@ pub const RULES: &[Rule] = &[
         reference: "VHOST_SET_FEATURES",
         expected: "after FEATURES_OK: EBUSY; after a reset they can be set again",
         check: fixed,
-    },
-    Rule {
-        id: "features.backend",
-        reference: "VHOST_SET_BACKEND_FEATURES",
-        expected: "what is offered is taken, and a bit that is not: EOPNOTSUPP",
-        check: backend,
     },
 ];
 

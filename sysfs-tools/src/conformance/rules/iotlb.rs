@@ -3,11 +3,11 @@
 use crate::conformance::Rule;
 use crate::conformance::abi::*;
 use crate::conformance::device::{Device, Message, Subject};
-use crate::conformance::driver::{Driver, PATIENCE, QUIET, call, memory, owned, refused, within};
+use crate::conformance::driver::{call, memory, owned, refused};
 use crate::conformance::report::{Ended, Outcome, fail, skip};
 use crate::conformance::sys::Shared;
 use nix::errno::Errno;
-use std::rc::Rc;
+use std::sync::Arc;
 
 const PAGE: u64 = 4096;
 
@@ -50,24 +50,6 @@ pub const RULES: &[Rule] = &[
         check: untouched,
     },
     Rule {
-        id: "iotlb.permission",
-        reference: "VHOST_ACCESS_RO",
-        expected: "what is mapped to be read alone is not written",
-        check: permission,
-    },
-    Rule {
-        id: "iotlb.gone",
-        reference: "VHOST_IOTLB_INVALIDATE",
-        expected: "of a running device: memory is not touched any more, and after a reset it works",
-        check: gone,
-    },
-    Rule {
-        id: "iotlb.miss",
-        reference: "VHOST_IOTLB_MISS",
-        expected: "where misses can be read: of a frame that is not mapped, one that names its page; mapped then, it is sent",
-        check: miss,
-    },
-    Rule {
         id: "iotlb.batch",
         reference: "VHOST_BACKEND_F_IOTLB_BATCH",
         expected: "messages between BATCH_BEGIN and BATCH_END are taken and in effect",
@@ -76,7 +58,7 @@ pub const RULES: &[Rule] = &[
 ];
 
 /// A device and memory for it.
-fn ready(subject: &Subject) -> Result<(Device, Rc<Shared>, u64), Ended> {
+fn ready(subject: &Subject) -> Result<(Device, Arc<Shared>, u64), Ended> {
     let device = owned(subject)?;
     let (memory, iova) = memory(&device)?;
     Ok((device, memory, iova))
@@ -178,53 +160,6 @@ fn untouched(subject: &Subject) -> Outcome {
     }
 }
 
-/// What is mapped for a device to read, it does not write.
-fn permission(subject: &Subject) -> Outcome {
-    let mut driver = Driver::unmapped(subject)?;
-    let [_, buffers] = driver.rx.places();
-    driver.map(0..buffers.start, READ | WRITE)?;
-    driver.map(buffers.clone(), READ)?;
-    driver.map(buffers.end..driver.memory.bytes(), READ | WRITE)?;
-    driver.bring_up()?;
-    let before = driver.memory.copy();
-    driver.send()?;
-    let changed = || driver.memory.copy()[buffers.clone()] != before[buffers.clone()];
-    if within(QUIET, changed) {
-        return fail("a receive buffer that is mapped to be read was written");
-    }
-    let seen = format!("not written; {}", driver.words());
-    if driver.healthy().is_err() {
-        return Ok(seen);
-    }
-    // It might have had nothing to write.
-    call("reset", driver.device.set_status(0))?;
-    call("INVALIDATE", driver.device.message(IOTLB_INVALIDATE, 0, u64::MAX, 0))?;
-    driver.map(0..driver.memory.bytes(), READ | WRITE)?;
-    driver.renew()?;
-    driver.bring_up()?;
-    if driver.loops()? { Ok(seen) } else { skip("frames do not come back, so the device writes none") }
-}
-
-/// What the device may not use any more, it does not: a frame from there goes nowhere, and the device can be reset.
-fn gone(subject: &Subject) -> Outcome {
-    let mut driver = Driver::start(subject)?;
-    driver.exchange()?;
-    call("INVALIDATE", driver.device.message(IOTLB_INVALIDATE, 0, u64::MAX, 0))?;
-    driver.offer();
-    // The driver's own writes are not the device's.
-    let before = driver.memory.copy();
-    call("kick", driver.tx.kick.write(1))?;
-    if within(QUIET, || driver.memory.copy() != before) {
-        return fail("memory was written behind an INVALIDATE");
-    }
-    call("reset", driver.device.set_status(0))?;
-    driver.map(0..driver.memory.bytes(), READ | WRITE)?;
-    driver.renew()?;
-    driver.bring_up()?;
-    driver.exchange()?;
-    driver.healthy()
-}
-
 fn batch(subject: &Subject) -> Outcome {
     let (device, memory, iova) = ready(subject)?;
     let offered = call("VHOST_GET_BACKEND_FEATURES", device.number(VHOST_GET_BACKEND_FEATURES))?;
@@ -237,41 +172,4 @@ fn batch(subject: &Subject) -> Outcome {
     taken("BATCH_END", device.message(IOTLB_BATCH_END, 0, 0, 0))?;
     let again = device.message(IOTLB_UPDATE, iova, PAGE, memory.address());
     refused("the same map", again, &[Errno::EEXIST, Errno::EFAULT])
-}
-
-fn miss(subject: &Subject) -> Outcome {
-    let mut driver = Driver::unmapped(subject)?;
-    let mut bytes = [0; MESSAGE];
-    // The kernel's vhost-vdpa has no read, and a file without a poll is always ready.
-    match driver.device.read(&mut bytes) {
-        Err(Errno::EAGAIN) => {}
-        Err(errno) => return skip(format!("misses are not read, as in the kernel: {errno:?}")),
-        Ok(len) => return fail(format!("{len} bytes to be read before the device ran")),
-    }
-    let [_, buffers] = driver.tx.places();
-    driver.map(0..buffers.start, READ | WRITE)?;
-    driver.bring_up()?;
-    driver.send()?;
-    let mut asked = false;
-    let faulted = || driver.device.status().is_ok_and(|status| status & NEEDS_RESET != 0);
-    within(PATIENCE, || {
-        asked = driver.device.read(&mut bytes).is_ok();
-        asked || faulted()
-    });
-    if !asked && faulted() {
-        return skip("the device does not ask: what is not mapped is a fault");
-    }
-    if !asked {
-        return fail(format!("neither a miss nor a fault; {}", driver.words()));
-    }
-    let [.., a, b, c, d, e, f, g, h] = bytes.first_chunk::<16>().copied().unwrap_or_default();
-    let (iova, request) = (u64::from_le_bytes([a, b, c, d, e, f, g, h]), bytes[33]);
-    let wanted = driver.iova + buffers.start as u64;
-    if request != IOTLB_MISS || iova / PAGE != wanted / PAGE {
-        return fail(format!("request {request} at {iova:#x}, not a miss at {wanted:#x}"));
-    }
-    driver.map(buffers, READ)?;
-    driver.sent()?;
-    driver.healthy()?;
-    Ok(format!("a miss at {iova:#x}"))
 }

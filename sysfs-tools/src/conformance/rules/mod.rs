@@ -1,6 +1,8 @@
 //! The rules, by family. Within the list a rule stands before those that need what it looks at.
 
+mod access;
 mod asid;
+mod commands;
 mod config;
 mod control;
 mod data;
@@ -10,6 +12,7 @@ mod iotlb;
 mod log;
 mod reset;
 mod rings;
+mod spaces;
 mod status;
 mod suspend;
 
@@ -20,12 +23,16 @@ pub(super) fn all() -> impl Iterator<Item = &'static Rule> {
     [
         control::RULES,
         config::RULES,
-        features::RULES,
+        features::OFFER,
         status::RULES,
+        features::RULES,
         iotlb::RULES,
         asid::RULES,
         rings::RULES,
         eventfds::RULES,
+        access::RULES,
+        commands::RULES,
+        spaces::RULES,
         data::RULES,
         log::RULES,
         suspend::RULES,

@@ -3,12 +3,17 @@
 use crate::conformance::Rule;
 use crate::conformance::abi::*;
 use crate::conformance::device::Subject;
-use crate::conformance::driver::{Driver, PATIENCE, QUIET, TX, call, within};
+use crate::conformance::driver::{Driver, PATIENCE, QUIET, TX, call, frame, within};
 use crate::conformance::report::{Outcome, fail, skip};
+use crate::conformance::ring::Ring;
 use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
-/// Frames that are under way when the reset comes.
-const BURST: usize = 32;
+/// So many frames were sent when the reset comes, and more are under way.
+const UNDER_WAY: u16 = 100;
+/// How long the driver goes on behind it.
+const MORE: Duration = Duration::from_millis(2);
 const RESETS: usize = 4;
 /// Frames that are to wait for a kick.
 const ATTEMPTS: usize = 3;
@@ -75,9 +80,7 @@ fn again(subject: &Subject) -> Outcome {
     let mut driver = Driver::start(subject)?;
     driver.exchange()?;
     for _ in 0..3 {
-        call("reset", driver.device.set_status(0))?;
-        driver.renew()?;
-        driver.bring_up()?;
+        driver.restart()?;
         driver.exchange()?;
     }
     if !within(PATIENCE, || driver.tx.used() == 1) {
@@ -88,33 +91,63 @@ fn again(subject: &Subject) -> Outcome {
 
 fn midway(subject: &Subject) -> Outcome {
     let mut driver = Driver::start(subject)?;
-    let mut left = 0;
+    let (mut passed, mut left) = (0, 0);
     for _ in 0..RESETS {
-        for _ in 0..BURST.min(usize::from(driver.tx.size) / 2) {
-            driver.offer();
+        let Driver { device, rx, tx, .. } = &mut driver;
+        let (received, sent) = (rx.counter(), tx.counter());
+        let stop = AtomicBool::new(false);
+        let (busy, reset, stood) = std::thread::scope(|scope| {
+            let pump = scope.spawn(|| pump(rx, tx, &stop));
+            let busy = within(PATIENCE, || sent() >= UNDER_WAY);
+            let reset = device.set_status(0);
+            let stood = (received(), sent());
+            // More is offered, so that there is something to use.
+            std::thread::sleep(MORE);
+            stop.store(true, Ordering::Relaxed);
+            // It has nothing to say.
+            let _ = pump.join();
+            (busy, reset, stood)
+        });
+        call("reset", reset)?;
+        if !busy {
+            return fail(format!("{} frames taken after {PATIENCE:?}", stood.1));
         }
-        call("kick", driver.tx.kick.write(1))?;
-        call("reset", driver.device.set_status(0))?;
         let before = driver.memory.copy();
-        left += usize::from(driver.tx.available.wrapping_sub(driver.tx.used()));
-        if within(QUIET / 4, || driver.memory.copy() != before) {
+        let is_touched = || (received(), sent()) != stood || driver.memory.copy() != before;
+        if within(QUIET / 4, is_touched) {
             return fail("memory was written behind a reset");
         }
-        driver.renew()?;
-        driver.bring_up()?;
+        passed += usize::from(stood.1);
+        left += usize::from(driver.tx.available.wrapping_sub(driver.tx.used()));
+        driver.restart()?;
     }
     driver.exchange()?;
     driver.healthy()?;
-    Ok(format!("{RESETS} resets, with {left} frames left"))
+    Ok(format!("{RESETS} resets, behind {passed} frames, with {left} left"))
+}
+
+/// Keeps a device busy: what it used is offered anew.
+fn pump(rx: &mut Ring, tx: &mut Ring, stop: &AtomicBool) {
+    let mut number = 0;
+    while !stop.load(Ordering::Relaxed) {
+        while let Some((id, _)) = rx.take() {
+            u16::try_from(id).ok().filter(|at| *at < rx.size).into_iter().for_each(|at| rx.post(at));
+        }
+        while tx.take().is_some() {}
+        if tx.available.wrapping_sub(tx.taken) < tx.size {
+            number += 1;
+            tx.send(tx.available % tx.size, &frame(number));
+        }
+        // An eventfd that is full was rung.
+        let _ = (tx.kick.write(1), rx.kick.write(1));
+    }
 }
 
 fn old_kick(subject: &Subject) -> Outcome {
     let mut driver = Driver::start(subject)?;
     driver.exchange()?;
-    call("reset", driver.device.set_status(0))?;
     let old = call("eventfd", driver.tx.kick.as_fd().try_clone_to_owned().map_err(|e| crate::error::errno_of(&e)))?;
-    driver.renew()?;
-    driver.bring_up()?;
+    driver.restart()?;
     driver.exchange()?;
     let mut told = 0;
     for _ in 0..ATTEMPTS {

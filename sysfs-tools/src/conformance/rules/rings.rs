@@ -219,9 +219,7 @@ fn broken(subject: &Subject) -> Outcome {
     if driver.tx.used() != used {
         return fail("the chain was used");
     }
-    call("reset", driver.device.set_status(0))?;
-    driver.renew()?;
-    driver.bring_up()?;
+    driver.restart()?;
     driver.exchange()?;
     driver.healthy()?;
     Ok(format!("the device says {}", said.join(", ")))
