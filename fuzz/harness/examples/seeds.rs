@@ -193,7 +193,7 @@ fn fuse() -> Vec<Vec<u8>> {
         bytes.extend([if mapping.is_multiple_of(2) { 1 } else { 3 }, 2, 0, 0, 0, 0, 0, 0]);
         write(1, &bytes)
     };
-    let maps = [open(6), ioctl(1, 0xaf01, &[]), (0..24).flat_map(update).collect(), write(1, &message)].concat();
+    let maps = [open(6), ioctl(1, 0xaf01, &[]), (0..44).flat_map(update).collect(), write(1, &message)].concat();
     let net = [
         open(9),
         ioctl(1, 0xaf01, &[]),

@@ -8,9 +8,11 @@ mod kernel;
 
 use crate::Input;
 use kernel::{HEADER, IOCTL, Kernel, READ, READDIR, UNIQUE, WRITE};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use std::fs::{File, OpenOptions};
-use std::os::fd::OwnedFd;
+use std::io::Write;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::process::{Child, Command, Stdio};
 use std::sync::LazyLock;
@@ -30,10 +32,16 @@ struct Sleeper {
 
 impl Sleeper {
     fn start() -> Self {
-        let event = EventFd::from_flags(EfdFlags::EFD_NONBLOCK).expect("eventfd");
+        let event = OwnedFd::from(EventFd::from_flags(EfdFlags::EFD_NONBLOCK).expect("eventfd"));
         let mut command = Command::new("cat");
-        command.stdin(Stdio::piped()).stdout(OwnedFd::from(event)).stderr(Stdio::null());
-        let child = command.spawn().expect("cat(1)");
+        // A library maps a file of this locale shared.
+        command.env("LC_ALL", "C.UTF-8");
+        command.stdin(Stdio::piped()).stdout(event.try_clone().expect("a copy")).stderr(Stdio::null());
+        let mut child = command.spawn().expect("cat(1)");
+        // What passes it on has all its mappings.
+        child.stdin.as_mut().expect("a pipe").write_all(&1u64.to_ne_bytes()).expect("it reads");
+        let mut fds = [PollFd::new(event.as_fd(), PollFlags::POLLIN)];
+        assert_eq!(poll(&mut fds, PollTimeout::from(60_000u16)), Ok(1), "cat(1) does not write");
         let memory = OpenOptions::new().read(true).write(true).open(format!("/proc/{}/mem", child.id()));
         let maps = std::fs::read_to_string(format!("/proc/{}/maps", child.id())).expect("its map");
         let stack = maps.lines().find(|line| line.ends_with("[stack]")).expect("a stack");
