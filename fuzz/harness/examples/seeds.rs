@@ -103,6 +103,7 @@ fn vhost_net() -> Vec<Vec<u8>> {
         [&run[..], &ioctl(0x02, 0, &[]), &run].concat(),
         [&arrays[..], &tables, &post, &send].concat(),
         [&run[..], &[10], &send, &base, &[10]].concat(),
+        [&[8, 6], &post[..], &send, &[8, 7], &post, &send, &ioctl(0x04, 0, &[0xff; 8]), &send].concat(),
     ]
 }
 

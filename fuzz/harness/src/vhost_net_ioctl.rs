@@ -19,6 +19,10 @@ const TAP: i32 = 14;
 const RAM: u64 = BASE + 0x1_0000;
 const RAM_SIZE: u64 = 0x4_0000;
 const RING_SIZE: u16 = 16;
+/// The log of what is written.
+const LOG: u64 = BASE + 0x8_0000;
+/// `VHOST_F_LOG_ALL`.
+const LOG_ALL: u64 = 1 << 26;
 
 /// An interface in a network namespace of its own, where nobody hears it.
 static INTERFACE: LazyLock<Arc<OwnedFd>> = LazyLock::new(|| {
@@ -89,7 +93,7 @@ impl Steps {
                     .collect();
                 self.table(&regions);
             }
-            7 => self.ring(input.byte().into()),
+            7 => self.ring(input.byte().into(), None),
             8 => self.start(input.byte()),
             9 => self.chain(input),
             10 => self.strange = !self.strange,
@@ -128,12 +132,13 @@ impl Steps {
         self.call(VHOST_SET_MEM_TABLE, &pair(u32::try_from(regions.len()).expect("few"), 0));
     }
 
-    fn ring(&self, index: u32) {
+    /// Sets a ring up, and where what is written to it is logged.
+    fn ring(&self, index: u32, log: Option<u64>) {
         let at = ring(index);
         self.call(VHOST_SET_VRING_NUM, &pair(index, RING_SIZE.into()));
         self.call(VHOST_SET_VRING_BASE, &pair(index, 0));
-        let mut addresses = pair(index, 0);
-        [at, at + 0x400, at + 0x800, 0].iter().for_each(|word| addresses.extend(word.to_ne_bytes()));
+        let mut addresses = pair(index, log.is_some().into());
+        [at, at + 0x400, at + 0x800, log.unwrap_or(0)].iter().for_each(|word| addresses.extend(word.to_ne_bytes()));
         self.call(VHOST_SET_VRING_ADDR, &addresses);
         self.call(VHOST_SET_VRING_KICK, &pair(index, KICK.cast_unsigned()));
         self.call(VHOST_SET_VRING_CALL, &pair(index, CALL.cast_unsigned()));
@@ -142,11 +147,16 @@ impl Steps {
     /// What a client does to get a device going.
     fn start(&self, how: u8) {
         self.call(VHOST_SET_OWNER, &[]);
-        let features: u64 = 1 << 32 | if how & 1 == 0 { 0 } else { 1 << 15 | 1 << 28 | 1 << 29 };
+        let mut features: u64 = 1 << 32 | if how & 1 == 0 { 0 } else { 1 << 15 | 1 << 28 | 1 << 29 };
+        if how & 2 != 0 {
+            self.call(VHOST_SET_LOG_BASE, &LOG.to_ne_bytes());
+            self.call(VHOST_SET_LOG_FD, &CALL.to_ne_bytes());
+            features |= LOG_ALL;
+        }
         self.call(VHOST_SET_FEATURES, &features.to_ne_bytes());
         self.table(&[[0, RAM_SIZE, RAM, 0]]);
         for index in 0..2 {
-            self.ring(index);
+            self.ring(index, (how & 4 != 0).then_some(RAM_SIZE));
             self.call(VHOST_NET_SET_BACKEND, &pair(index, TAP.cast_unsigned()));
         }
     }
