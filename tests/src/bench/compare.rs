@@ -1,15 +1,15 @@
 //! Two builds of the daemon in one run, in turn, so that whatever else the machine does it does to both.
 
-use crate::bench::samples::{Samples, micros};
-use crate::bench::{calls, frames};
+use crate::bench::samples::{Samples, micros, on_one_processor};
+use crate::bench::{calls, frames, iotlb};
 use serde::Serialize;
 use std::path::Path;
 use umdev_tests::driver::Daemon;
 
 /// Pairs that are measured; each begins with the other build than the one before.
-const PAIRS: usize = 10;
-const ROUNDS: usize = 300;
-const CREATIONS: usize = 40;
+const PAIRS: usize = 30;
+const ROUNDS: usize = 100;
+const CREATIONS: usize = 15;
 
 /// This build against the other, for one figure.
 #[derive(Debug, Serialize)]
@@ -35,32 +35,39 @@ struct Figure {
     more_is_better: bool,
 }
 
-/// What one daemon took for everything.
-fn figures(daemon: &Daemon) -> Vec<Figure> {
+/// What calls and messages take.
+fn control(daemon: &Daemon) -> Vec<Figure> {
+    let less = |name: &str, value| Figure { name: name.to_owned(), value, more_is_better: false };
     let calls = calls::measure(daemon, ROUNDS, CREATIONS);
-    let call = |samples: &Samples| Figure {
-        name: samples.name().to_owned(),
-        value: micros(samples.median()),
-        more_is_better: false,
+    let lines = iotlb::measure(daemon, iotlb::FEW);
+    let calls = calls.iter().map(|call: &Samples| less(call.name(), micros(call.median())));
+    calls.chain(lines.iter().map(|line| less(line.name, line.mean_us))).collect()
+}
+
+fn frames(daemon: &Daemon) -> Vec<Figure> {
+    let figure = |frames: frames::Frames| Figure {
+        name: format!("frames of {} bytes a second", frames.bytes),
+        value: frames.frames_per_second,
+        more_is_better: true,
     };
-    let mut figures: Vec<_> = calls.iter().map(call).collect();
-    for frames in frames::measure(daemon, &[64, 1514], frames::BRIEF) {
-        let name = format!("frames of {} bytes a second", frames.bytes);
-        figures.push(Figure { name, value: frames.frames_per_second, more_is_better: true });
-    }
-    figures
+    frames::measure(daemon, &[64, 256, 1514], frames::BRIEF).into_iter().map(figure).collect()
 }
 
 /// Measures both, `base` being the program of the other build.
 pub fn measure(base: &Path, start: &dyn Fn(Option<&Path>) -> Daemon) -> Vec<Comparison> {
-    let daemons = [start(Some(base)), start(None)];
-    let mut runs: [Vec<Vec<Figure>>; 2] = [Vec::new(), Vec::new()];
-    for pair in 0..PAIRS {
-        for turn in [pair % 2, 1 - pair % 2] {
-            runs[turn].push(figures(&daemons[turn]));
+    let in_turn = |figures: &dyn Fn(&Daemon) -> Vec<Figure>| {
+        let daemons = [start(Some(base)), start(None)];
+        let mut runs: [Vec<Vec<Figure>>; 2] = [Vec::new(), Vec::new()];
+        for pair in 0..PAIRS {
+            for turn in [pair % 2, 1 - pair % 2] {
+                runs[turn].push(figures(&daemons[turn]));
+            }
         }
-    }
-    (0..runs[0][0].len()).map(|index| compare(&runs, index)).collect()
+        (0..runs[0][0].len()).map(|index| compare(&runs, index)).collect::<Vec<_>>()
+    };
+    let mut all = on_one_processor(|| in_turn(&control));
+    all.extend(in_turn(&frames));
+    all
 }
 
 fn compare(runs: &[Vec<Vec<Figure>>; 2], index: usize) -> Comparison {

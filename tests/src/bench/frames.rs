@@ -7,7 +7,7 @@ use umdev_tests::driver::{CallResult, Client, Daemon, DriverError, HEADER, Optio
 /// Long enough for a figure that stands alone.
 pub const LONG: Duration = Duration::from_secs(2);
 /// For one of many.
-pub const BRIEF: Duration = Duration::from_millis(300);
+pub const BRIEF: Duration = Duration::from_millis(200);
 const BURST: usize = 64;
 
 /// What passed.

@@ -7,7 +7,7 @@ pub mod iotlb;
 pub mod samples;
 pub mod scale;
 
-use samples::{Figures, Samples};
+use samples::{Figures, Samples, on_one_processor};
 use serde::Serialize;
 use std::path::Path;
 use umdev_tests::driver::Daemon;
@@ -44,18 +44,18 @@ pub fn run(base: Option<&Path>) -> Report {
         program.map_or_else(|| Daemon::with(&arguments), |program| Daemon::of(program, &arguments))
     };
     let comparison = base.map(|base| compare::measure(base, &start)).unwrap_or_default();
-    let daemon = start(None);
-    let calls = calls::measure(&daemon, ROUNDS, CREATIONS).into_iter().map(Samples::figures).collect();
-    let iotlb = iotlb::measure(&daemon);
-    let loopback = frames::measure(&daemon, &[64, 256, 1514], frames::LONG);
-    drop(daemon);
+    let (calls, iotlb) = on_one_processor(|| {
+        let daemon = start(None);
+        (calls::measure(&daemon, ROUNDS, CREATIONS), iotlb::measure(&daemon, iotlb::MANY))
+    });
+    let loopback = frames::measure(&start(None), &[64, 256, 1514], frames::LONG);
     Report {
         build: if cfg!(debug_assertions) { "debug" } else { "release" },
         kernel: nix::sys::utsname::uname()
             .map(|name| name.release().to_string_lossy().into_owned())
             .unwrap_or_default(),
         processors: std::thread::available_parallelism().map_or(0, usize::from),
-        calls,
+        calls: calls.into_iter().map(Samples::figures).collect(),
         iotlb,
         scale: scale::measure(&start(None)),
         loopback,
@@ -68,12 +68,12 @@ pub fn print(report: &Report) {
     let Report { build, kernel, processors, calls, iotlb, scale, loopback, comparison } = report;
     println!("{build} build, Linux {kernel}, {processors} processors");
     println!();
-    println!("{:<64} {:>10} {:>10} {:>10}", "control call", "median µs", "p99 µs", "× floor");
+    println!("{:<64} {:>10} {:>10} {:>10}", "control call, on one processor", "median µs", "p99 µs", "× floor");
     for Figures { name, median_us, p99_us, times_floor, .. } in calls {
         println!("{name:<64} {median_us:>10.1} {p99_us:>10.1} {times_floor:>10.1}");
     }
     println!();
-    let head = "60,000 IOTLB entries of a page, median µs of 1,000";
+    let head = "60,000 entries, median µs of 1,000, on one processor";
     println!("{head:<64} {:>10} {:>10} {:>10} {:>10}", "first", "last", "last/first", "mean");
     for iotlb::Line { name, first_us, last_us, last_by_first, mean_us } in iotlb {
         println!("{name:<64} {first_us:>10.1} {last_us:>10.1} {last_by_first:>10.2} {mean_us:>10.1}");
