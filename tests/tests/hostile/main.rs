@@ -6,6 +6,7 @@ mod dma;
 mod identity;
 mod memory;
 mod repetition;
+mod running;
 mod vendors;
 
 use nix::errno::Errno;
