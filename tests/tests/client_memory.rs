@@ -1,5 +1,6 @@
 //! Every kind of memory a client can have, mapped before or on demand, and the log of what a device writes to it.
 
+use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::mman::{MapFlags, ProtFlags};
@@ -13,7 +14,7 @@ use std::time::Duration;
 use umdev_tests::driver::abi::*;
 use umdev_tests::driver::memory::{BUFFER_ROOM, IOVA, QUEUE_ROOM, SIZE};
 use umdev_tests::driver::sys::Map;
-use umdev_tests::driver::{Client, Daemon, Descriptor, HEADER, Memory, Options, Via, eventually};
+use umdev_tests::driver::{CallResult, Client, Daemon, Descriptor, HEADER, Memory, Options, Via, eventually};
 
 const PAGE: usize = 4096;
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -292,7 +293,7 @@ fn the_log_is_what_was_written(via: Via, bitmap: &Map) {
 }
 
 #[test]
-fn the_log_is_exactly_what_a_device_wrote() {
+fn f36_the_log_is_exactly_what_a_device_wrote_while_maps_come_and_go() {
     let private = || Map::private(NonZeroUsize::new(PAGE).unwrap()).unwrap();
     the_log_is_what_was_written(Via::Iotlb, &private());
     the_log_is_what_was_written(Via::Container, &private());
@@ -300,7 +301,7 @@ fn the_log_is_exactly_what_a_device_wrote() {
 }
 
 #[test]
-fn a_log_that_is_truncated_stops_its_device_alone() {
+fn f36_a_log_that_is_truncated_stops_its_device_alone() {
     let daemon = Daemon::start();
     let uuids = [daemon.create(), daemon.create()];
     let [mut client, mut other] = uuids.clone().map(|uuid| Client::start(daemon.root(), &uuid, IOTLB).unwrap());
@@ -318,7 +319,7 @@ fn a_log_that_is_truncated_stops_its_device_alone() {
 }
 
 #[test]
-fn memory_that_cannot_be_written_is_no_log() {
+fn f36_memory_that_cannot_be_written_is_no_log() {
     let daemon = Daemon::start();
     let uuid = daemon.create();
     let client = Client::open(daemon.root(), &uuid, IOTLB).unwrap();
@@ -329,4 +330,32 @@ fn memory_that_cannot_be_written_is_no_log() {
         let refused = client.vhost.set_log_base(address).unwrap_err();
         assert!(refused.to_string().contains("EFAULT"), "{refused}");
     }
+}
+
+#[test]
+fn f36_a_log_that_is_too_small_or_at_no_address_for_one_is_refused() {
+    let daemon = Daemon::start();
+    let uuid = daemon.create();
+    let mut client = Client::start(daemon.root(), &uuid, IOTLB).unwrap();
+    // A page, and behind it one that is not the device's to write.
+    let mut bitmap = Map::private(NonZeroUsize::new(2 * PAGE).unwrap()).unwrap();
+    bitmap.make_read_only().unwrap();
+    bitmap.cover(0, PAGE, None).unwrap();
+    let end = bitmap.address() + 4096;
+    let top = IOVA + client.memory.size();
+    let needed = top / 4096 / 8;
+    let refused = |result: CallResult<()>| result.expect_err("to be refused").errno();
+    assert_eq!(refused(client.vhost.set_log_base(end - needed + 1)), Some(Errno::EFAULT));
+    // No alignment is asked for.
+    client.vhost.set_log_base(end - needed).unwrap();
+    client.vhost.set_features(VIRTIO_F_VERSION_1 | VIRTIO_F_ACCESS_PLATFORM | VHOST_F_LOG_ALL).unwrap();
+    // What the log has no room for is not mapped.
+    assert_eq!(refused(client.vhost.iotlb_update(top, 8 * 4096, client.memory.address())), Some(Errno::EFAULT));
+    let (desc, avail, used) = client.tx.addresses();
+    for log in [used + 1, used + 2, top + 8 * 4096, u64::MAX - 3] {
+        let logged = client.vhost.set_vring_addr_logged(1, [desc, avail, used], Some(log));
+        assert_eq!(refused(logged), Some(Errno::EINVAL), "{log:#x}");
+    }
+    client.exchange(&[1; 60]).unwrap();
+    assert!(!logged(&bitmap).is_empty());
 }

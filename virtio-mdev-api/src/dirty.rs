@@ -20,8 +20,8 @@ use nix::errno::Errno;
 use parking_lot::Mutex;
 use rustix::thread::{MembarrierCommand, membarrier};
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, compiler_fence};
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 use thiserror::Error;
 
@@ -199,8 +199,8 @@ impl DirtyRecord {
         // on their way when nobody listens, so the first listener brings it. When this returns, every write whose
         // source did not see the listener is visible to whoever copies memory next.
         word::taken();
-        if first && let Err(error) = membarrier(MembarrierCommand::Global) {
-            tracing::debug!(%error, "no membarrier");
+        if first {
+            fence_sources();
         }
         SinkGuard { record: Arc::clone(self), id }
     }
@@ -216,6 +216,16 @@ impl DirtyRecord {
         self.active.store(active, Ordering::Release);
         wait_for_last(&old);
         first
+    }
+}
+
+/// A full fence on every thread that is a source. The one of the whole machine takes milliseconds, that of a process,
+/// which has to be asked for once, takes none; all sources are threads of this process.
+fn fence_sources() {
+    static OURS: LazyLock<bool> = LazyLock::new(|| membarrier(MembarrierCommand::RegisterPrivateExpedited).is_ok());
+    let command = if *OURS { MembarrierCommand::PrivateExpedited } else { MembarrierCommand::Global };
+    if let Err(error) = membarrier(command) {
+        tracing::debug!(%error, "no membarrier");
     }
 }
 

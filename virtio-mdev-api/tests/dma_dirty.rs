@@ -66,7 +66,7 @@ fn marks_at_the_end_of_the_space_stay_there() {
 }
 
 #[test]
-fn nonsense_is_refused() {
+fn f36_ranges_that_are_no_pages_or_not_recorded_are_refused() {
     let record = DirtyRecord::new();
     let refused = |first, last, page| record.consumer(first, last, page).err().map(|error| error.errno());
     assert_eq!(refused(0, 0xfff, 0), Some(Errno::EINVAL));

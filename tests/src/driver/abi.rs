@@ -39,6 +39,7 @@ pub const VHOST_BACKEND_F_IOTLB_MSG_V2: u64 = 1 << 1;
 pub const VHOST_BACKEND_F_IOTLB_ASID: u64 = 1 << 3;
 pub const VHOST_BACKEND_F_DESC_ASID: u64 = 1 << 7;
 pub const VHOST_SET_LOG_BASE: u32 = 0x4008_af04;
+pub const VHOST_SET_LOG_FD: u32 = 0x4004_af07;
 pub const VHOST_IOTLB_MSG_V2: u32 = 2;
 pub const VHOST_IOTLB_UPDATE: u8 = 2;
 pub const VHOST_IOTLB_INVALIDATE: u8 = 3;

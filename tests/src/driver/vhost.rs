@@ -180,6 +180,11 @@ impl Vhost {
         self.call("VHOST_SET_LOG_BASE", VHOST_SET_LOG_BASE, &mut address.to_le_bytes()).map(drop)
     }
 
+    /// VHOST_SET_LOG_FD.
+    pub fn set_log_fd(&self, fd: i32) -> CallResult<()> {
+        self.call("VHOST_SET_LOG_FD", VHOST_SET_LOG_FD, &mut fd.to_le_bytes()).map(drop)
+    }
+
     /// An IOTLB message (v2) that unmaps.
     pub fn iotlb_invalidate(&self, iova: u64, size: u64) -> CallResult<()> {
         self.iotlb(VHOST_IOTLB_INVALIDATE, 0, iova, size, 0, 0)

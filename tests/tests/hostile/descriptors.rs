@@ -9,13 +9,14 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 /// The calls that take a notifier, for queue 1 where they name a queue.
-const NOTIFIERS: [u32; 4] =
-    [VHOST_SET_VRING_KICK, VHOST_SET_VRING_CALL, VHOST_SET_VRING_ERR, VHOST_VDPA_SET_CONFIG_CALL];
+const NOTIFIERS: [u32; 5] =
+    [VHOST_SET_VRING_KICK, VHOST_SET_VRING_CALL, VHOST_SET_VRING_ERR, VHOST_VDPA_SET_CONFIG_CALL, VHOST_SET_LOG_FD];
 const PATIENCE: Duration = Duration::from_secs(5);
 
 fn set(client: &Client, cmd: u32, number: i32) -> CallResult<()> {
     match cmd {
         VHOST_VDPA_SET_CONFIG_CALL => client.vhost.set_config_call(number),
+        VHOST_SET_LOG_FD => client.vhost.set_log_fd(number),
         cmd => client.vhost.set_vring_fd_number(cmd, 1, number),
     }
 }
@@ -182,6 +183,26 @@ fn f27_notifiers_that_are_full_and_block_do_not_hold_up_a_device_that_fails() {
     drop(client);
     daemon.wait_for(&uuid, "state", "idle");
     daemon.remove(&uuid, "1").unwrap();
+    assert!(daemon.is_alive());
+}
+
+#[test]
+fn f27_a_log_whose_eventfd_is_full_and_blocks_is_written_all_the_same() {
+    let mut daemon = Daemon::start();
+    let (_, mut client) = client(&daemon);
+    let (_, mut bystander) = super::client(&daemon);
+    let bitmap = Map::private(NonZeroUsize::new(4096).unwrap()).unwrap();
+    set_event(&client, VHOST_SET_LOG_FD, &full());
+    client.vhost.set_log_base(bitmap.address()).unwrap();
+    client.vhost.set_features(VIRTIO_F_VERSION_1 | VIRTIO_F_ACCESS_PLATFORM | VHOST_F_LOG_ALL).unwrap();
+    for _ in 0..5 {
+        client.exchange(&FRAME).unwrap();
+        bystander.exchange(&FRAME).unwrap();
+    }
+    let mut bytes = [0; 4096];
+    bitmap.read(0, &mut bytes);
+    assert_eq!(bytes.iter().map(|byte| byte.count_ones()).sum::<u32>(), 5, "a page a frame");
+    recovers(&mut client);
     assert!(daemon.is_alive());
 }
 

@@ -3,8 +3,10 @@
 use super::*;
 use std::time::Duration;
 
-/// How often each call is made: in all, more than a million in the long run.
-const TIMES: u32 = if cfg!(feature = "full") { 60_000 } else { 1_200 };
+/// How often each call is made.
+const TIMES: u32 = if cfg!(feature = "full") { 20_000 } else { 1_200 };
+/// How often the calls are made that take hold of most: a descriptor, and memory.
+const MANY_TIMES: u32 = if cfg!(feature = "full") { 1_000_000 } else { 10_000 };
 const WARM_UP: u32 = 2_000;
 const SPACE: u64 = 1 << 40;
 
@@ -16,21 +18,21 @@ fn figures(daemon: &Daemon) -> (usize, usize, u64) {
     (daemon.open_fds(), daemon.mappings(), daemon.figure("VmRSS"))
 }
 
-/// Makes each call many times and looks at the daemon before and after.
-fn leaves_nothing(daemon: &Daemon, deeds: &[Deed<'_>]) {
+/// Makes each call so many times and looks at the daemon before and after.
+fn leaves_nothing(daemon: &Daemon, times: u32, deeds: &[Deed<'_>]) {
     for (what, deed) in deeds {
         // What is kept once, such as the allocator's room of a thread that serves now, is kept now.
         (0..WARM_UP).for_each(|_| deed());
         let before = figures(daemon);
-        (0..TIMES).for_each(|_| deed());
+        (0..times).for_each(|_| deed());
         // Threads come and go, each with a few mappings and pages. What a table
-        // needs at most for a moment is megabytes. In the long run 150 bytes a call are more than this.
+        // needs at most for a moment is megabytes; of a million calls nine bytes each are more than this.
         let limit = (before.0 + 2, before.1 + 40, before.2 + 8192);
         let settled = eventually(Duration::from_secs(20), || {
             let now = figures(daemon);
             now.0 <= limit.0 && now.1 <= limit.1 && now.2 <= limit.2
         });
-        assert!(settled, "{what}, {TIMES} times: {before:?} before, {:?} after", figures(daemon));
+        assert!(settled, "{what}, {times} times: {before:?} before, {:?} after", figures(daemon));
     }
 }
 
@@ -54,6 +56,7 @@ fn f29_calls_of_the_vhost_file_leave_nothing_behind() {
         notifier("SET_VRING_CALL", VHOST_SET_VRING_CALL),
         notifier("SET_VRING_KICK", VHOST_SET_VRING_KICK),
         notifier("SET_VRING_ERR", VHOST_SET_VRING_ERR),
+        ("SET_LOG_FD", Box::new(|| vhost.set_log_fd(event).unwrap())),
         ("SET_CONFIG_CALL", Box::new(|| vhost.set_config_call(event).unwrap())),
         ("GET_CONFIG", Box::new(|| drop(vhost.config(0, 8).unwrap()))),
         ("GET_CONFIG, too much", Box::new(|| drop(vhost.config(0, 4000).unwrap_err()))),
@@ -63,7 +66,53 @@ fn f29_calls_of_the_vhost_file_leave_nothing_behind() {
         ("an unknown call", Box::new(|| assert!(sys::ioctl(vhost, 0xaf99, &mut []).is_err()))),
         ("a bad address", Box::new(|| assert!(sys::ioctl_value(vhost, VHOST_SET_VRING_CALL, 8).is_err()))),
     ];
-    leaves_nothing(&daemon, &deeds);
+    leaves_nothing(&daemon, TIMES, &deeds);
+}
+
+#[test]
+fn f29_what_takes_hold_of_descriptors_and_memory_leaves_nothing_behind_however_often() {
+    let daemon = Daemon::start();
+    let (_, client) = client(&daemon);
+    let event = client.rx.call.as_fd().as_raw_fd();
+    let (_, container) = client.vfio.as_ref().unwrap();
+    let deeds: [Deed<'_>; 2] = [
+        ("SET_VRING_CALL", Box::new(|| client.vhost.set_vring_fd_number(VHOST_SET_VRING_CALL, 0, event).unwrap())),
+        (
+            "MAP_DMA and UNMAP_DMA",
+            Box::new(|| {
+                container.map(SPACE, PAGE, client.memory.address()).unwrap();
+                container.unmap(SPACE, PAGE).unwrap();
+            }),
+        ),
+    ];
+    leaves_nothing(&daemon, MANY_TIMES, &deeds);
+}
+
+#[test]
+fn f29_logs_groups_and_misses_leave_nothing_behind() {
+    let daemon = Daemon::start();
+    let client = Client::start(daemon.root(), &daemon.create_of("loopback-net-cvq"), IOTLB).unwrap();
+    let vhost = &client.vhost;
+    let asids = VHOST_BACKEND_F_IOTLB_MSG_V2 | VHOST_BACKEND_F_IOTLB_ASID;
+    let shared = Memory::of_size(4096).unwrap();
+    let private = Map::private(NonZeroUsize::new(4096).unwrap()).unwrap();
+    let features = VIRTIO_F_VERSION_1 | VIRTIO_F_ACCESS_PLATFORM;
+    let log = |address: u64| {
+        vhost.set_log_base(address).unwrap();
+        vhost.set_features(features | VHOST_F_LOG_ALL).unwrap();
+        vhost.set_features(features).unwrap();
+    };
+    let bind = |asid| vhost.vring_state("SET_GROUP_ASID", VHOST_VDPA_SET_GROUP_ASID, 1, asid);
+    fcntl(vhost, FcntlArg::F_SETFL(OFlag::O_RDWR | OFlag::O_NONBLOCK)).unwrap();
+    let deeds: [Deed<'_>; 6] = [
+        ("a log in a memfd", Box::new(|| log(shared.address()))),
+        ("a log in private memory", Box::new(|| log(private.address()))),
+        ("a log nowhere", Box::new(|| drop(vhost.set_log_base(1 << 46).unwrap_err()))),
+        ("SET_BACKEND_FEATURES", Box::new(|| vhost.set_backend_features(asids).unwrap())),
+        ("SET_GROUP_ASID, running", Box::new(|| drop(bind(1).unwrap_err()))),
+        ("a read without a MISS", Box::new(|| assert!(nix::unistd::read(vhost, &mut [0; 72]).is_err()))),
+    ];
+    leaves_nothing(&daemon, TIMES, &deeds);
 }
 
 #[test]
@@ -90,7 +139,7 @@ fn f29_starts_and_stops_leave_nothing_behind() {
             }),
         ),
     ];
-    leaves_nothing(&daemon, &deeds);
+    leaves_nothing(&daemon, TIMES, &deeds);
 }
 
 #[test]
@@ -110,7 +159,7 @@ fn f29_maps_and_unmaps_leave_nothing_behind() {
         ("MAP_DMA of what is mapped", Box::new(|| drop(container.map(IOVA, size, address).unwrap_err()))),
         ("MAP_DMA of nothing", Box::new(|| drop(container.map(SPACE, PAGE, 1 << 46).unwrap_err()))),
     ];
-    leaves_nothing(&daemon, &deeds);
+    leaves_nothing(&daemon, TIMES, &deeds);
 }
 
 #[test]
@@ -128,7 +177,7 @@ fn f29_iotlb_messages_leave_nothing_behind() {
         ),
         ("UPDATE of what is mapped", Box::new(|| drop(vhost.iotlb_update(IOVA, size, address).unwrap_err()))),
     ];
-    leaves_nothing(&daemon, &deeds);
+    leaves_nothing(&daemon, TIMES, &deeds);
 }
 
 #[test]
@@ -148,5 +197,5 @@ fn f29_opens_and_attachments_leave_nothing_behind() {
             }),
         ),
     ];
-    leaves_nothing(&daemon, &deeds);
+    leaves_nothing(&daemon, TIMES, &deeds);
 }
