@@ -34,12 +34,16 @@ pub struct FakeClient {
     uid: u32,
 }
 
+type Deed = Box<dyn FnOnce() + Send>;
+
 /// What threads of one fake process share.
 pub struct FakeSpace {
     id: i32,
     memory: Mutex<Vec<u8>>,
     stretch: u64,
     descriptors: Mutex<BTreeMap<i32, Descriptor>>,
+    /// What another of its threads does while its memory is looked at next.
+    meanwhile: Mutex<Option<Deed>>,
 }
 
 impl FakeClient {
@@ -51,8 +55,8 @@ impl FakeClient {
     /// A process whose memory shows another file every `stretch` bytes.
     pub fn with_stretches(pid: i32, stretch: u64) -> Self {
         let memory = Mutex::new(vec![0; SIZE]);
-        let descriptors = Mutex::default();
-        Self { space: Arc::new(FakeSpace { id: pid, memory, stretch, descriptors }), uid: 1000 }
+        let (descriptors, meanwhile) = (Mutex::default(), Mutex::default());
+        Self { space: Arc::new(FakeSpace { id: pid, memory, stretch, descriptors, meanwhile }), uid: 1000 }
     }
 
     /// Another thread of the same process.
@@ -63,6 +67,11 @@ impl FakeClient {
     /// Makes `fd` a descriptor of the process.
     pub fn install(&self, fd: i32, descriptor: Descriptor) {
         self.space.descriptors.lock().insert(fd, descriptor);
+    }
+
+    /// Does `deed` while memory of the process is mapped next: what another of its threads could do then.
+    pub fn meanwhile(&self, deed: impl FnOnce() + Send + 'static) {
+        *self.space.meanwhile.lock() = Some(Box::new(deed));
     }
 
     /// How many mappings, and other threads of the process, hold on to its memory.
@@ -114,6 +123,12 @@ impl RemoteMemory for FakeSpace {
 
     fn write(&self, addr: u64, buf: &[u8]) -> Result<(), Errno> {
         self.store(addr, buf)
+    }
+
+    fn set_bits(&self, addr: u64, bits: u8) -> Result<(), Errno> {
+        let at = Self::range(addr, 1)?.start;
+        self.memory.lock()[at] |= bits;
+        Ok(())
     }
 
     fn revoke(&self) {}
@@ -170,6 +185,8 @@ impl Client for FakeClient {
 
     /// Like the real thing: memory that is only partly there is there, and faults on access.
     fn map(&self, addr: u64, len: u64, _permissions: Permissions) -> Result<Vec<Piece>, Errno> {
+        let deed = self.space.meanwhile.lock().take();
+        deed.into_iter().for_each(|deed| deed());
         let end = addr.checked_add(len).filter(|_| len != 0).ok_or(Errno::EINVAL)?;
         if end <= BASE || addr >= BASE + SIZE as u64 {
             return Err(Errno::EFAULT);

@@ -55,6 +55,8 @@ pub(crate) struct Space {
     image: Image,
     /// Windows onto this address space's shared files, shared among everything mapped from it.
     pub windows: Mutex<Vec<Weak<Window>>>,
+    /// Held by a device that reads a byte and writes it back. A client that makes it wait holds up its own devices.
+    pub bits: Mutex<()>,
 }
 
 impl fmt::Debug for Space {
@@ -96,7 +98,7 @@ impl Space {
         let image = Image::of(tid).ok_or(Errno::EFAULT)?;
         // All of it was the caller's if the caller still waits now.
         caller.still_there()?;
-        Ok(Self { pid, process, mem, image, windows: Mutex::default() })
+        Ok(Self { pid, process, mem, image, windows: Mutex::default(), bits: Mutex::default() })
     }
 
     pub fn mem(&self) -> &File {

@@ -41,6 +41,18 @@ impl RemoteMemory for Remote {
         write_all_at(self.space.mem(), addr, buf)
     }
 
+    fn set_bits(&self, addr: u64, bits: u8) -> Result<(), Errno> {
+        let mut byte = [0];
+        self.read(addr, &mut byte)?;
+        if byte[0] & bits == bits {
+            return Ok(());
+        }
+        // Other devices of the client, which have objects of their own, set bits of the same bytes.
+        let _alone = self.space.bits.lock();
+        self.read(addr, &mut byte)?;
+        self.write(addr, &[byte[0] | bits])
+    }
+
     fn revoke(&self) {
         self.revoked.store(true, Ordering::Release);
     }

@@ -6,7 +6,6 @@
 use super::{DirtyError, DirtySink, RingPart};
 use crate::dma::{Backing, Permissions, Region};
 use crate::notify::CallSlot;
-use parking_lot::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, OnceLock};
 use thiserror::Error;
@@ -89,8 +88,6 @@ pub struct Log {
     /// Something was recorded and nobody was told.
     news: AtomicBool,
     failure: OnceLock<LogError>,
-    /// Memory reached through the client is read and written back: by one queue at a time.
-    remote: Mutex<()>,
 }
 
 impl Log {
@@ -103,13 +100,7 @@ impl Log {
             }
             len = len.checked_add(region.len).ok_or(DirtyError::Bitmap { at: region.iova })?;
         }
-        Ok(Arc::new(Self {
-            setup,
-            len,
-            news: AtomicBool::new(false),
-            failure: OnceLock::new(),
-            remote: Mutex::new(()),
-        }))
+        Ok(Arc::new(Self { setup, len, news: AtomicBool::new(false), failure: OnceLock::new() }))
     }
 
     /// Records the `len` bytes at `addr`, an address of the log.
@@ -150,14 +141,8 @@ impl Log {
             }
             Backing::Remote { memory, addr } => {
                 let at = addr.checked_add(skipped).ok_or(gone)?;
-                let _alone = self.remote.lock();
-                let mut bits = [0];
-                memory.read(at, &mut bits).map_err(|_| gone)?;
-                if bits[0] & mask != mask {
-                    // Bits that the client takes out in between come back: a page is copied once too often.
-                    memory.write(at, &[bits[0] | mask]).map_err(|_| gone)?;
-                }
-                Ok(())
+                // Bits that the client takes out meanwhile come back: a page is copied once too often.
+                memory.set_bits(at, mask).map_err(|_| gone)
             }
         }
     }

@@ -39,6 +39,10 @@ pub trait RemoteMemory: Send + Sync + Debug {
     /// Writes `buf` to address `addr` of the client, whole or EFAULT.
     fn write(&self, addr: u64, buf: &[u8]) -> Result<(), Errno>;
 
+    /// Sets bits of the byte at address `addr` of the client. Nobody in this process who does so to memory of the same
+    /// client undoes what another did; a bit that the client clears meanwhile may come back.
+    fn set_bits(&self, addr: u64, bits: u8) -> Result<(), Errno>;
+
     /// Ends all access through this object: later calls answer EFAULT. Called for one region, so an object belongs to one
     /// region.
     fn revoke(&self);

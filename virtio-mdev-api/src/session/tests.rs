@@ -109,6 +109,10 @@ impl crate::dma::RemoteMemory for Nowhere {
         Err(Errno::EFAULT)
     }
 
+    fn set_bits(&self, _addr: u64, _bits: u8) -> Result<(), Errno> {
+        Err(Errno::EFAULT)
+    }
+
     fn revoke(&self) {}
 }
 

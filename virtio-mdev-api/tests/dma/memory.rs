@@ -107,6 +107,13 @@ impl RemoteMemory for Private {
         Ok(())
     }
 
+    fn set_bits(&self, addr: u64, bits: u8) -> Result<(), Errno> {
+        let mut bytes = self.bytes.lock();
+        let range = self.range(addr, 1, bytes.len())?;
+        bytes[range.start] |= bits;
+        Ok(())
+    }
+
     fn revoke(&self) {
         self.revoked.store(true, Ordering::Relaxed);
     }

@@ -75,6 +75,13 @@ impl RemoteMemory for Private {
         Ok(())
     }
 
+    fn set_bits(&self, addr: u64, bits: u8) -> Result<(), Errno> {
+        let mut bytes = self.bytes.lock();
+        let at = Self::range(addr, 1, bytes.len())?.start;
+        bytes[at] |= bits;
+        Ok(())
+    }
+
     fn revoke(&self) {
         self.bytes.lock().clear();
     }
