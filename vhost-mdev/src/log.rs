@@ -97,7 +97,7 @@ impl LogState {
 
 impl VhostFile {
     pub(crate) fn set_log_base(&self, client: &dyn Client, base: u64) -> Result<IoctlReply, VhostError> {
-        self.cover(client, base, None)?;
+        self.cover(client, Some(base), None)?;
         Ok(IoctlReply::ok())
     }
 
@@ -110,8 +110,7 @@ impl VhostFile {
     pub(crate) fn set_features(&self, client: &dyn Client, features: u64) -> Result<IoctlReply, VhostError> {
         let (all, features) = (features & LOG_ALL != 0, features & !LOG_ALL);
         if all {
-            let base = self.lock()?.log.base.ok_or(VhostError::NoLog)?;
-            self.cover(client, base, None)?;
+            self.cover(client, None, None)?;
         }
         let mut state = self.lock()?;
         let session = self.session();
@@ -126,11 +125,11 @@ impl VhostFile {
 
     /// Makes room in the log for a map that ends with `last`.
     pub(crate) fn cover_map(&self, client: &dyn Client, last: u64) -> Result<(), VhostError> {
-        let base = {
+        let short = {
             let state = self.lock()?;
-            state.log.base.filter(|_| !state.log.covers(last))
+            state.log.base.is_some() && !state.log.covers(last)
         };
-        base.map_or(Ok(()), |base| self.cover(client, base, Some(last)))
+        if short { self.cover(client, None, Some(last)) } else { Ok(()) }
     }
 
     /// Makes room in the log for what a container holds that the device is going to use.
@@ -155,7 +154,7 @@ impl VhostFile {
     ) -> Result<IoctlReply, VhostError> {
         let session = self.session();
         let at = usize::try_from(index).map_err(|_| SessionError::NoSuchQueue { index })?;
-        let (old, base) = {
+        let (old, logs) = {
             let mut state = self.lock()?;
             let configs = session.queue_configs()?;
             let &QueueConfig { desc, driver, device, .. } =
@@ -166,10 +165,12 @@ impl VhostFile {
                 session.set_queue_addresses(index, desc, driver, device)?;
             }
             state.log.log_ring(at, log);
-            (old, state.log.base.filter(|_| state.log.all))
+            (old, state.log.base.is_some() && state.log.all)
         };
-        let Some(base) = base else { return Ok(IoctlReply::ok()) };
-        self.cover(client, base, None).map_err(|_| {
+        if !logs {
+            return Ok(IoctlReply::ok());
+        }
+        self.cover(client, None, None).map_err(|_| {
             if let Ok(mut state) = self.lock() {
                 state.log.log_ring(at, old);
             }
@@ -178,22 +179,26 @@ impl VhostFile {
         Ok(IoctlReply::ok())
     }
 
-    /// Takes hold of the bitmap at `base` of the client, as long as all that is mapped and `more` need it. EFAULT when
-    /// the client has not that much memory there.
-    fn cover(&self, client: &dyn Client, base: u64, more: Option<u64>) -> Result<(), VhostError> {
+    /// Takes hold of the client's bitmap, which is at `moved` from now on or stays where it is, as long as all that is mapped
+    /// and `more` need it. EFAULT when there is none, or the client has not that much memory there.
+    fn cover(&self, client: &dyn Client, moved: Option<u64>, more: Option<u64>) -> Result<(), VhostError> {
         let session = self.session();
-        let needed = |state: &State| state.log.needed(state.memory.highest().max(more), session);
-        let mut last = needed(&*self.lock()?)?;
+        let wanted = |state: &State| {
+            let base = moved.or(state.log.base).ok_or(VhostError::NoLog)?;
+            let last = state.log.needed(state.memory.highest().max(more), session)?;
+            Ok::<_, VhostError>((base, last))
+        };
+        let (mut base, mut last) = wanted(&*self.lock()?)?;
         loop {
-            // Looks into the client, so no lock is held.
+            // Looks into the client, so no lock is held, and another of its threads may move the log or need more of it.
             let bitmap = last.map_or(Ok(Vec::new()), |last| log_bitmap(client, base, last))?;
             let mut state = self.lock()?;
-            let now = needed(&state)?;
-            if now <= last {
+            let now = wanted(&state)?;
+            if now.0 == base && now.1 <= last {
                 (state.log.base, state.log.bitmap) = (Some(base), bitmap);
                 return state.log.apply(session);
             }
-            last = now;
+            (base, last) = now;
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::lab::*;
 use nix::errno::Errno;
+use std::sync::Arc;
 use vfio_container::testing::{BASE, Descriptor, FakeClient, SIZE};
 use virtio_mdev_api::dirty::RingPart;
 use virtio_mdev_api::features::REQUIRED;
@@ -127,6 +128,24 @@ fn a_log_moves_while_the_device_runs() {
     lab.dirties(2);
     assert_eq!(lab.logged(), [1]);
     assert_eq!(lab.client.get(LOG + 0x100, 2), [0b100, 0]);
+}
+
+#[test]
+fn a_log_that_moved_stays_where_it_is_whatever_else_was_under_way() {
+    const MOVED: u64 = LOG + 0x100;
+    let calls: [fn(&Lab); 3] = [
+        |lab| lab.update(0x20_0000, 0x1000).unwrap(),
+        |lab| lab.set_features(REQUIRED).and(lab.set_features(REQUIRED | LOG_ALL)).unwrap(),
+        |lab| lab.addr(0, 1, [0; 4]).map(drop).unwrap(),
+    ];
+    for call in calls {
+        let lab = Arc::new(logging());
+        let other = Arc::clone(&lab);
+        lab.client.meanwhile(move || other.log_base(MOVED).unwrap());
+        call(&lab);
+        lab.dirties(2);
+        assert_eq!((lab.logged(), lab.client.get(MOVED, 1)), (vec![], vec![0b100]));
+    }
 }
 
 #[test]
