@@ -19,6 +19,8 @@ pub(crate) struct Iotlb {
 struct Batch {
     removed: BTreeMap<u64, u64>,
     added: BTreeMap<u64, Vec<Region>>,
+    /// How many regions are added.
+    regions: usize,
 }
 
 impl Iotlb {
@@ -81,7 +83,7 @@ impl Iotlb {
         let (Some(front), Some(back)) = (regions.first(), regions.last()) else { return Ok(()) };
         self.check(front.iova, back.last().wrapping_sub(front.iova).saturating_add(1))?;
         match &mut self.batch {
-            Some(batch) => drop(batch.added.insert(front.iova, regions)),
+            Some(batch) => batch.add(regions)?,
             None => self.table.add(vec![regions])?,
         }
         Ok(())
@@ -97,7 +99,7 @@ impl Iotlb {
         };
         batch.removed.extend(self.table.touching(first, last));
         while let Some(at) = batch.touching(first, last) {
-            batch.added.remove(&at);
+            batch.forget(at);
         }
     }
 
@@ -109,7 +111,7 @@ impl Iotlb {
     /// Publishes what waited, in one step: a page that is mapped before and after is mapped all the time. When an addition
     /// is refused, nothing changes.
     pub fn end(&mut self) -> Result<(), MapError> {
-        let Some(Batch { removed, added }) = self.batch.take() else { return Ok(()) };
+        let Some(Batch { removed, added, .. }) = self.batch.take() else { return Ok(()) };
         let removed: Vec<_> = removed.into_iter().collect();
         self.table.replace(&removed, added.into_values().collect())
     }
@@ -122,6 +124,20 @@ impl Iotlb {
 }
 
 impl Batch {
+    /// What can only be refused when the batch ends is not kept until then.
+    fn add(&mut self, regions: Vec<Region>) -> Result<(), MapError> {
+        if self.regions + regions.len() > MAX_REGIONS {
+            return Err(MapError::Full { max: MAX_REGIONS });
+        }
+        self.regions += regions.len();
+        self.added.extend(regions.first().map(|front| front.iova).map(|at| (at, regions)));
+        Ok(())
+    }
+
+    fn forget(&mut self, at: u64) {
+        self.regions -= self.added.remove(&at).map_or(0, |regions| regions.len());
+    }
+
     /// An added map with a byte in `first..=last`.
     fn touching(&self, first: u64, last: u64) -> Option<u64> {
         let (at, regions) = self.added.range(..=last).next_back()?;

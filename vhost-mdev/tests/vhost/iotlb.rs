@@ -2,7 +2,7 @@
 
 use crate::lab::*;
 use nix::errno::Errno;
-use vfio_container::testing::FakeClient;
+use vfio_container::testing::{BASE, FakeClient, SIZE};
 use virtio_mdev_api::dma::{Limits, Permissions};
 
 const UPDATE: u8 = 2;
@@ -194,4 +194,21 @@ fn a_device_with_its_own_iommu_gets_every_map() {
     lab.write(INVALIDATE, 0, u64::MAX, 0).unwrap();
     assert_eq!(lab.calls(), ["map 0 0x1000+0x2000", "unmap 0 0x1000+0x2000"]);
     assert_eq!(lab.update(0x800, 0x1000), Err(Errno::EINVAL), "it has pages");
+}
+
+#[test]
+fn u2_a_batch_holds_no_more_regions_than_can_be_mapped() {
+    // Every 16 bytes show another file, so that this map of 1 MiB is 65,536 regions.
+    let lab = Lab::of_client(Kind::default(), FakeClient::with_stretches(1, 16));
+    lab.call(SET_OWNER, &[]).unwrap();
+    let update = |at: u64| lab.write_as(&lab.client, &message(2, 0, [at << 20, SIZE as u64, BASE], 3, UPDATE));
+    lab.write(BEGIN, 0, 0, 0).unwrap();
+    update(0).unwrap();
+    assert_eq!(update(1), Err(Errno::ENOSPC), "a batch that can only be refused at its end");
+    // What leaves the batch makes room in it.
+    lab.write(INVALIDATE, 0, SIZE as u64, 0).unwrap();
+    update(1).unwrap();
+    lab.write(END, 0, 0, 0).unwrap();
+    lab.start().unwrap();
+    assert_eq!(lab.regions().len(), 65_536);
 }
