@@ -24,6 +24,12 @@ pub(crate) struct LogState {
     sink: Option<SinkGuard>,
 }
 
+/// The client's bitmap at `base`, as far as it was needed when it was looked for.
+pub(crate) struct Bitmap {
+    pub base: u64,
+    pub regions: Vec<Region>,
+}
+
 impl LogState {
     /// From now on, what is written is logged; used rings as `rings` says.
     pub fn begin(&mut self, dirty: &Arc<DirtyRecord>, rings: Vec<RingLog>) -> Result<(), NetError> {
@@ -44,13 +50,14 @@ impl LogState {
 impl VhostNetFile {
     pub(crate) fn set_log_base(&self, client: &dyn Client, permit: Permit, base: u64) -> Result<(), NetError> {
         let logs = self.permitted(permit)?.features & LOG_ALL != 0;
-        let bitmap = if logs { Some(self.bitmap(client, permit, Some(base), State::last_logged)?) } else { None };
+        let bitmap = if logs { self.bitmap(client, permit, Some(base), State::last_logged)? } else { None };
         let mut state = self.permitted(permit)?;
         state.log.base = Some(base);
         state.use_log(bitmap)
     }
 
-    /// Takes hold of the client's bitmap as far as the address that `last` says. Looks into the client.
+    /// Takes hold of the client's bitmap as far as the address that `last` says; there is none before the client says
+    /// where. Looks into the client.
     ///
     /// What another thread of the client changes meanwhile may need more. Then the device stops at the first write that
     /// has no bit.
@@ -60,11 +67,12 @@ impl VhostNetFile {
         permit: Permit,
         base: Option<u64>,
         last: impl FnOnce(&State) -> u64,
-    ) -> Result<Vec<Region>, NetError> {
+    ) -> Result<Option<Bitmap>, NetError> {
         let (base, last) = {
             let state = self.permitted(permit)?;
-            (base.or(state.log.base).ok_or(NetError::NoLog)?, last(&state))
+            (base.or(state.log.base), last(&state))
         };
-        Ok(log_bitmap(client, base, last)?)
+        let Some(base) = base else { return Ok(None) };
+        Ok(Some(Bitmap { base, regions: log_bitmap(client, base, last)? }))
     }
 }

@@ -58,7 +58,7 @@ impl VhostNetFile {
                 let table = Table::fetch(client, regions_at, regions)?;
                 let logs = self.permitted(permit)?.features & LOG_ALL != 0;
                 let last = |state: &State| state.last_logged().max(table.last());
-                let bitmap = if logs { Some(self.bitmap(client, permit, None, last)?) } else { None };
+                let bitmap = if logs { self.bitmap(client, permit, None, last)? } else { None };
                 self.settle(permit, |state| state.set_table(table, bitmap))
             }
             VHOST_SET_LOG_BASE => {
@@ -137,7 +137,7 @@ impl VhostNetFile {
     fn set_features(&self, client: &dyn Client, permit: Permit, features: u64) -> Result<IoctlReply, NetError> {
         check_offered(features, OFFERED)?;
         let logs = features & LOG_ALL != 0;
-        let bitmap = if logs { Some(self.bitmap(client, permit, None, State::last_logged)?) } else { None };
+        let bitmap = if logs { self.bitmap(client, permit, None, State::last_logged)? } else { None };
         self.settle(permit, |state| state.set_features(features, bitmap))
     }
 
@@ -170,7 +170,7 @@ impl VhostNetFile {
         };
         let bitmap = if logs {
             let bitmap = self.bitmap(client, permit, None, |state| state.last_logged().max(last));
-            Some(bitmap.map_err(|_| NetError::LogRange)?)
+            bitmap.map_err(|_| NetError::LogRange)?
         } else {
             None
         };
@@ -204,6 +204,7 @@ impl VhostNetFile {
             if bare != (state.features & VIRTIO_NET_HDR != 0) {
                 return Err(NetError::Running);
             }
+            state.check_log(state.features)?;
             state.use_log(None)?;
             let name = state.name();
             let (ring, common) = state.ring(index)?;

@@ -2,13 +2,12 @@
 
 use crate::error::NetError;
 use crate::features::LOG_ALL;
-use crate::log::LogState;
+use crate::log::{Bitmap, LogState};
 use crate::memory::Table;
 use crate::ring::{Common, RINGS, Ring};
 use std::sync::Arc;
 use vfio_container::Home;
 use virtio_mdev_api::dirty::DirtyRecord;
-use virtio_mdev_api::dma::Region;
 
 /// A device, from its open or the last RESET_OWNER on.
 pub(crate) struct State {
@@ -51,7 +50,7 @@ impl State {
     }
 
     /// Replaces the memory table; rings that run go on in the new one. `bitmap` is the log that has a bit for all of it.
-    pub fn set_table(&mut self, table: Table, bitmap: Option<Vec<Region>>) -> Result<(), NetError> {
+    pub fn set_table(&mut self, table: Table, bitmap: Option<Bitmap>) -> Result<(), NetError> {
         if self.rings.iter().any(|ring| ring.is_running() && !ring.is_in(&table)) {
             return Err(NetError::Outside);
         }
@@ -63,9 +62,12 @@ impl State {
     }
 
     /// Replaces the features; rings that run go on with them.
-    pub fn set_features(&mut self, features: u64, bitmap: Option<Vec<Region>>) -> Result<(), NetError> {
-        if self.rings.iter().any(Ring::is_running) && !crate::features::may_change(self.features, features) {
-            return Err(NetError::Running);
+    pub fn set_features(&mut self, features: u64, bitmap: Option<Bitmap>) -> Result<(), NetError> {
+        if self.rings.iter().any(Ring::is_running) {
+            if !crate::features::may_change(self.features, features) {
+                return Err(NetError::Running);
+            }
+            self.check_log(features)?;
         }
         if (features ^ self.features) & !LOG_ALL == 0 {
             self.features = features;
@@ -77,14 +79,21 @@ impl State {
         paused.and(logged).and(self.resume())
     }
 
+    /// Whether a ring may run with `features`: what it writes must not be lost to a log. Before, QEMU asks for a log first
+    /// and says where it is last.
+    pub fn check_log(&self, features: u64) -> Result<(), NetError> {
+        if features & LOG_ALL != 0 && self.log.base.is_none() { Err(NetError::NoLog) } else { Ok(()) }
+    }
+
     /// Logs what the features say, to `bitmap` if that is another.
-    pub fn use_log(&mut self, bitmap: Option<Vec<Region>>) -> Result<(), NetError> {
-        if self.features & LOG_ALL == 0 {
+    pub fn use_log(&mut self, bitmap: Option<Bitmap>) -> Result<(), NetError> {
+        if self.features & LOG_ALL == 0 || self.log.base.is_none() {
             self.log.end();
             return Ok(());
         }
-        if let Some(bitmap) = bitmap {
-            self.log.bitmap = bitmap;
+        // The log may have moved since the bitmap was looked for.
+        if let Some(bitmap) = bitmap.filter(|bitmap| self.log.base == Some(bitmap.base)) {
+            self.log.bitmap = bitmap.regions;
         }
         let rings = self.rings.iter().map(|ring| ring.log(&self.table)).collect();
         self.log.begin(&self.dirty, rings)

@@ -1,8 +1,10 @@
 //! The dirty log, against what the device truly wrote.
 
 use crate::lab::*;
+use libc::{IFF_NO_PI, IFF_TAP, IFF_VNET_HDR};
 use nix::errno::Errno;
 use std::net::UdpSocket;
+use std::sync::Arc;
 use virtio_mdev_api::notify::EventFd;
 
 /// Where the used rings are in the log, in pages.
@@ -33,7 +35,6 @@ fn set_base(lab: &Lab, base: u64) -> Result<(), Errno> {
 fn f36_a_log_that_is_too_small_is_refused() {
     let lab = Lab::ready();
     let end = vfio_container::testing::BASE + vfio_container::testing::SIZE as u64;
-    assert_eq!(features(&lab, VERSION_1 | LOG_ALL), Err(Errno::EFAULT), "no log");
     set_base(&lab, end - 4).unwrap();
     assert_eq!(features(&lab, VERSION_1 | LOG_ALL), Err(Errno::EFAULT), "eight bytes are needed");
     set_base(&lab, end - 8).unwrap();
@@ -44,6 +45,58 @@ fn f36_a_log_that_is_too_small_is_refused() {
     assert_eq!(lab.table(&ring_and_more), Err(Errno::EFAULT), "memory the log has no bit for");
     features(&lab, VERSION_1).unwrap();
     lab.table(&ring_and_more).unwrap();
+}
+
+#[test]
+fn a_device_that_starts_to_log_before_it_knows_where_does_not_run_until_it_does() {
+    // In the order of a QEMU whose guest starts its driver during a migration.
+    let lab = Lab::new();
+    lab.give_interface(IFF_TAP | IFF_NO_PI | IFF_VNET_HDR);
+    features(&lab, VERSION_1 | LOG_ALL).unwrap();
+    lab.table(&[[0, RAM_SIZE, RAM]]).unwrap();
+    lab.vring(SET_VRING_NUM, TX, SIZE.into()).unwrap();
+    log_ring(&lab, TX, TX_LOG).unwrap();
+    lab.fd(SET_VRING_KICK, TX, KICK).unwrap();
+    assert_eq!(lab.backend(TX, TAP), Err(Errno::EFAULT), "no log");
+    set_base(&lab, LOG).unwrap();
+    lab.backend(TX, TAP).unwrap();
+    lab.transmit(0);
+    lab.until_used(1);
+    eventually("the page of the used ring is logged", || taken(&lab) == [TX_LOG]);
+}
+
+#[test]
+fn rings_that_run_are_not_logged_to_nowhere() {
+    let lab = Lab::ready();
+    lab.backend(TX, TAP).unwrap();
+    assert_eq!(features(&lab, VERSION_1 | LOG_ALL), Err(Errno::EFAULT));
+    set_base(&lab, LOG).unwrap();
+    features(&lab, VERSION_1 | LOG_ALL).unwrap();
+}
+
+#[test]
+fn a_log_that_moved_stays_where_it_is_whatever_else_was_under_way() {
+    const MOVED: u64 = LOG + 0x100;
+    let calls: [fn(&Lab); 3] = [
+        |lab| features(lab, VERSION_1 | LOG_ALL).unwrap(),
+        |lab| lab.table(&[[0, RAM_SIZE, RAM]]).unwrap(),
+        |lab| log_ring(lab, TX, TX_LOG).unwrap(),
+    ];
+    for call in calls {
+        let lab = Arc::new(Lab::ready());
+        set_base(&lab, LOG).unwrap();
+        features(&lab, VERSION_1 | LOG_ALL).unwrap();
+        log_ring(&lab, TX, TX_LOG).unwrap();
+        lab.backend(TX, TAP).unwrap();
+        let other = Arc::clone(&lab);
+        lab.client.meanwhile(move || set_base(&other, MOVED).unwrap());
+        call(&lab);
+        taken(&lab);
+        lab.transmit(0);
+        lab.until_used(1);
+        let byte = usize::try_from(TX_LOG / 8).unwrap();
+        eventually("it is logged there", || lab.client.get(MOVED, 64)[byte] == 1 << (TX_LOG % 8));
+    }
 }
 
 #[test]
