@@ -2,8 +2,10 @@
 
 use super::abi::*;
 use super::calls::Calls;
+use super::sys::Room;
 use nix::errno::Errno;
 use std::fs::File;
+use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -97,11 +99,11 @@ impl Device {
     }
 
     pub fn config(&self, offset: u32, len: u32) -> nix::Result<Vec<u8>> {
-        let mut bytes = pair(offset, len).to_vec();
-        // Nobody has as much; a device that takes it for true would write beyond.
-        bytes.resize(8 + usize::try_from(len.min(1 << 16)).unwrap_or(0), 0);
+        // A device that gives out more than it has is given the place for it.
+        let mut bytes = Room::new(NonZeroUsize::MIN.saturating_add(7 + usize::try_from(len).unwrap_or(usize::MAX)))?;
+        bytes[..8].copy_from_slice(&pair(offset, len));
         self.call(VHOST_VDPA_GET_CONFIG, &mut bytes)?;
-        Ok(bytes.split_off(8))
+        Ok(bytes.iter().copied().skip(8).take(1 << 16).collect())
     }
 
     pub fn set_config(&self, offset: u32, data: &[u8]) -> nix::Result<()> {

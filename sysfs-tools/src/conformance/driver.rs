@@ -1,24 +1,15 @@
 //! A small driver of a network card: one queue pair, memory by IOTLB messages.
 
 use super::abi::*;
+use super::ask::{PATIENCE, QUIET, call, memory, owned, plain_features, within};
 use super::device::{Device, Message, Subject};
 use super::report::{Ended, Outcome, fail, skip};
 use super::ring::{self, BUFFER, Ring};
 use super::sys::Shared;
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::eventfd::EventFd;
 use std::ops::Range;
-use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Where memory is put, where the device reaches there.
-const IOVA: u64 = 0x1000_0000;
-/// How long a device may take for a frame.
-pub const PATIENCE: Duration = Duration::from_secs(2);
-/// How long is waited for what must not happen, or may not.
-pub const QUIET: Duration = Duration::from_millis(150);
 /// Receive and transmit.
 pub const RX: u32 = 0;
 pub const TX: u32 = 1;
@@ -30,64 +21,6 @@ pub const CONTROL: u32 = 2;
 const COMMAND_DONE: u8 = 0;
 /// IEEE 802 local experimental.
 const ETHERTYPE: [u8; 2] = [0x88, 0xb5];
-
-/// Turns an errno into what was seen.
-pub fn call<T>(name: &str, result: nix::Result<T>) -> Result<T, Ended> {
-    result.or_else(|errno| fail(format!("{name}: {errno:?}")))
-}
-
-/// Demands one of these errnos.
-pub fn refused<T>(name: &str, result: nix::Result<T>, wanted: &[Errno]) -> Outcome {
-    match result {
-        Err(errno) if wanted.contains(&errno) => Ok(format!("{name}: {errno:?}")),
-        Err(errno) => fail(format!("{name}: {errno:?}")),
-        Ok(_) => fail(format!("{name}: accepted")),
-    }
-}
-
-/// Opens the file and becomes its owner.
-pub fn owned(subject: &Subject) -> Result<Device, Ended> {
-    let device = call("open", Device::open(subject))?;
-    call("VHOST_SET_OWNER", device.order(VHOST_SET_OWNER))?;
-    Ok(device)
-}
-
-/// The features a driver with split rings and nothing else accepts.
-pub fn plain_features(device: &Device) -> Result<u64, Ended> {
-    Ok(call("VHOST_GET_FEATURES", device.number(VHOST_GET_FEATURES))? & (VERSION_1 | ACCESS_PLATFORM))
-}
-
-/// Memory for both rings, and where the device can have it.
-pub fn memory(device: &Device) -> Result<(Arc<Shared>, u64), Ended> {
-    let memory = call("memory", ring::memory())?;
-    let (first, last) = call("VHOST_VDPA_GET_IOVA_RANGE", device.iova_range())?;
-    let iova = if first <= IOVA { IOVA } else { first.next_multiple_of(1 << 16) };
-    if last.checked_sub(iova).is_none_or(|room| room < memory.len()) {
-        return skip(format!("no room from {first:#x} to {last:#x}"));
-    }
-    Ok((Arc::new(memory), iova))
-}
-
-/// Whether something can be read from an eventfd within `time`; it is read.
-pub fn rung(event: &EventFd, time: Duration) -> bool {
-    let mut fds = [PollFd::new(event.as_fd(), PollFlags::POLLIN)];
-    let timeout = PollTimeout::try_from(time).unwrap_or(PollTimeout::MAX);
-    poll(&mut fds, timeout).is_ok_and(|ready| ready > 0) && event.read().is_ok()
-}
-
-/// Whether `condition` becomes true within `time`.
-pub fn within(time: Duration, mut condition: impl FnMut() -> bool) -> bool {
-    let begun = Instant::now();
-    loop {
-        if condition() {
-            return true;
-        }
-        if begun.elapsed() > time {
-            return false;
-        }
-        std::thread::sleep(Duration::from_millis(1));
-    }
-}
 
 /// A frame and its header; each number has another.
 pub fn frame(number: u32) -> Vec<u8> {
@@ -132,7 +65,10 @@ impl Driver {
         }
         let (memory, iova) = memory(&device)?;
         let limit = call("VHOST_VDPA_GET_VRING_NUM", device.number(VHOST_VDPA_GET_VRING_NUM))?;
-        let size = u16::try_from(limit).unwrap_or(u16::MAX).min(ring::SIZE);
+        let Some(size) = u16::try_from(limit).unwrap_or(u16::MAX).min(ring::SIZE).checked_ilog2() else {
+            return fail("rings of no entries");
+        };
+        let size = 1 << size;
         let ring = |queue| Ring::new(Arc::clone(&memory), iova, queue, size);
         let (rx, tx) = (call("eventfd", ring(0))?, call("eventfd", ring(1))?);
         let backend = call("VHOST_GET_BACKEND_FEATURES", device.number(VHOST_GET_BACKEND_FEATURES))?;
@@ -291,7 +227,8 @@ impl Driver {
             let (used, available) = (tx.used(), tx.available);
             return fail(format!("{used} of {available} frames taken after {PATIENCE:?}; {}", self.words()));
         }
-        Ok(std::iter::from_fn(|| tx.take()).collect())
+        let outstanding = usize::from(tx.available.wrapping_sub(tx.taken));
+        Ok(std::iter::from_fn(|| tx.take()).take(outstanding).collect())
     }
 
     /// The next of our frames that came back, with its used length; others are dropped. The buffer is posted anew.

@@ -5,6 +5,7 @@
 //! purpose (status bits, errnos of IOTLB messages), both answers are right.
 
 mod abi;
+mod ask;
 mod calls;
 mod device;
 mod driver;

@@ -5,13 +5,14 @@
 
 use nix::errno::Errno;
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
+use nix::sys::mman::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork};
 use std::ffi::c_void;
 use std::num::NonZeroUsize;
+use std::ops::{Deref, DerefMut};
 use std::os::fd::{AsFd, AsRawFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -84,6 +85,45 @@ impl Drop for Child {
                 _ => return,
             }
         }
+    }
+}
+
+/// Memory that costs nothing before it is written to, however much it is.
+pub struct Room {
+    base: NonNull<c_void>,
+    len: NonZeroUsize,
+}
+
+impl Room {
+    /// `len` zeros.
+    pub fn new(len: NonZeroUsize) -> nix::Result<Self> {
+        let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_NORESERVE;
+        // SAFETY: a new mapping at an address of the kernel's choice.
+        let base = unsafe { mmap_anonymous(None, len, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, flags) }?;
+        Ok(Self { base, len })
+    }
+}
+
+impl Deref for Room {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        // SAFETY: the mapping is this long, and nobody else has it.
+        unsafe { std::slice::from_raw_parts(self.base.as_ptr().cast(), self.len.get()) }
+    }
+}
+
+impl DerefMut for Room {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        // SAFETY: the mapping is this long, and nobody else has it.
+        unsafe { std::slice::from_raw_parts_mut(self.base.as_ptr().cast(), self.len.get()) }
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        // SAFETY: slices of it have ended.
+        let _ = unsafe { munmap(self.base, self.len.get()) };
     }
 }
 

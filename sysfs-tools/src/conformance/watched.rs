@@ -94,7 +94,7 @@ pub fn examine(path: &Path, limit: Duration) -> Result<Report, Error> {
     let child = sys::Child::new(|| tell_all(path, to.try_clone())).map_err(refused)?;
     // The end of the child is the end of the pipe.
     drop(to);
-    let mut listener = Listener { from: BufReader::new(from.into()), limit, last: String::new(), returned: true };
+    let mut listener = Listener::new(from, limit);
     let (mut items, mut lost) = (Vec::new(), None);
     for name in names() {
         let heard = match &lost {
@@ -130,11 +130,20 @@ fn tell_all(path: &Path, to: io::Result<OwnedFd>) {
 }
 
 /// What comes of waiting for a rule.
+#[derive(Debug, PartialEq)]
 enum Heard {
     Outcome(Outcome),
     Refused(Errno),
     /// Why nothing will come any more.
     Nothing(String),
+}
+
+/// Why there is no next line.
+enum Silence {
+    /// None came in time.
+    Late,
+    /// The child is gone.
+    Ended,
 }
 
 struct Listener {
@@ -146,37 +155,72 @@ struct Listener {
 }
 
 impl Listener {
+    fn new(from: OwnedFd, limit: Duration) -> Self {
+        Self { from: BufReader::new(from.into()), limit, last: "its begin".to_owned(), returned: true }
+    }
+
     /// Waits for the next rule to be done.
     fn rule(&mut self) -> Heard {
         loop {
             match self.line() {
-                Some(Told::Calls(name)) => (self.last, self.returned) = (name, false),
-                Some(Told::Returned) => self.returned = true,
-                Some(Told::Rule { verdict: Verdict::Pass, words }) => return Heard::Outcome(Ok(words)),
-                Some(Told::Rule { verdict: Verdict::Fail, words }) => return Heard::Outcome(Err(Ended::Failed(words))),
-                Some(Told::Rule { verdict: Verdict::Skip, words }) => {
-                    return Heard::Outcome(Err(Ended::Skipped(words)));
-                }
-                Some(Told::Refused(errno)) => return Heard::Refused(Errno::from_raw(errno)),
-                None if self.returned => {
-                    return Heard::Nothing(format!("the examination stands still after {}", self.last));
-                }
-                None => return Heard::Nothing(format!("{} did not return within {:?}", self.last, self.limit)),
+                Ok(Told::Calls(name)) => (self.last, self.returned) = (name, false),
+                Ok(Told::Returned) => self.returned = true,
+                Ok(Told::Rule { verdict: Verdict::Pass, words }) => return Heard::Outcome(Ok(words)),
+                Ok(Told::Rule { verdict: Verdict::Fail, words }) => return Heard::Outcome(Err(Ended::Failed(words))),
+                Ok(Told::Rule { verdict: Verdict::Skip, words }) => return Heard::Outcome(Err(Ended::Skipped(words))),
+                Ok(Told::Refused(errno)) => return Heard::Refused(Errno::from_raw(errno)),
+                Err(silence) => return Heard::Nothing(self.words(&silence)),
             }
         }
     }
 
-    /// The next line; `None` when none comes in time, or ever.
-    fn line(&mut self) -> Option<Told> {
+    fn words(&self, silence: &Silence) -> String {
+        let (last, limit) = (&self.last, self.limit);
+        match (silence, self.returned) {
+            (Silence::Late, false) => format!("{last} did not return within {limit:?}"),
+            (Silence::Late, true) => format!("the examination stands still after {last}"),
+            (Silence::Ended, false) => format!("the examination broke off in {last}"),
+            (Silence::Ended, true) => format!("the examination broke off after {last}"),
+        }
+    }
+
+    fn line(&mut self) -> Result<Told, Silence> {
         if self.from.buffer().is_empty() {
             let mut fds = [PollFd::new(self.from.get_ref().as_fd(), PollFlags::POLLIN)];
             let timeout = PollTimeout::try_from(self.limit).unwrap_or(PollTimeout::MAX);
-            if poll(&mut fds, timeout).ok()? == 0 {
-                return None;
+            if poll(&mut fds, timeout) == Ok(0) {
+                return Err(Silence::Late);
             }
         }
         let mut line = String::new();
-        self.from.read_line(&mut line).ok()?;
-        serde_json::from_str(&line).ok()
+        let read = self.from.read_line(&mut line).ok().filter(|read| *read > 0);
+        read.and_then(|_| serde_json::from_str(&line).ok()).ok_or(Silence::Ended)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn outcomes_are_heard_and_a_call_without_an_end_is_named() {
+        let (from, to) = pipe2(OFlag::O_CLOEXEC).unwrap();
+        let telling = Telling { to: to.into() };
+        let mut listener = Listener::new(from, Duration::from_millis(20));
+        telling.around("open".to_owned(), || ());
+        let skipped = |words: &str| Heard::Outcome(Err(Ended::Skipped(words.to_owned())));
+        telling.tell(&Told::Rule { verdict: Verdict::Skip, words: "nothing there".to_owned() });
+        assert_eq!(listener.rule(), skipped("nothing there"));
+        assert_eq!(listener.rule(), Heard::Nothing("the examination stands still after open".to_owned()));
+        telling.tell(&Told::Calls("VHOST_SET_OWNER".to_owned()));
+        assert_eq!(listener.rule(), Heard::Nothing("VHOST_SET_OWNER did not return within 20ms".to_owned()));
+        drop(telling);
+        assert_eq!(listener.rule(), Heard::Nothing("the examination broke off in VHOST_SET_OWNER".to_owned()));
+    }
+
+    #[test]
+    fn calls_are_called_by_their_names() {
+        assert_eq!(call_name(vhost_abi::command::VHOST_VDPA_SUSPEND), "VHOST_VDPA_SUSPEND");
+        assert_eq!(call_name(0xaf6f), "ioctl 0xaf6f");
     }
 }

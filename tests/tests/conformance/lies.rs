@@ -93,6 +93,44 @@ fn is_found_out(lie: Liar, family: &str) {
     );
 }
 
+/// Numbers that a device is asked for.
+const NUMBERS: [u32; 9] = [
+    VHOST_VDPA_GET_VQS_COUNT,
+    VHOST_VDPA_GET_VRING_NUM,
+    VHOST_VDPA_GET_GROUP_NUM,
+    VHOST_VDPA_GET_AS_NUM,
+    VHOST_VDPA_GET_CONFIG_SIZE,
+    VHOST_VDPA_GET_IOVA_RANGE,
+    VHOST_VDPA_GET_VRING_SIZE,
+    VHOST_VDPA_GET_VRING_GROUP,
+    VHOST_GET_VRING_BASE,
+];
+
+/// Of each number, all bytes are this one.
+struct Unreasonable(u8);
+
+impl Calls for Unreasonable {
+    fn ioctl(&self, file: &File, cmd: u32, argument: &mut [u8]) -> nix::Result<()> {
+        System.ioctl(file, cmd, argument)?;
+        if NUMBERS.contains(&cmd) {
+            let size = usize::try_from(cmd >> 16 & 0x3fff).unwrap();
+            argument[..size].fill(self.0);
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn numbers_out_of_all_reason_are_found_out_and_survived() {
+    for byte in [0, 0x7f, 0xff] {
+        let daemon = Daemon::start();
+        let report = examine_through(Rc::new(Unreasonable(byte)), &daemon.vhost_path(&daemon.create())).unwrap();
+        assert!(report.failed > 0, "{byte:#x}: {report:#?}");
+        let told = report.rules.iter().find(|item| item.rule == "limits.told").unwrap();
+        assert_eq!(told.verdict, Verdict::Fail, "{byte:#x}");
+    }
+}
+
 #[test]
 fn the_truth_is_no_lie() {
     let daemon = Daemon::start();

@@ -2,8 +2,9 @@
 
 use crate::conformance::Rule;
 use crate::conformance::abi::*;
+use crate::conformance::ask::{PATIENCE, QUIET, call, within};
 use crate::conformance::device::Subject;
-use crate::conformance::driver::{Driver, PATIENCE, QUIET, call, within};
+use crate::conformance::driver::Driver;
 use crate::conformance::report::{Outcome, fail, skip};
 use nix::errno::Errno;
 

@@ -2,8 +2,8 @@
 
 use crate::conformance::Rule;
 use crate::conformance::abi::*;
+use crate::conformance::ask::{call, memory, owned, queues, refused};
 use crate::conformance::device::{Device, Message, Subject};
-use crate::conformance::driver::{call, memory, owned, refused};
 use crate::conformance::report::{Ended, Outcome, fail, skip};
 use nix::errno::Errno;
 
@@ -54,8 +54,8 @@ fn acknowledge(device: &Device) -> Result<(), Ended> {
 fn groups(subject: &Subject) -> Outcome {
     let device = owned(subject)?;
     let [groups, _] = counts(&device)?;
-    let queues = call("VHOST_VDPA_GET_VQS_COUNT", device.number(VHOST_VDPA_GET_VQS_COUNT))?;
-    for queue in 0..u32::try_from(queues).unwrap_or(u32::MAX) {
+    let queues = queues(&device)?;
+    for queue in 0..queues {
         match device.vring(VHOST_VDPA_GET_VRING_GROUP, queue, 0) {
             Err(Errno::EOPNOTSUPP) => return skip("there are no groups: EOPNOTSUPP"),
             group => {

@@ -3,8 +3,9 @@
 use super::config::{MAC, another};
 use crate::conformance::Rule;
 use crate::conformance::abi::*;
+use crate::conformance::ask::{QUIET, call, rung};
 use crate::conformance::device::Subject;
-use crate::conformance::driver::{Driver, QUIET, call, rung};
+use crate::conformance::driver::Driver;
 use crate::conformance::report::{Outcome, fail, skip};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use std::os::fd::{AsFd, AsRawFd};

@@ -2,8 +2,8 @@
 
 use crate::conformance::Rule;
 use crate::conformance::abi::*;
+use crate::conformance::ask::{call, owned, queues, refused};
 use crate::conformance::device::{Device, Subject, pair};
-use crate::conformance::driver::{call, owned, refused};
 use crate::conformance::report::{Outcome, fail, skip};
 use nix::errno::Errno;
 
@@ -61,6 +61,9 @@ pub const RULES: &[Rule] = &[
     },
 ];
 
+/// No such number has more than 16 bits (virtio 1.3 §2.6, §5).
+const TOO_MANY: u64 = 1 << 16;
+
 fn open(subject: &Subject) -> Outcome {
     let device = call("open", Device::open(subject))?;
     match call("VHOST_VDPA_GET_STATUS", device.status())? {
@@ -85,7 +88,7 @@ fn limits(subject: &Subject) -> Outcome {
         ("address spaces", VHOST_VDPA_GET_AS_NUM),
     ] {
         match call(name, device.number(cmd))? {
-            0 => return fail(format!("{name}: 0")),
+            number @ (0 | TOO_MANY..) => return fail(format!("{name}: {number}")),
             number => seen.push(format!("{name} {number}")),
         }
     }
@@ -100,9 +103,8 @@ fn limits(subject: &Subject) -> Outcome {
 fn ring_sizes(subject: &Subject) -> Outcome {
     let device = owned(subject)?;
     let least = call("VHOST_VDPA_GET_VRING_NUM", device.number(VHOST_VDPA_GET_VRING_NUM))?;
-    let queues = call("VHOST_VDPA_GET_VQS_COUNT", device.number(VHOST_VDPA_GET_VQS_COUNT))?;
     let mut seen = Vec::new();
-    for queue in 0..u32::try_from(queues).unwrap_or(u32::MAX) {
+    for queue in 0..queues(&device)? {
         match device.vring(VHOST_VDPA_GET_VRING_SIZE, queue, 0) {
             Err(errno @ (Errno::EOPNOTSUPP | Errno::ENOTTY)) => {
                 return skip(format!("not told of each queue: {errno:?}"));

@@ -2,8 +2,9 @@
 
 use crate::conformance::Rule;
 use crate::conformance::abi::*;
+use crate::conformance::ask::{call, owned, refused, rung};
 use crate::conformance::device::Subject;
-use crate::conformance::driver::{Driver, TX, call, owned, refused, rung};
+use crate::conformance::driver::{Driver, TX};
 use crate::conformance::report::{Outcome, fail};
 use nix::errno::Errno;
 use nix::sys::eventfd::{EfdFlags, EventFd};

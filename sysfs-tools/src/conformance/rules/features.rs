@@ -2,8 +2,8 @@
 
 use crate::conformance::Rule;
 use crate::conformance::abi::*;
+use crate::conformance::ask::{call, owned, plain_features, refused};
 use crate::conformance::device::{Device, Subject};
-use crate::conformance::driver::{call, owned, plain_features, refused};
 use crate::conformance::report::{Outcome, fail, skip};
 use nix::errno::Errno;
 

@@ -2,8 +2,8 @@
 
 use crate::conformance::Rule;
 use crate::conformance::abi::*;
+use crate::conformance::ask::{call, memory, owned, refused};
 use crate::conformance::device::{Device, Message, Subject};
-use crate::conformance::driver::{call, memory, owned, refused};
 use crate::conformance::report::{Ended, Outcome, fail, skip};
 use crate::conformance::sys::Shared;
 use nix::errno::Errno;
@@ -130,7 +130,11 @@ fn range(subject: &Subject) -> Outcome {
     if first >= PAGE {
         refused("a map before the first IOVA", update(0, PAGE), &errnos)?;
     }
-    let (lowest, highest) = (first.next_multiple_of(PAGE), (last - (PAGE - 1)) / PAGE * PAGE);
+    let lowest = first.checked_next_multiple_of(PAGE);
+    let highest = last.checked_sub(PAGE - 1).map(|page| page / PAGE * PAGE);
+    let (Some(lowest), Some(highest)) = (lowest, highest) else {
+        return skip(format!("no page from {first:#x} to {last:#x}"));
+    };
     taken("a map of the first page", update(lowest, PAGE))?;
     taken("a map of the last page", update(highest, PAGE))?;
     Ok(format!("{seen}; pages at {lowest:#x} and {highest:#x} taken"))

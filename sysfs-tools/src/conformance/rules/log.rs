@@ -2,8 +2,9 @@
 
 use crate::conformance::Rule;
 use crate::conformance::abi::*;
+use crate::conformance::ask::{call, memory, owned, refused};
 use crate::conformance::device::{Device, Subject};
-use crate::conformance::driver::{Driver, RX, TX, call, memory, owned, refused};
+use crate::conformance::driver::{Driver, RX, TX};
 use crate::conformance::report::{Ended, Outcome, fail, skip};
 use crate::conformance::ring::Ring;
 use crate::conformance::sys::Shared;
@@ -16,6 +17,8 @@ use std::os::fd::AsRawFd;
 /// What a bit of the log stands for.
 const PAGE: usize = 4096;
 const FRAMES: usize = 20;
+/// More than this is not used for a log.
+const LARGEST: usize = 1 << 28;
 
 pub const RULES: &[Rule] = &[
     Rule {
@@ -86,7 +89,10 @@ impl Logged {
         }
         driver.map(0..driver.memory.bytes(), READ | WRITE)?;
         let end = driver.iova + driver.memory.len();
-        let bytes = usize::try_from(end.div_ceil(PAGE as u64 * 8)).unwrap_or(usize::MAX).next_multiple_of(PAGE);
+        let bytes = end.div_ceil(PAGE as u64 * 8).next_multiple_of(PAGE as u64);
+        let Some(bytes) = usize::try_from(bytes).ok().filter(|bytes| *bytes <= LARGEST) else {
+            return skip(format!("a log of {bytes} bytes"));
+        };
         let log = call("memory for a log", Shared::new(NonZeroUsize::MIN.saturating_add(bytes - 1)))?;
         call("VHOST_SET_LOG_BASE", driver.device.call(VHOST_SET_LOG_BASE, &mut log.address().to_le_bytes()))?;
         let mut logged = Self { driver, log, foreign: BTreeSet::new() };

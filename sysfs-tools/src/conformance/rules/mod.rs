@@ -1,4 +1,5 @@
-//! The rules, by family. Within the list a rule stands before those that need what it looks at.
+//! The rules, by what they look at. Within the list a rule stands before those that need what it looks at, so that the
+//! first to fail is the one to read; a family can therefore be in several places.
 
 mod access;
 mod asid;

@@ -2,8 +2,9 @@
 
 use crate::conformance::Rule;
 use crate::conformance::abi::*;
+use crate::conformance::ask::{PATIENCE, QUIET, call, within};
 use crate::conformance::device::Subject;
-use crate::conformance::driver::{Driver, PATIENCE, QUIET, TX, call, frame, within};
+use crate::conformance::driver::{Driver, TX, frame};
 use crate::conformance::report::{Outcome, fail, skip};
 use crate::conformance::ring::Ring;
 use std::os::fd::AsFd;
@@ -130,10 +131,11 @@ fn midway(subject: &Subject) -> Outcome {
 fn pump(rx: &mut Ring, tx: &mut Ring, stop: &AtomicBool) {
     let mut number = 0;
     while !stop.load(Ordering::Relaxed) {
-        while let Some((id, _)) = rx.take() {
+        // One at a time, so that a device that never ends to use is left all the same.
+        if let Some((id, _)) = rx.take() {
             u16::try_from(id).ok().filter(|at| *at < rx.size).into_iter().for_each(|at| rx.post(at));
         }
-        while tx.take().is_some() {}
+        tx.take();
         if tx.available.wrapping_sub(tx.taken) < tx.size {
             number += 1;
             tx.send(tx.available % tx.size, &frame(number));

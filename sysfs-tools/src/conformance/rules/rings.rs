@@ -2,8 +2,9 @@
 
 use crate::conformance::Rule;
 use crate::conformance::abi::*;
+use crate::conformance::ask::{PATIENCE, QUIET, call, owned, plain_features, queues, refused, rung, within};
 use crate::conformance::device::Subject;
-use crate::conformance::driver::{Driver, PATIENCE, QUIET, RX, TX, call, owned, plain_features, refused, rung, within};
+use crate::conformance::driver::{Driver, RX, TX};
 use crate::conformance::report::{Outcome, fail, skip};
 use nix::errno::Errno;
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -74,8 +75,7 @@ pub const RULES: &[Rule] = &[
 
 fn index(subject: &Subject) -> Outcome {
     let device = owned(subject)?;
-    let queues = call("VHOST_VDPA_GET_VQS_COUNT", device.number(VHOST_VDPA_GET_VQS_COUNT))?;
-    let behind = u32::try_from(queues).unwrap_or(u32::MAX);
+    let behind = queues(&device)?;
     for index in [behind, u32::MAX] {
         let errnos = [Errno::ENOBUFS];
         for cmd in [VHOST_SET_VRING_NUM, VHOST_SET_VRING_BASE, VHOST_GET_VRING_BASE, VHOST_VDPA_SET_VRING_ENABLE] {
@@ -97,9 +97,10 @@ fn index(subject: &Subject) -> Outcome {
 fn size(subject: &Subject) -> Outcome {
     let device = owned(subject)?;
     let limit = call("VHOST_VDPA_GET_VRING_NUM", device.number(VHOST_VDPA_GET_VRING_NUM))?;
-    let limit = u32::try_from(limit).unwrap_or(u32::MAX);
     let set = |size| device.vring(VHOST_SET_VRING_NUM, 0, size);
-    let largest = 1 << limit.ilog2();
+    let Some(largest) = u32::try_from(limit).unwrap_or(u32::MAX).checked_ilog2().map(|log| 1u32 << log) else {
+        return fail("rings of no entries");
+    };
     call(&format!("{largest} entries"), set(largest))?;
     for wrong in [0, 3, largest.saturating_mul(2), 1 << 16, u32::MAX] {
         refused(&format!("{wrong} entries"), set(wrong), &[Errno::EINVAL])?;

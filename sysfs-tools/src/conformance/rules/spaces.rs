@@ -3,8 +3,9 @@
 use super::asid::counts;
 use crate::conformance::Rule;
 use crate::conformance::abi::*;
+use crate::conformance::ask::call;
 use crate::conformance::device::Subject;
-use crate::conformance::driver::{CONTROL, Driver, RX, TX, call};
+use crate::conformance::driver::{CONTROL, Driver, RX, TX};
 use crate::conformance::report::{Ended, Outcome, fail, skip};
 use crate::conformance::ring::Ring;
 use nix::errno::Errno;

@@ -2,8 +2,8 @@
 
 use crate::conformance::Rule;
 use crate::conformance::abi::*;
+use crate::conformance::ask::{call, owned, plain_features};
 use crate::conformance::device::{Device, Subject};
-use crate::conformance::driver::{call, owned, plain_features};
 use crate::conformance::report::{Ended, Outcome, fail};
 use nix::errno::Errno;
 

@@ -2,8 +2,9 @@
 
 use crate::conformance::Rule;
 use crate::conformance::abi::*;
+use crate::conformance::ask::{QUIET, call, owned, within};
 use crate::conformance::device::Subject;
-use crate::conformance::driver::{Driver, QUIET, RX, TX, call, owned, within};
+use crate::conformance::driver::{Driver, RX, TX};
 use crate::conformance::report::{Ended, Outcome, fail, skip};
 use std::time::{Duration, Instant};
 
