@@ -70,7 +70,8 @@ impl WaitQueue {
 
     /// The bell is answered now: whom in the kernel to tell.
     pub(crate) fn answer(&self) -> Option<u64> {
-        self.0.rung.store(false, Ordering::Release);
+        // Not a plain store: what whoever rang changed before is seen from here on.
+        self.0.rung.swap(false, Ordering::AcqRel);
         self.0.polled.lock().take()
     }
 

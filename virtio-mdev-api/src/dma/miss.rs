@@ -29,7 +29,7 @@ pub(super) struct Misses {
 #[derive(Default)]
 struct Told {
     pages: BTreeSet<(u64, Permissions)>,
-    /// The newest version in which something was mapped.
+    /// The newest version in which something is mapped.
     mapped_in: u64,
 }
 
@@ -43,7 +43,7 @@ impl Misses {
     pub fn report(&self, iova: u64, access: Permissions, generation: u64) {
         {
             let mut told = self.told.lock();
-            // Something was mapped since; the reader looks again before anybody is asked. Noting its page down now
+            // Something is mapped since; the reader looks again before anybody is asked. Noting its page down now
             // could keep a later, real miss from being told.
             if generation < told.mapped_in {
                 return;
@@ -60,7 +60,7 @@ impl Misses {
         }
     }
 
-    /// `first..=last` was mapped in version `generation`, which is published.
+    /// `first..=last` is mapped in version `generation`, which is published next.
     pub fn answered(&self, first: u64, last: u64, generation: u64) {
         self.told.lock().mapped_in = generation;
         self.forget(first, last);

@@ -284,11 +284,12 @@ impl AddressSpace {
         vote(&update.subscriptions, removed, added)?;
         let old_bank = current.bank;
         let bank = if removed.is_empty() { old_bank } else { 1 - old_bank };
+        if let Some(misses) = &update.misses {
+            // Before: whoever finds the new version and misses something in it is not taken for one who was told of.
+            added.iter().for_each(|region| misses.answered(region.iova, region.last(), current.generation + 1));
+        }
         let generation = self.publish(update, &current, tree, bank);
         drop(current);
-        if let Some(misses) = &update.misses {
-            added.iter().for_each(|region| misses.answered(region.iova, region.last(), generation));
-        }
         let mut changed = Changed::default();
         if !removed.is_empty() {
             changed = self.let_go(update.patience, generation, old_bank, removed);

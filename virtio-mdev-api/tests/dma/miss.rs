@@ -2,7 +2,7 @@ use crate::memory::{RW, Window, shared};
 use crate::{PAGE, reader};
 use parking_lot::Mutex;
 use std::sync::Arc;
-use virtio_mdev_api::dma::{AccessError, AddressSpace, Limits, Lookup, MissHandler, Permissions};
+use virtio_mdev_api::dma::{AccessError, AddressSpace, Limits, Lookup, MissHandler, Permissions, Reader};
 
 #[derive(Default)]
 struct Asked(Mutex<Vec<(u64, Permissions)>>);
@@ -123,4 +123,41 @@ fn a_miss_that_was_not_noted_is_told_again() {
         assert!(matches!(reader.enter().view().lookup(PAGE, 1, RW), Lookup::Pending));
         assert_eq!(full.0.load(std::sync::atomic::Ordering::Relaxed), turn);
     }
+}
+
+/// Looks at an address while what was asked for beside it becomes obsolete.
+#[derive(Default)]
+struct Neighbour {
+    asked: Asked,
+    reader: Mutex<Option<Reader>>,
+    /// The version it looked at.
+    looked: Mutex<Option<u64>>,
+}
+
+const NEIGHBOUR: u64 = PAGE + 0x900;
+
+impl MissHandler for Neighbour {
+    fn miss(&self, iova: u64, access: Permissions) -> bool {
+        self.asked.miss(iova, access)
+    }
+
+    fn obsolete(&self, _first: u64, _last: u64) {
+        if let Some(mut reader) = self.reader.lock().take() {
+            let burst = reader.enter();
+            assert!(matches!(burst.view().lookup(NEIGHBOUR, 1, RW), Lookup::Pending));
+            *self.looked.lock() = Some(burst.generation());
+        }
+    }
+}
+
+#[test]
+fn who_misses_the_rest_of_a_page_while_a_part_is_mapped_is_told_of_or_looks_again() {
+    let neighbour = Arc::new(Neighbour::default());
+    let space = AddressSpace::with_miss_handler(Limits::NONE, Arc::clone(&neighbour) as Arc<dyn MissHandler>);
+    assert!(matches!(reader(&space).enter().view().lookup(PAGE, 1, RW), Lookup::Pending));
+    *neighbour.reader.lock() = Some(reader(&space));
+    space.map(shared(&Window::new(0x1000), PAGE, 0x800, 0, RW)).unwrap();
+    let looks_again = neighbour.looked.lock().unwrap() != space.generation();
+    let told = neighbour.asked.0.lock().contains(&(NEIGHBOUR, RW));
+    assert!(looks_again || told, "it waits for what nobody was asked for");
 }
