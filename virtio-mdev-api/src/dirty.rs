@@ -4,6 +4,7 @@
 
 mod bits;
 mod log;
+mod rings;
 mod word;
 
 pub use log::{LOG_PAGE, Log, LogError, LogSetup, LoggedRing, RingLog, Translate, log_len};
@@ -126,6 +127,18 @@ impl DirtyRecord {
             sinks: ArcSwap::from_pointee(Vec::new()),
             changes: Mutex::new(()),
             next: AtomicU64::new(0),
+        })
+    }
+
+    /// A record for a queue with its ring in the memory `whole` is about, and its buffers in other memory: `whole` is told
+    /// of writes to the ring.
+    pub fn of_ring(whole: Arc<Self>) -> Arc<Self> {
+        let sink = Arc::new(rings::Rings(whole));
+        Arc::new(Self {
+            active: AtomicBool::new(true),
+            sinks: ArcSwap::from_pointee(vec![Listener { id: 0, sink }]),
+            changes: Mutex::new(()),
+            next: AtomicU64::new(1),
         })
     }
 

@@ -176,6 +176,24 @@ fn a_used_ring_is_logged_at_its_own_address_where_that_is_asked_for() {
 }
 
 #[test]
+fn a_ring_in_the_memory_of_the_guest_is_logged_wherever_the_buffers_are() {
+    let lab = Lab::grouped();
+    lab.acknowledge(IOTLB_ASID | DESC_ASID).unwrap();
+    // The group of the buffers, and that of the ring.
+    lab.vring(SET_GROUP_ASID, 0, 1).unwrap();
+    lab.update(0, 0x1_0000).unwrap();
+    lab.addr(0, 1, [0x1000, 0x3000, 0x2000, 0x3000]).unwrap();
+    lab.start().unwrap();
+    lab.log_base(LOG).unwrap();
+    lab.set_features(REQUIRED | LOG_ALL).unwrap();
+    let dirty = lab.seen.lock().running[&0].dirty.clone();
+    dirty.mark(0x5000, 0x1000);
+    assert_eq!(lab.logged(), [0; 0], "an address of the buffers is none of the guest's");
+    dirty.mark_ring(RingPart { queue: 0, elsewhere: true }, [(0x3002, 2)]);
+    assert_eq!(lab.logged(), [3]);
+}
+
+#[test]
 fn f36_a_log_that_does_not_cover_a_logged_ring_is_refused() {
     let lab = Lab::new();
     lab.update(0, 0x1_0000).unwrap();

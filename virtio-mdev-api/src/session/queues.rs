@@ -128,7 +128,7 @@ impl Session {
             kick: queue.kick.clone(),
             call: Arc::clone(&queue.call),
             err: Arc::clone(&queue.err),
-            dirty: self.dirty_of(asid),
+            dirty: self.dirty_of(asid, ring_asid),
         };
         let number = number(index);
         self.device.call("start_queue", move |device| device.start_queue(number, start))??;
@@ -137,8 +137,12 @@ impl Session {
     }
 
     /// The record is about address space 0, which is the guest's. Nobody copies the others while the device runs.
-    fn dirty_of(&self, asid: u32) -> Arc<DirtyRecord> {
-        if asid == 0 { Arc::clone(&self.dirty) } else { DirtyRecord::new() }
+    fn dirty_of(&self, asid: u32, ring_asid: u32) -> Arc<DirtyRecord> {
+        match (asid, ring_asid) {
+            (0, _) => Arc::clone(&self.dirty),
+            (_, 0) => DirtyRecord::of_ring(Arc::clone(&self.dirty)),
+            _ => DirtyRecord::new(),
+        }
     }
 
     pub(super) fn stop_queue(&self, state: &mut State, index: usize) -> Result<(), SessionError> {
