@@ -22,7 +22,7 @@ fn devices_that_share_a_dirty_log_in_private_memory_lose_no_bit_of_each_other() 
         let bitmap = vec![Region { iova: 0, len, permissions, backing }];
         let notify = Arc::new(CallSlot::default());
         let record = DirtyRecord::new();
-        let log = Log::new(LogSetup { bitmap, rings: Vec::new(), translate: None, notify }).unwrap();
+        let log = Log::new(LogSetup { bitmap, rings: Vec::new(), notify }).unwrap();
         let guard = record.add_sink(log);
         (record, guard)
     };

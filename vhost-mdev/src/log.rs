@@ -70,7 +70,7 @@ impl LogState {
                 rings[index] = RingLog::At(ring);
             }
             let (bitmap, notify) = (self.bitmap.clone(), Arc::clone(&self.notify));
-            let log = Log::new(LogSetup { bitmap, rings, translate: None, notify }).map_err(|_| Errno::EFAULT)?;
+            let log = Log::new(LogSetup { bitmap, rings, notify }).map_err(|_| Errno::EFAULT)?;
             Some(session.dirty().add_sink(log))
         } else {
             None

@@ -34,7 +34,7 @@ impl LogState {
     /// From now on, what is written is logged; used rings as `rings` says.
     pub fn begin(&mut self, dirty: &Arc<DirtyRecord>, rings: Vec<RingLog>) -> Result<(), NetError> {
         let (bitmap, notify) = (self.bitmap.clone(), Arc::clone(&self.notify));
-        let log = Log::new(LogSetup { bitmap, rings, translate: None, notify }).map_err(|_| Errno::EFAULT)?;
+        let log = Log::new(LogSetup { bitmap, rings, notify }).map_err(|_| Errno::EFAULT)?;
         // The new one listens before the old one stops.
         self.sink = Some(dirty.add_sink(log));
         Ok(())

@@ -7,7 +7,7 @@ mod log;
 mod rings;
 mod word;
 
-pub use log::{LOG_PAGE, Log, LogError, LogSetup, LoggedRing, RingLog, Translate, log_len};
+pub use log::{LOG_PAGE, Log, LogError, LogSetup, LoggedRing, RingLog, log_len};
 
 /// What `word` is built on.
 mod sync {

@@ -25,19 +25,9 @@ pub enum LogError {
     /// The log is too short for this address.
     #[error("the dirty log has no bit for {0:#x}")]
     Beyond(u64),
-    /// The address is none of the guest's.
-    #[error("{0:#x}, which was written, is no memory of the guest")]
-    Unknown(u64),
     /// The client took this byte of its log away.
     #[error("the memory of the dirty log is gone at byte {0:#x}")]
     Gone(u64),
-}
-
-/// From what a device writes to what a log records, where these are not the same.
-pub trait Translate: Send + Sync {
-    /// Calls `each` with every range (address, length) of the log's addresses that is a part of the `len` bytes at
-    /// `iova`. False when a part is none.
-    fn translate(&self, iova: u64, len: u64, each: &mut dyn FnMut(u64, u64)) -> bool;
 }
 
 /// The used ring of a queue for which `VHOST_VRING_F_LOG` was set.
@@ -64,8 +54,6 @@ pub struct LogSetup {
     pub bitmap: Vec<Region>,
     /// What becomes of writes to used rings, by queue. Those of a queue that is absent are recorded like any other.
     pub rings: Vec<RingLog>,
-    /// What other addresses mean; themselves without it.
-    pub translate: Option<Box<dyn Translate>>,
     /// Who is told that something was recorded (`VHOST_SET_LOG_FD`).
     pub notify: Arc<CallSlot>,
 }
@@ -150,16 +138,7 @@ impl Log {
 
 impl DirtySink for Log {
     fn mark(&self, iova: u64, len: u64) {
-        let known = match &self.setup.translate {
-            None => {
-                self.record(iova, len);
-                true
-            }
-            Some(translate) => translate.translate(iova, len, &mut |addr, len| self.record(addr, len)),
-        };
-        if !known {
-            let _ = self.failure.set(LogError::Unknown(iova));
-        }
+        self.record(iova, len);
     }
 
     fn mark_ring(&self, ring: RingPart, iova: u64, len: u64) {

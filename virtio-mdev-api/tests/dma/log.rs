@@ -4,7 +4,7 @@ use crate::memory::{Private, RW, Window, remote, shared};
 use proptest::prelude::*;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use virtio_mdev_api::dirty::{DirtyRecord, Log, LogError, LogSetup, LoggedRing, RingLog, RingPart, Translate, log_len};
+use virtio_mdev_api::dirty::{DirtyRecord, Log, LogError, LogSetup, LoggedRing, RingLog, RingPart, log_len};
 use virtio_mdev_api::dma::{Permissions, Region, SharedMemory};
 use virtio_mdev_api::notify::{CallSlot, EventFd};
 
@@ -15,7 +15,7 @@ fn part(queue: u16) -> RingPart {
 const SIZE: usize = 0x1000;
 
 fn setup(bitmap: Vec<Region>) -> LogSetup {
-    LogSetup { bitmap, rings: Vec::new(), translate: None, notify: Arc::new(CallSlot::default()) }
+    LogSetup { bitmap, rings: Vec::new(), notify: Arc::new(CallSlot::default()) }
 }
 
 /// A log of 4096 pages in two stretches: the first half in place, the second through the client.
@@ -132,29 +132,6 @@ fn used_rings_are_logged_where_the_client_says_or_not_at_all() {
     record.mark_ring(RingPart { queue: 0, elsewhere: true }, [(0x9000, 2)]);
     assert_eq!(bits(&window, &private), [4, 5, 10, 12]);
     assert_eq!(record.flush(), Ok(()));
-}
-
-struct Alias;
-
-impl Translate for Alias {
-    fn translate(&self, iova: u64, len: u64, each: &mut dyn FnMut(u64, u64)) -> bool {
-        each(iova + 0x1_0000, len);
-        each(iova + 0x2_0000, len);
-        iova < 0x8000
-    }
-}
-
-#[test]
-fn a_page_with_several_addresses_is_logged_at_all_of_them() {
-    let (window, private) = (Window::new(SIZE), Private::new(SIZE));
-    let log = LogSetup { translate: Some(Box::new(Alias)), ..setup(vec![shared(&window, 0, 256, 16, RW)]) };
-    let record = DirtyRecord::new();
-    let _guard = record.add_sink(Log::new(log).unwrap());
-    record.mark(0x3000, 1);
-    assert_eq!(bits(&window, &private), [0x13, 0x23]);
-    assert_eq!(record.flush(), Ok(()));
-    record.mark(0x9000, 1);
-    assert_eq!(record.flush(), Err(LogError::Unknown(0x9000)));
 }
 
 #[test]
