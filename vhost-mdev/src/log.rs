@@ -154,7 +154,7 @@ impl VhostFile {
     ) -> Result<IoctlReply, VhostError> {
         let session = self.session();
         let at = usize::try_from(index).map_err(|_| SessionError::NoSuchQueue { index })?;
-        let (old, logs) = {
+        let old = {
             let mut state = self.lock()?;
             let configs = session.queue_configs()?;
             let &QueueConfig { desc, driver, device, .. } =
@@ -165,18 +165,24 @@ impl VhostFile {
                 session.set_queue_addresses(index, desc, driver, device)?;
             }
             state.log.log_ring(at, log);
-            (old, state.log.base.is_some() && state.log.all)
+            old
         };
-        if !logs {
-            return Ok(IoctlReply::ok());
-        }
-        self.cover(client, None, None).map_err(|_| {
+        self.log_rings(client).map_err(|_| {
             if let Ok(mut state) = self.lock() {
                 state.log.log_ring(at, old);
             }
             VhostError::LogRange { index: at }
         })?;
         Ok(IoctlReply::ok())
+    }
+
+    /// Logs the rings as they are now, if anything is logged.
+    pub(crate) fn log_rings(&self, client: &dyn Client) -> Result<(), VhostError> {
+        let logs = {
+            let state = self.lock()?;
+            state.log.base.is_some() && state.log.all
+        };
+        if logs { self.cover(client, None, None) } else { Ok(()) }
     }
 
     /// Takes hold of the client's bitmap, which is at `moved` from now on or stays where it is, as long as all that is mapped

@@ -133,7 +133,11 @@ impl VhostFile {
         let queue = usize::try_from(index).ok().and_then(|index| session.info().queues.get(index));
         let queue = queue.ok_or(SessionError::NoSuchQueue { index })?;
         match cmd {
-            VHOST_SET_VRING_NUM => self.settle(|_| Ok(session.set_queue_size(index, num)?)),
+            VHOST_SET_VRING_NUM => {
+                self.settle(|_| Ok(session.set_queue_size(index, num)?))?;
+                self.log_rings(client)?;
+                Ok(IoctlReply::ok())
+            }
             VHOST_SET_VRING_BASE => self.settle(|_| Ok(session.set_queue_base(index, num)?)),
             VHOST_GET_VRING_BASE => {
                 let held = self.lock()?;

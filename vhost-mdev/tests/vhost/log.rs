@@ -176,6 +176,17 @@ fn a_used_ring_is_logged_at_its_own_address_where_that_is_asked_for() {
 }
 
 #[test]
+fn a_ring_that_grows_is_logged_at_its_own_address_to_its_end() {
+    let lab = logging();
+    lab.call(SUSPEND, &[]).unwrap();
+    lab.vring(SET_VRING_NUM, 0, 4).unwrap();
+    lab.addr(0, 1, [0x1000, 0x3000, 0x2000, 0xa000]).unwrap();
+    lab.vring(SET_VRING_NUM, 0, 256).unwrap();
+    lab.session.dirty().mark_ring(part(0), [(0x3000 + 4 + 8 * 255, 8)]);
+    assert_eq!(lab.logged(), [0xa]);
+}
+
+#[test]
 fn a_ring_in_the_memory_of_the_guest_is_logged_wherever_the_buffers_are() {
     let lab = Lab::grouped();
     lab.acknowledge(IOTLB_ASID | DESC_ASID).unwrap();
