@@ -84,6 +84,11 @@ impl FakeClient {
         self.space.store(addr, bytes).expect("the test's own address");
     }
 
+    /// Until the guard is dropped its memory comes for nobody, as under userfaultfd: whoever looks there waits.
+    pub fn stall(&self) -> impl Drop + '_ {
+        self.space.memory.lock()
+    }
+
     /// Takes bytes out of its memory.
     pub fn get(&self, addr: u64, len: usize) -> Vec<u8> {
         let mut bytes = vec![0; len];

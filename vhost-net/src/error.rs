@@ -26,6 +26,8 @@ pub(crate) enum NetError {
     NoSuchRing(u32),
     #[error("the ring has a back end")]
     Running,
+    #[error("a thread of the device waits for memory of its client and has not ended")]
+    Stuck,
     #[error("a ring size is a power of two up to {max}, not {size}")]
     Size { size: u32, max: u16 },
     #[error("ring state {0:#x} is out of range")]
@@ -73,7 +75,7 @@ impl HasErrno for NetError {
         match self {
             Self::Gone => Errno::ENODEV,
             Self::TooMany { .. } => Errno::EMFILE,
-            Self::Owned | Self::Running => Errno::EBUSY,
+            Self::Owned | Self::Running | Self::Stuck => Errno::EBUSY,
             Self::NotOwner => Errno::EPERM,
             Self::Features { .. } | Self::ShortHeader | Self::VringFlags(_) | Self::Padding(_) => Errno::EOPNOTSUPP,
             Self::NoSuchRing(_) => Errno::ENOBUFS,

@@ -1,7 +1,7 @@
 //! An open vhost-net file: who may use it, and its life.
 
-use crate::VhostNet;
 use crate::error::NetError;
+use crate::node::Place;
 use crate::state::State;
 use devnode::{Caller, Ioctl, IoctlReply, OpenFile};
 use nix::errno::Errno;
@@ -16,8 +16,6 @@ use vhost_abi::command::{self, Access};
 /// Calls are served one at a time, as in the kernel; each looks into its client before it takes the lock, so a client
 /// that blocks there blocks itself alone.
 pub struct VhostNetFile {
-    node: Arc<VhostNet>,
-    uid: u32,
     /// `None` once the file is closed.
     state: Mutex<Option<State>>,
 }
@@ -29,8 +27,8 @@ pub(crate) struct Permit {
 }
 
 impl VhostNetFile {
-    pub(crate) fn new(node: Arc<VhostNet>, uid: u32) -> Self {
-        Self { node, uid, state: Mutex::new(Some(State::new(0))) }
+    pub(crate) fn new(place: Arc<Place>) -> Self {
+        Self { state: Mutex::new(Some(State::new(0, place))) }
     }
 
     fn lock(&self) -> Result<MappedMutexGuard<'_, State>, NetError> {
@@ -89,8 +87,6 @@ impl VhostNetFile {
         if let Err(error) = state.stop() {
             tracing::warn!(device = state.name(), %error, "does not stop");
         }
-        drop(state);
-        self.node.closed(self.uid);
     }
 }
 
@@ -112,6 +108,6 @@ impl Drop for VhostNetFile {
 
 impl std::fmt::Debug for VhostNetFile {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("VhostNetFile").field("uid", &self.uid).finish_non_exhaustive()
+        f.debug_struct("VhostNetFile").finish_non_exhaustive()
     }
 }

@@ -41,15 +41,24 @@ impl VhostNet {
             return Err(error.errno());
         }
         *count += 1;
-        Ok(Arc::new(VhostNetFile::new(Arc::clone(self), uid)))
+        Ok(Arc::new(VhostNetFile::new(Arc::new(Place { node: Arc::clone(self), uid }))))
     }
+}
 
-    pub(crate) fn closed(&self, uid: u32) {
-        let mut open = self.open.lock();
-        if let Some(count) = open.get_mut(&uid) {
+/// The place of a device among those its user may have. The file holds it, and every thread of the device: one that is
+/// stuck in its client keeps it when the file is closed.
+pub(crate) struct Place {
+    node: Arc<VhostNet>,
+    uid: u32,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut open = self.node.open.lock();
+        if let Some(count) = open.get_mut(&self.uid) {
             *count -= 1;
             if *count == 0 {
-                open.remove(&uid);
+                open.remove(&self.uid);
             }
         }
     }

@@ -3,6 +3,7 @@
 use crate::error::NetError;
 use crate::features::has_whole_header;
 use crate::memory::Table;
+use crate::node::Place;
 use std::sync::Arc;
 use tap::{GivenTap, Half, TapPort};
 use vhost_abi::VringAddr;
@@ -21,6 +22,7 @@ pub(crate) struct Common<'a> {
     pub features: u64,
     pub table: &'a Table,
     pub dirty: &'a Arc<DirtyRecord>,
+    pub place: &'a Arc<Place>,
 }
 
 /// One ring. It runs while it has a back end.
@@ -158,7 +160,7 @@ impl Ring {
     /// Gives the ring a back end, and with it runs it.
     pub fn attach(&mut self, tap: GivenTap, name: &str, common: &Common<'_>) -> Result<(), NetError> {
         self.check(common)?;
-        let device = network_device(tap, name, &self.err)?;
+        let device = network_device(tap, name, &self.err, common.place)?;
         self.detach()?;
         self.device = Some(device);
         self.resume(common)
@@ -220,11 +222,18 @@ impl Ring {
 }
 
 /// The device of one ring. Its configuration space is nobody's: the VMM has its own.
-fn network_device(tap: GivenTap, name: &str, err: &Arc<CallSlot>) -> Result<NetDevice<TapPort<GivenTap>>, NetError> {
+fn network_device(
+    tap: GivenTap,
+    name: &str,
+    err: &Arc<CallSlot>,
+    place: &Arc<Place>,
+) -> Result<NetDevice<TapPort<GivenTap>>, NetError> {
     let link = DeviceLink::new(name);
-    let err = Arc::clone(err);
+    let (err, place) = (Arc::clone(err), Arc::clone(place));
     // Whatever stops the ring: there is no status byte to show it.
     link.observe(move || {
+        // The thread has the link until it ends, and the place with it.
+        let _held = &place;
         if let Err(errno) = err.signal() {
             tracing::debug!(%errno, "error notifier");
         }

@@ -44,11 +44,7 @@ impl VhostNetFile {
                 })
             }
             VHOST_SET_OWNER => self.set_owner(client).map(|()| IoctlReply::ok()),
-            VHOST_RESET_OWNER => self.settle(permit, |state| {
-                let stopped = state.stop();
-                *state = State::new(state.owners + 1);
-                stopped
-            }),
+            VHOST_RESET_OWNER => self.settle(permit, State::reset),
             VHOST_SET_MEM_TABLE => {
                 let MemoryTable { regions, padding } = argument(call)?;
                 if padding != 0 {
@@ -186,11 +182,12 @@ impl VhostNetFile {
         check_index(index)?;
         let bare = {
             let mut state = self.permitted(permit)?;
-            let (ring, common) = state.ring(index)?;
             if fd == UNBIND {
-                ring.detach()?;
+                state.ring(index)?.0.detach()?;
                 return Ok(IoctlReply::ok());
             }
+            state.check_threads()?;
+            let (ring, common) = state.ring(index)?;
             // Before the descriptor is looked at, as in the kernel.
             ring.check(&common)?;
             common.features & VIRTIO_NET_HDR != 0
@@ -205,6 +202,7 @@ impl VhostNetFile {
                 return Err(NetError::Running);
             }
             state.check_log(state.features)?;
+            state.check_threads()?;
             state.use_log(None)?;
             let name = state.name();
             let (ring, common) = state.ring(index)?;

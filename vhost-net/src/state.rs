@@ -4,6 +4,7 @@ use crate::error::NetError;
 use crate::features::LOG_ALL;
 use crate::log::{Bitmap, LogState};
 use crate::memory::Table;
+use crate::node::Place;
 use crate::ring::{Common, RINGS, Ring};
 use std::sync::Arc;
 use vfio_container::Home;
@@ -20,10 +21,11 @@ pub(crate) struct State {
     pub dirty: Arc<DirtyRecord>,
     pub log: LogState,
     rings: [Ring; RINGS],
+    place: Arc<Place>,
 }
 
 impl State {
-    pub fn new(owners: u64) -> Self {
+    pub fn new(owners: u64, place: Arc<Place>) -> Self {
         Self {
             owner: None,
             owners,
@@ -33,12 +35,26 @@ impl State {
             dirty: DirtyRecord::new(),
             log: LogState::default(),
             rings: [Ring::new(0), Ring::new(1)],
+            place,
         }
+    }
+
+    /// As it is after an open. No ring runs after this.
+    pub fn reset(&mut self) -> Result<(), NetError> {
+        let stopped = self.stop();
+        *self = Self::new(self.owners + 1, Arc::clone(&self.place));
+        stopped
+    }
+
+    /// EBUSY while a thread that its client holds up has not ended: a device has one a ring and no more.
+    pub fn check_threads(&self) -> Result<(), NetError> {
+        let running = self.rings.iter().filter(|ring| ring.is_running()).count();
+        if Arc::strong_count(&self.place) > 1 + running { Err(NetError::Stuck) } else { Ok(()) }
     }
 
     /// A ring, and what it shares with the other.
     pub fn ring(&mut self, index: u32) -> Result<(&mut Ring, Common<'_>), NetError> {
-        let common = Common { features: self.features, table: &self.table, dirty: &self.dirty };
+        let common = Common { features: self.features, table: &self.table, dirty: &self.dirty, place: &self.place };
         let ring = usize::try_from(index).ok().and_then(|index| self.rings.get_mut(index));
         Ok((ring.ok_or(NetError::NoSuchRing(index))?, common))
     }
@@ -110,7 +126,7 @@ impl State {
     }
 
     fn resume(&mut self) -> Result<(), NetError> {
-        let common = Common { features: self.features, table: &self.table, dirty: &self.dirty };
+        let common = Common { features: self.features, table: &self.table, dirty: &self.dirty, place: &self.place };
         each(&mut self.rings, |ring| ring.resume(&common))
     }
 

@@ -57,6 +57,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 pub struct Lab {
     pub client: FakeClient,
+    pub node: Arc<VhostNet>,
     pub file: Arc<VhostNetFile>,
     /// Of the transmit ring.
     pub kick: EventFd,
@@ -82,7 +83,7 @@ impl Lab {
             event
         });
         client.install(NOT_EVENTFD, Descriptor::Other);
-        Self { client, file, kick, rx_kick, err }
+        Self { client, node, file, kick, rx_kick, err }
     }
 
     /// With features, memory, both rings set up, and an interface as descriptor `TAP`, which is in a network namespace

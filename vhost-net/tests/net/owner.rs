@@ -88,6 +88,26 @@ fn a_user_has_so_many_devices_and_no_more() {
 }
 
 #[test]
+fn b1_memory_that_never_comes_costs_a_device_one_thread_a_ring_and_its_place() {
+    let lab = Lab::ready();
+    let stalled = lab.client.stall();
+    // Until the thread looked at its ring before it was asked to stop.
+    eventually("the thread is stuck", || {
+        lab.backend(TX, TAP).unwrap();
+        lab.backend(TX, -1) == Err(Errno::ETIMEDOUT)
+    });
+    for _ in 0..2 {
+        assert_eq!(lab.backend(TX, TAP), Err(Errno::EBUSY), "its thread is still there");
+        lab.call(RESET_OWNER, &[]).unwrap();
+        lab.call(SET_OWNER, &[]).unwrap();
+    }
+    devnode::OpenFile::release(&*lab.file);
+    assert_eq!(lab.node.devices(), 1, "closed, and not gone");
+    drop(stalled);
+    eventually("the thread ends", || lab.node.devices() == 0);
+}
+
+#[test]
 fn a_closed_file_answers_enodev() {
     let lab = Lab::new();
     devnode::OpenFile::release(&*lab.file);
