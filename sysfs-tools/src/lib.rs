@@ -14,7 +14,7 @@
 //!
 //! | Command | Shape |
 //! |---|---|
-//! | `types` | `[{"parent", "type", "available_instances": N, "device_api", "dma_model", "name", "description"}]` |
+//! | `types` | `[{"parent", "type", "available_instances": N, "device_api", "dma_model", "name", "description", "parameters": [{"name", "values", "default", "what"}]}]` |
 //! | `list` | `[{"uuid", "parent", "type", "state", "driver", "iommu_group": N, "owner"}]` |
 //! | `show` | what `list` has for one instance, and `"device_api"`, `"driver_override"`, `"last_error"`, `"devices": {"vhost", "vhost_vdpa", "vfio_group", "vfio_dev"}` (paths; `vfio_dev` a name), `"attributes": {NAME: {"value"} or {"error"}}` |
 //! | `create` | `{"uuid", "parent", "type", "iommu_group": N, "vhost"}` |
