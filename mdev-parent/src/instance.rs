@@ -168,6 +168,11 @@ impl Instance {
         self.bound.lock().driver_override = driver;
     }
 
+    /// Whether its removal has begun, and nothing keeps it any more.
+    pub fn is_gone(&self) -> bool {
+        self.bound.lock().gone
+    }
+
     /// Who holds it, in words.
     pub fn holder(&self) -> Option<String> {
         let binding = self.bound.lock().driver.binding();

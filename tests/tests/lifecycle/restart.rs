@@ -45,6 +45,41 @@ fn parameters_and_a_mac_address_written_since_survive_a_restart() {
 }
 
 #[test]
+fn an_instance_that_offers_no_mac_address_takes_none_and_survives_a_restart() {
+    let mut daemon = Daemon::start();
+    runs(&daemon.type_dir("loopback-net"), &format!("echo {UUID} features=-mac > create"));
+    let refused = fs::write(daemon.instance_dir(UUID).join("mac"), "02:00:00:00:00:09\n").unwrap_err();
+    assert_eq!(errno(&refused), Errno::EOPNOTSUPP);
+    daemon.end(Signal::SIGKILL);
+    daemon.start_again();
+    assert!(daemon.instance_dir(UUID).exists(), "{}", daemon.log());
+}
+
+#[test]
+fn what_is_removed_while_an_attribute_is_written_stays_removed() {
+    let mut daemon = Daemon::start();
+    for _ in 0..100 {
+        let uuid = daemon.create();
+        let mac = daemon.instance_dir(&uuid).join("mac");
+        let begun = Barrier::new(4);
+        std::thread::scope(|scope| {
+            for writer in 1..4 {
+                let (mac, begun) = (&mac, &begun);
+                scope.spawn(move || {
+                    begun.wait();
+                    while fs::write(mac, format!("02:00:00:00:00:0{writer}")).is_ok() {}
+                });
+            }
+            begun.wait();
+            daemon.remove(&uuid, "1").unwrap();
+        });
+    }
+    daemon.end(Signal::SIGKILL);
+    daemon.start_again();
+    assert_eq!(fs::read_dir(daemon.path("sys/bus/mdev/devices")).unwrap().count(), 0, "{}", daemon.log());
+}
+
+#[test]
 fn an_override_survives_a_restart() {
     let mut daemon = Daemon::start();
     let uuid = daemon.create();

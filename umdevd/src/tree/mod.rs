@@ -69,7 +69,9 @@ impl TreeView {
     }
 
     fn keep(&self, instance: &Instance) {
-        if let Some(journal) = &mut *self.journal.lock() {
+        let mut journal = self.journal.lock();
+        // One that goes is forgotten after this, or was before: an attribute may be written until then.
+        if let Some(journal) = journal.as_mut().filter(|_| !instance.is_gone()) {
             journal.keep(Record::from(instance));
         }
     }

@@ -2,7 +2,7 @@
 
 use crate::config::{CONFIG_SIZE, LinkState, NetConfig};
 use crate::control::control_queue;
-use crate::features::{VIRTIO_NET_F_CTRL_VQ, effective};
+use crate::features::{VIRTIO_NET_F_CTRL_VQ, VIRTIO_NET_F_MAC, effective};
 use crate::mac::Mac;
 use crate::parameters::NetParameters;
 use crate::port::{Controls, Port};
@@ -128,9 +128,13 @@ impl<P: Port> NetDevice<P> {
         2 * self.config.pairs() + u16::from(self.has_control_queue())
     }
 
-    /// As with `vdpa dev set … mac`: not under a running driver, which would not look at it again.
+    /// As with `vdpa dev set … mac`: not where no address is offered, and not under a running driver, which would not
+    /// look at it again.
     fn set_mac(&mut self, value: &str) -> Result<(), Refusal> {
         let refuse = |errno, why: &str| Refusal::new(errno, format!("mac={value}: {why}"));
+        if self.features & VIRTIO_NET_F_MAC == 0 {
+            return Err(refuse(Errno::EOPNOTSUPP, "features= leaves the address out"));
+        }
         let mac: Mac = value.parse().map_err(|why| refuse(Errno::EINVAL, why))?;
         if self.driver_ok || !self.running.is_empty() {
             return Err(refuse(Errno::EBUSY, "the driver runs; the address can be changed when it has stopped"));
