@@ -96,7 +96,8 @@ impl Owner {
             None => home_group,
             Some(group) => group_id(group).ok_or_else(refused)?.as_raw(),
         };
-        Ok(Self { uid, gid })
+        // The number that chown(2) takes for "nobody else than before".
+        if uid == u32::MAX || gid == u32::MAX { Err(refused()) } else { Ok(Self { uid, gid }) }
     }
 }
 
@@ -160,7 +161,9 @@ mod tests {
         assert_eq!(Owner::parse("root"), Ok(Owner { uid: 0, gid: 0 }));
         assert_eq!(Owner::parse("1234:5678"), Ok(Owner { uid: 1234, gid: 5678 }));
         assert!(Owner::parse("nobody-has-this-name").is_err());
-        assert!(Owner::parse("0:nobody-has-this-name").is_err());
+        for none in ["0:nobody-has-this-name", "4294967295", "0:4294967295", "", ":", "0:", "ro\0ot"] {
+            assert!(Owner::parse(none).is_err(), "{none:?}");
+        }
     }
 
     proptest! {

@@ -37,7 +37,10 @@ fn every_promise_names_a_test_that_exists() {
     let text = std::fs::read_to_string(workspace().join("SECURITY.md")).unwrap();
     let promises: Vec<&str> = text.lines().filter(|line| line.starts_with("| P")).collect();
     assert!(promises.len() >= 29, "only {} promises were found", promises.len());
+    let mut numbers = HashSet::new();
     for promise in promises {
+        let number = promise.split('|').nth(1).unwrap().trim();
+        assert!(numbers.insert(number), "there are two promises {number}");
         let last_column = promise.trim_end_matches('|').rsplit('|').next().unwrap();
         let named: Vec<&str> = last_column.split('`').skip(1).step_by(2).collect();
         assert!(!named.is_empty(), "no test: {promise}");
