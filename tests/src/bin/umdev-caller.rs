@@ -15,7 +15,7 @@ use std::process::{Command, ExitCode, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 use umdev_tests::driver::abi::{
-    VHOST_SET_VRING_CALL, VHOST_SET_VRING_ERR, VHOST_SET_VRING_KICK, VHOST_VDPA_GET_CONFIG,
+    VHOST_SET_VRING_CALL, VHOST_SET_VRING_ERR, VHOST_SET_VRING_KICK, VHOST_VDPA_GET_CONFIG, VHOST_VDPA_SET_GROUP_ASID,
 };
 use umdev_tests::driver::{CallResult, Client, DriverError, Memory, Options, Ring, Vhost, memory, sys};
 
@@ -145,8 +145,16 @@ fn attempts(vhost: &Vhost) -> String {
         ("config-call", vhost.set_config_call(-1)),
         ("enable", vhost.set_vring_enable(0, true)),
         ("suspend", vhost.suspend()),
+        ("resume", vhost.resume()),
+        ("features", vhost.set_features(0)),
+        ("backend-features", vhost.set_backend_features(0)),
+        ("group", vhost.vring_state("group", VHOST_VDPA_SET_GROUP_ASID, 0, 0).map(drop)),
+        ("config", vhost.set_config(0, &[0])),
+        ("log", vhost.set_log_base(0)),
+        ("log-call", vhost.set_log_fd(-1)),
         ("reset", vhost.set_status(0)),
         ("message", vhost.iotlb_update(0x7000_0000, 0x1000, 0x1000)),
+        ("miss", (&vhost.0).read(&mut [0; 72]).map(drop).map_err(DriverError::io("read"))),
     ];
     results.map(|(name, result)| format!("{name} {}", errno(result))).join(", ")
 }

@@ -16,7 +16,7 @@ fn f30_a_second_opener_is_ebusy() {
 }
 
 #[test]
-fn f30_a_process_that_inherits_the_file_is_not_its_owner() {
+fn f23_f30_a_process_that_inherits_the_file_is_not_its_owner() {
     let daemon = Daemon::start();
     let (_, mut client) = client(&daemon);
     let uuid = daemon.create();
