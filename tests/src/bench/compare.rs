@@ -41,16 +41,24 @@ fn control(daemon: &Daemon) -> Vec<Figure> {
     let calls = calls::measure(daemon, ROUNDS, CREATIONS);
     let lines = iotlb::measure(daemon, iotlb::FEW);
     let calls = calls.iter().map(|call: &Samples| less(call.name(), micros(call.median())));
-    calls.chain(lines.iter().map(|line| less(line.name, line.mean_us))).collect()
+    calls.chain(lines.iter().map(|line| less(line.name, line.each_us))).collect()
 }
 
-fn frames(daemon: &Daemon) -> Vec<Figure> {
-    let figure = |frames: frames::Frames| Figure {
-        name: format!("frames of {} bytes a second", frames.bytes),
-        value: frames.frames_per_second,
-        more_is_better: true,
-    };
-    frames::measure(daemon, &[64, 256, 1514], frames::BRIEF).into_iter().map(figure).collect()
+/// What frames of so many bytes cost the daemon, and how many pass.
+fn frames(daemon: &Daemon, bytes: usize) -> Vec<Figure> {
+    let passed = frames::measure(daemon, &[bytes], frames::BRIEF).into_iter();
+    let figures = passed.flat_map(|frames| {
+        let (cost, rate) = (frames.daemon_ns, frames.frames_per_second);
+        [
+            Figure {
+                name: format!("the daemon's processor time for a frame of {bytes} bytes, ns"),
+                value: cost,
+                more_is_better: false,
+            },
+            Figure { name: format!("frames of {bytes} bytes a second"), value: rate, more_is_better: true },
+        ]
+    });
+    figures.collect()
 }
 
 /// Measures both, `base` being the program of the other build.
@@ -66,7 +74,9 @@ pub fn measure(base: &Path, start: &dyn Fn(Option<&Path>) -> Daemon) -> Vec<Comp
         (0..runs[0][0].len()).map(|index| compare(&runs, index)).collect::<Vec<_>>()
     };
     let mut all = on_one_processor(|| in_turn(&control));
-    all.extend(in_turn(&frames));
+    for bytes in [64, 256, 1514] {
+        all.extend(in_turn(&|daemon| frames(daemon, bytes)));
+    }
     all
 }
 

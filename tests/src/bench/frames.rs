@@ -19,6 +19,8 @@ pub struct Frames {
     pub frames: u64,
     /// A second.
     pub frames_per_second: f64,
+    /// Processor time that the daemon takes for each, nanoseconds.
+    pub daemon_ns: f64,
 }
 
 /// One driver thread and the device's, with frames of these sizes.
@@ -34,7 +36,7 @@ fn run(daemon: &Daemon, bytes: usize, time: Duration) -> CallResult<Frames> {
     let mut client = Client::start(daemon.root(), &uuid, Options::default())?;
     let mut frame = vec![0x5a; bytes];
     let (mut sent, mut received, mut in_flight) = (0_u64, 0_u64, 0);
-    let begun = Instant::now();
+    let (begun, before) = (Instant::now(), daemon.processor_time());
     while begun.elapsed() < time || received < sent {
         let mut posted = 0;
         while begun.elapsed() < time && posted < BURST && in_flight < client.tx.size {
@@ -57,10 +59,11 @@ fn run(daemon: &Daemon, bytes: usize, time: Duration) -> CallResult<Frames> {
         }
     }
     let took = begun.elapsed().as_secs_f64();
+    let worked = daemon.processor_time().saturating_sub(before).as_secs_f64();
     drop(client);
     daemon.remove(&uuid, "1").map_err(DriverError::io("remove"))?;
-    let count = u32::try_from(received).unwrap_or(u32::MAX);
-    Ok(Frames { bytes, frames: received, frames_per_second: f64::from(count) / took })
+    let count = f64::from(u32::try_from(received).unwrap_or(u32::MAX));
+    Ok(Frames { bytes, frames: received, frames_per_second: count / took, daemon_ns: worked * 1e9 / count })
 }
 
 /// Takes what has come; each frame carries its number.

@@ -184,6 +184,15 @@ impl Daemon {
         fs::read_to_string(format!("/proc/{}/maps", self.pid())).expect("procfs").lines().count()
     }
 
+    /// The processor time of its threads.
+    pub fn processor_time(&self) -> Duration {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.pid())).expect("its threads");
+        // A thread may end meanwhile.
+        let times = tasks.flatten().filter_map(|task| fs::read_to_string(task.path().join("schedstat")).ok());
+        let nanos = times.filter_map(|time| time.split(' ').next()?.parse::<u64>().ok()).sum();
+        Duration::from_nanos(nanos)
+    }
+
     /// A number of `/proc/<pid>/status`, such as `VmRSS` (in KiB) or `Threads`.
     pub fn figure(&self, name: &str) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("procfs");
