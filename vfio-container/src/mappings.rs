@@ -47,6 +47,11 @@ impl Mappings {
         self.max.saturating_sub(self.table.len())
     }
 
+    /// The highest address that is mapped.
+    pub fn highest(&self) -> Option<u64> {
+        self.table.values().next_back().copied()
+    }
+
     /// The mappings with a byte in `first..=last`, as first and last address each.
     pub fn touching(&self, first: u64, last: u64) -> impl Iterator<Item = (u64, u64)> + '_ {
         let before = self.table.range(..first).next_back().filter(|&(_, &end)| end >= first);

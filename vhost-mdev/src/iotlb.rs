@@ -45,9 +45,8 @@ impl Iotlb {
 
     /// The highest address that is mapped, or will be when the batch ends.
     pub fn highest(&self) -> Option<u64> {
-        let published = self.space().regions().last().map(|region| region.last());
         let added = self.batch.as_ref().and_then(|batch| batch.added.values().next_back()?.last().map(Region::last));
-        published.max(added)
+        self.table.highest().max(added)
     }
 
     /// Whether `size` bytes could be mapped at `iova` now.
