@@ -110,9 +110,9 @@ impl Memory {
         }
     }
 
-    /// Whether address space 0 is filled by messages.
+    /// Whether some address space is filled by messages.
     pub fn is_iotlb(&self) -> bool {
-        matches!(self.source, Source::Iotlb)
+        matches!(self.source, Source::Iotlb) || self.iotlbs.len() > 1
     }
 
     /// The highest address that is mapped, or will be when a batch ends, in any address space.

@@ -154,6 +154,10 @@ fn a_device_that_uses_no_iotlb_will_never_ask() {
     lab.start().unwrap();
     assert_eq!(lab.read(&NOW), Err(Errno::EAGAIN));
     assert_eq!(lab.read(&WAIT), Err(Errno::EBADFD));
+    let lab = Lab::grouped();
+    let _held = lab.attach();
+    lab.start().unwrap();
+    assert_eq!(lab.read(&WAIT), Err(Errno::EAGAIN), "the container is one of two address spaces");
     assert_eq!(Lab::own_iommu().read(&WAIT), Err(Errno::EBADFD));
 }
 
