@@ -5,7 +5,7 @@ use nix::errno::Errno;
 use std::sync::Arc;
 use vfio_container::{Client, MAX_REGIONS, regions};
 use vhost_abi::MemoryRegion;
-use virtio_mdev_api::dma::{AddressSpace, Limits, Permissions};
+use virtio_mdev_api::dma::{AddressSpace, Limits, MapError, Permissions};
 use zerocopy::FromBytes;
 
 /// The kernel's default `max_mem_regions`.
@@ -42,6 +42,10 @@ impl Table {
 
     fn add(&mut self, client: &dyn Client, entry: MemoryRegion) -> Result<(), NetError> {
         let MemoryRegion { gpa, len, uaddr, .. } = entry;
+        // Pieces of it could each fit where the whole does not.
+        if gpa.checked_add(len.saturating_sub(1)).is_none() {
+            return Err(NetError::Table(MapError::Wraps { iova: gpa, len }));
+        }
         let read_write = Permissions::READ | Permissions::WRITE;
         let pieces = regions(client, gpa, uaddr, len, read_write).map_err(|_| NetError::NotMapped { uaddr, len })?;
         self.space.map_all(pieces).map_err(NetError::Table)?;

@@ -75,7 +75,11 @@ impl Lab {
     }
 
     pub fn unowned() -> Self {
-        let (client, node) = (FakeClient::new(1), VhostNet::new());
+        Self::of_client(FakeClient::new(1))
+    }
+
+    pub fn of_client(client: FakeClient) -> Self {
+        let node = VhostNet::new();
         let file = node.open_file(&client).unwrap();
         let [kick, rx_kick, err] = [KICK, RX_KICK, ERR].map(|fd| {
             let event = EventFd::new().unwrap();

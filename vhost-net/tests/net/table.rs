@@ -2,7 +2,7 @@
 
 use crate::lab::*;
 use nix::errno::Errno;
-use vfio_container::testing::SIZE as CLIENT_SIZE;
+use vfio_container::testing::{FakeClient, SIZE as CLIENT_SIZE};
 
 #[test]
 fn a_table_is_taken_whole_or_not() {
@@ -20,6 +20,14 @@ fn a_table_is_taken_whole_or_not() {
     for region in wrong {
         assert_eq!(lab.table(&[good, region]), Err(Errno::EFAULT), "{region:x?}");
     }
+}
+
+#[test]
+fn a_region_of_several_mappings_does_not_go_on_at_address_0() {
+    let lab = Lab::of_client(FakeClient::with_stretches(1, 0x1000));
+    lab.call(SET_OWNER, &[]).unwrap();
+    assert_eq!(lab.table(&[[u64::MAX - 0xfff, 0x2000, RAM]]), Err(Errno::EFAULT));
+    assert_eq!(lab.table(&[[u64::MAX - 0x1fff, 0x2000, RAM]]), Ok(()));
 }
 
 #[test]
