@@ -52,7 +52,7 @@ pub enum Error {
         reason: Option<String>,
     },
     /// A file of the tree could not be read.
-    #[error("cannot read {}: {}", .path.display(), describe(*.errno))]
+    #[error("cannot read {}: {}", printable(&.path.to_string_lossy()), describe(*.errno))]
     Read {
         /// The file or directory.
         path: PathBuf,

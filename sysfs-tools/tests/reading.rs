@@ -100,6 +100,16 @@ fn an_unknown_instance_is_refused_in_words() {
 }
 
 #[test]
+fn a_name_of_the_tree_does_not_reach_the_terminal_in_an_error_either() {
+    let fixture = Fixture::new();
+    let parent = format!("{MDEV}/red\u{1b}[31m");
+    fixture.file(&format!("{parent}/mdev_supported_types"), "no directory");
+    fixture.link("sys/class/mdev_bus/red\u{1b}[31m", "../../devices/virtual/mdev/red\u{1b}[31m");
+    let said = fixture.run(&["types"]).refused();
+    assert!(said.contains("red\\x1b[31m/mdev_supported_types: ") && !said.contains('\u{1b}'), "{said:?}");
+}
+
+#[test]
 fn a_root_without_a_tree_is_refused_in_words() {
     assert_eq!(
         Fixture::empty().run(&["list"]).refused(),
