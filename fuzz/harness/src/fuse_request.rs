@@ -7,8 +7,7 @@
 mod kernel;
 
 use crate::Input;
-use kernel::{HEADER, IOCTL, Kernel, READ, READDIR, UNIQUE, WRITE};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use kernel::{HEADER, IOCTL, Kernel, READ, READDIR, UNIQUE, WRITE, readable};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -40,8 +39,7 @@ impl Sleeper {
         let mut child = command.spawn().expect("cat(1)");
         // What passes it on has all its mappings.
         child.stdin.as_mut().expect("a pipe").write_all(&1u64.to_ne_bytes()).expect("it reads");
-        let mut fds = [PollFd::new(event.as_fd(), PollFlags::POLLIN)];
-        assert_eq!(poll(&mut fds, PollTimeout::from(60_000u16)), Ok(1), "cat(1) does not write");
+        assert_eq!(readable(event.as_fd()), Ok(1), "cat(1) does not write");
         let memory = OpenOptions::new().read(true).write(true).open(format!("/proc/{}/mem", child.id()));
         let maps = std::fs::read_to_string(format!("/proc/{}/maps", child.id())).expect("its map");
         let stack = maps.lines().find(|line| line.ends_with("[stack]")).expect("a stack");

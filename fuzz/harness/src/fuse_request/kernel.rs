@@ -8,7 +8,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, setsockopt, socketpair, sockopt};
 use parking_lot::Mutex;
 use std::collections::BTreeSet;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Duration;
@@ -194,8 +194,7 @@ impl Kernel {
     /// The next answer that comes: to whom, error and length.
     fn next_answer(&mut self, request: &[u8]) -> (u64, i32, usize) {
         loop {
-            let mut fds = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
-            assert_eq!(poll(&mut fds, PollTimeout::from(PATIENCE)), Ok(1), "no answer to {request:02x?}");
+            assert_eq!(readable(self.socket.as_fd()), Ok(1), "no answer to {request:02x?}");
             let len = recv(self.socket.as_raw_fd(), &mut self.answer, MsgFlags::empty()).expect("an answer");
             assert!(len >= OUT_HEADER && word_of(&self.answer) as usize == len, "an answer of {len} bytes");
             let error = word_of(&self.answer[4..]).cast_signed();
@@ -235,6 +234,16 @@ impl Kernel {
         assert_eq!(self.opens.load(Ordering::SeqCst), 0, "the vhost file was closed");
         assert_eq!(self.session.broken(), None, "no request breaks a device");
         self.session.retire();
+    }
+}
+
+/// Waits until `fd` can be read: 1, or 0 when it cannot in time. The fuzzer's clock is a signal.
+pub fn readable(fd: BorrowedFd<'_>) -> nix::Result<i32> {
+    loop {
+        match poll(&mut [PollFd::new(fd, PollFlags::POLLIN)], PollTimeout::from(PATIENCE)) {
+            Err(Errno::EINTR) => {}
+            ready => return ready,
+        }
     }
 }
 
