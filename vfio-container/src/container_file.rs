@@ -3,19 +3,23 @@
 use crate::command::*;
 use crate::container::Container;
 use crate::error::VfioError;
-use crate::iommu::{Iommu, Version};
+use crate::info::get_info;
+use crate::iommu::{Iommu, Version, check_unmap_flags};
 use crate::trace::Trace;
-use crate::wire::{DirtyBitmap, DmaAvail, DmaMap, DmaUnmap, IommuInfo, check_flags, fetch};
+use crate::wire::{DirtyGet, DirtyPagesArg, DmaMap, DmaUnmap, check_flags, fetch, fetch_rest};
 use crate::{Client, command};
 use devnode::{Caller, DeviceNode, Ioctl, IoctlReply, OpenFile, OpenFlags};
 use nix::errno::Errno;
-use std::mem::{offset_of, size_of};
+use std::mem::size_of;
 use std::sync::Arc;
 use vfio_bindings::bindings::vfio::{
-    VFIO_API_VERSION, VFIO_DMA_CC_IOMMU, VFIO_IOMMU_INFO_CAPS, VFIO_IOMMU_INFO_PGSIZES,
-    VFIO_IOMMU_TYPE1_INFO_DMA_AVAIL, VFIO_TYPE1_IOMMU, VFIO_TYPE1v2_IOMMU as VFIO_TYPE1V2_IOMMU, VFIO_UNMAP_ALL,
+    VFIO_API_VERSION, VFIO_DMA_CC_IOMMU, VFIO_IOMMU_DIRTY_PAGES_FLAG_GET_BITMAP, VFIO_IOMMU_DIRTY_PAGES_FLAG_START,
+    VFIO_IOMMU_DIRTY_PAGES_FLAG_STOP, VFIO_TYPE1_IOMMU, VFIO_TYPE1v2_IOMMU as VFIO_TYPE1V2_IOMMU, VFIO_UNMAP_ALL,
 };
 use zerocopy::IntoBytes;
+
+/// Newer headers have dropped it; Linux 6.12 offers it.
+const VFIO_TYPE1_NESTING_IOMMU: u32 = 6;
 
 /// The node `/dev/vfio/vfio`: every open of it is a new, empty container.
 #[derive(Debug, Default)]
@@ -73,7 +77,7 @@ impl ContainerFile {
             VFIO_IOMMU_GET_INFO => get_info(client, &*self.iommu()?, arg),
             VFIO_IOMMU_MAP_DMA => self.map(client, arg, trace),
             VFIO_IOMMU_UNMAP_DMA => self.unmap(client, arg, trace),
-            VFIO_IOMMU_DIRTY_PAGES => self.dirty_pages(client, arg),
+            VFIO_IOMMU_DIRTY_PAGES => self.dirty_pages(client, arg, trace),
             cmd => Err(refuse(cmd)),
         }
     }
@@ -84,7 +88,7 @@ impl ContainerFile {
 
     fn has_extension(&self, extension: u64) -> bool {
         match u32::try_from(extension) {
-            Ok(VFIO_TYPE1_IOMMU | VFIO_TYPE1V2_IOMMU | VFIO_UNMAP_ALL) => true,
+            Ok(VFIO_TYPE1_IOMMU | VFIO_TYPE1V2_IOMMU | VFIO_TYPE1_NESTING_IOMMU | VFIO_UNMAP_ALL) => true,
             // Memory is memory to a device in software; the kernel knows only once there is an IOMMU.
             Ok(VFIO_DMA_CC_IOMMU) => self.container.iommu().is_some(),
             _ => false,
@@ -95,7 +99,9 @@ impl ContainerFile {
         self.container.check_settable()?;
         let version = match u32::try_from(kind) {
             Ok(VFIO_TYPE1_IOMMU) => Version::V1,
-            Ok(VFIO_TYPE1V2_IOMMU) => Version::V2,
+            Ok(VFIO_TYPE1V2_IOMMU | VFIO_TYPE1_NESTING_IOMMU) => Version::V2,
+            // The kernel finds a driver for every extension, and this one then knows no such type.
+            Ok(VFIO_UNMAP_ALL) => return Err(VfioError::NotAType),
             _ => return Err(VfioError::NoSuchType(kind)),
         };
         let home = client.home()?;
@@ -122,60 +128,46 @@ impl ContainerFile {
         trace.arg("iova", unmap.iova);
         trace.arg("size", unmap.size);
         iommu.check_home(client)?;
-        let size = iommu.unmap(&unmap)?;
+        let bitmap = if check_unmap_flags(unmap.flags)? {
+            Some(fetch_rest(client, arg, size_of::<DmaUnmap>(), unmap.argsz)?)
+        } else {
+            None
+        };
+        let size = iommu.unmap(client, &unmap, bitmap)?;
         client.write(arg, DmaUnmap { size, ..unmap }.as_bytes())?;
         Ok(IoctlReply::ok())
     }
 
-    /// Dirty tracking is not offered yet; GET_INFO shows no migration capability, so nobody is misled.
-    fn dirty_pages(&self, client: &dyn Client, arg: u64) -> Result<IoctlReply, VfioError> {
-        if self.iommu()?.version == Version::V1 {
+    fn dirty_pages(&self, client: &dyn Client, arg: u64, trace: &mut Trace) -> Result<IoctlReply, VfioError> {
+        const ALLOWED: u32 = VFIO_IOMMU_DIRTY_PAGES_FLAG_START
+            | VFIO_IOMMU_DIRTY_PAGES_FLAG_STOP
+            | VFIO_IOMMU_DIRTY_PAGES_FLAG_GET_BITMAP;
+        let iommu = self.iommu()?;
+        if iommu.version == Version::V1 {
             return Err(VfioError::NotV2);
         }
-        let dirty: DirtyBitmap = fetch(client, arg, size_of::<DirtyBitmap>())?;
-        check_flags(dirty.flags, 7)?;
-        if dirty.flags.count_ones() != 1 {
-            return Err(VfioError::Flags { flags: dirty.flags, allowed: 7 });
+        let DirtyPagesArg { argsz, flags } = fetch(client, arg, size_of::<DirtyPagesArg>())?;
+        trace.arg("flags", flags);
+        check_flags(flags, ALLOWED)?;
+        iommu.check_home(client)?;
+        match flags {
+            VFIO_IOMMU_DIRTY_PAGES_FLAG_START => iommu.start_tracking()?,
+            VFIO_IOMMU_DIRTY_PAGES_FLAG_STOP => iommu.stop_tracking()?,
+            VFIO_IOMMU_DIRTY_PAGES_FLAG_GET_BITMAP => {
+                let get: DirtyGet = fetch_rest(client, arg, size_of::<DirtyPagesArg>(), argsz)?;
+                trace.arg("iova", get.iova);
+                trace.arg("size", get.size);
+                iommu.get_dirty(client, &get)?;
+            }
+            _ => return Err(VfioError::Flags { flags, allowed: ALLOWED }),
         }
-        Err(VfioError::NotOffered("dirty tracking"))
+        Ok(IoctlReply::ok())
     }
 }
 
 /// What answers a command that this file does not serve.
 pub(crate) fn refuse(cmd: u32) -> VfioError {
     command::name(cmd).map_or(VfioError::Unknown(cmd), VfioError::NotOffered)
-}
-
-/// VFIO_IOMMU_GET_INFO, with the capabilities after the structure where the caller made room for them.
-fn get_info(client: &dyn Client, iommu: &Iommu, arg: u64) -> Result<IoctlReply, VfioError> {
-    const MINIMUM: usize = offset_of!(IommuInfo, cap_offset);
-    const WITH_CAPS: usize = offset_of!(IommuInfo, pad);
-    let given: IommuInfo = fetch(client, arg, MINIMUM)?;
-    let argsz = usize::try_from(given.argsz).unwrap_or(usize::MAX);
-    let avail = DmaAvail {
-        id: u16::try_from(VFIO_IOMMU_TYPE1_INFO_DMA_AVAIL).unwrap_or_default(),
-        version: 1,
-        avail: u32::try_from(iommu.room()).unwrap_or(u32::MAX),
-        ..DmaAvail::default()
-    };
-    let whole = size_of::<IommuInfo>() + size_of::<DmaAvail>();
-    let mut info = IommuInfo {
-        argsz: given.argsz,
-        flags: VFIO_IOMMU_INFO_PGSIZES | VFIO_IOMMU_INFO_CAPS,
-        page_sizes: iommu.page_sizes(),
-        ..IommuInfo::default()
-    };
-    if argsz < whole {
-        info.argsz = u32::try_from(whole).unwrap_or(u32::MAX);
-    } else {
-        let offset = size_of::<IommuInfo>();
-        info.cap_offset = u32::try_from(offset).unwrap_or_default();
-        let at = arg.checked_add(u64::from(info.cap_offset)).ok_or(Errno::EFAULT)?;
-        client.write(at, avail.as_bytes())?;
-    }
-    let shown = if argsz < WITH_CAPS { MINIMUM } else { WITH_CAPS };
-    client.write(arg, &info.as_bytes()[..shown])?;
-    Ok(IoctlReply::ok())
 }
 
 impl OpenFile for ContainerFile {

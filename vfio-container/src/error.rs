@@ -25,6 +25,8 @@ pub(crate) enum VfioError {
     IommuFixed,
     #[error("IOMMU type {0} is not offered")]
     NoSuchType(u64),
+    #[error("VFIO_UNMAP_ALL is an extension and no type")]
+    NotAType,
     #[error("only the address space that set this up may change it")]
     Foreign,
     #[error("the group is attached to a container")]
@@ -45,6 +47,12 @@ pub(crate) enum VfioError {
     NoDeviceFd,
     #[error("dirty tracking needs a type 1 v2 IOMMU")]
     NotV2,
+    #[error("dirty pages are not tracked")]
+    NotTracked,
+    #[error("the mapping {first:#x}..={last:#x} has too many pages to track")]
+    Untrackable { first: u64, last: u64 },
+    #[error("a bitmap of {size:#x} bytes at {data:#x}, pages of {page_size:#x} bytes, is none for {range:#x} bytes")]
+    Bitmap { page_size: u64, size: u64, data: u64, range: u64 },
     #[error("{0} is not offered")]
     NotOffered(&'static str),
     #[error("there is no command {0:#x} here")]
@@ -70,6 +78,10 @@ impl HasErrno for VfioError {
             | Self::IommuFixed
             | Self::Attached
             | Self::NotAttached
+            | Self::NotTracked
+            | Self::Untrackable { .. }
+            | Self::Bitmap { .. }
+            | Self::NotAType
             | Self::Negative(_)
             | Self::LongName(_) => Errno::EINVAL,
             Self::NoSuchMapping { .. } => Errno::ENOENT,

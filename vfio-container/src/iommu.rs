@@ -2,25 +2,31 @@
 
 use crate::error::VfioError;
 use crate::mappings::{MAX_MAPPINGS, MAX_REGIONS, Mappings};
-use crate::wire::{DmaMap, DmaUnmap, check_flags};
+use crate::wire::{BitmapArg, DmaMap, DmaUnmap, check_flags};
 use crate::{Client, Home, regions};
-use parking_lot::Mutex;
+use parking_lot::{MappedMutexGuard, Mutex, MutexGuard};
 use std::sync::Arc;
 use vfio_bindings::bindings::vfio::{
     VFIO_DMA_MAP_FLAG_READ, VFIO_DMA_MAP_FLAG_VADDR, VFIO_DMA_MAP_FLAG_WRITE, VFIO_DMA_UNMAP_FLAG_ALL,
     VFIO_DMA_UNMAP_FLAG_GET_DIRTY_BITMAP, VFIO_DMA_UNMAP_FLAG_VADDR,
 };
-use virtio_mdev_api::dma::{AddressSpace, Limits, MapError, Permissions};
+use virtio_mdev_api::dirty::DirtyPages;
+use virtio_mdev_api::dma::{AddressSpace, Limits, MapError, Permissions, Unmapped};
 
 /// Mappings are whole pages of this size.
-const PAGE: u64 = 4096;
+pub(crate) const PAGE: u64 = 4096;
+/// The most pages of a bitmap, as in the kernel.
+pub(crate) const MAX_BITMAP_PAGES: u64 = (1 << 31) - 1;
+/// Its size in bytes.
+pub(crate) const MAX_BITMAP: u64 = bitmap_len(MAX_BITMAP_PAGES);
 
 /// Which rules UNMAP_DMA follows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Version {
     /// VFIO_TYPE1_IOMMU: an unmap removes whole mappings, whatever part of them it names.
     V1,
-    /// VFIO_TYPE1v2_IOMMU: an unmap must not cut through a mapping.
+    /// VFIO_TYPE1v2_IOMMU: an unmap must not cut through a mapping. VFIO_TYPE1_NESTING_IOMMU too: emulated groups have
+    /// nothing to nest.
     V2,
 }
 
@@ -32,13 +38,21 @@ pub(crate) struct Iommu {
     space: Arc<AddressSpace>,
     /// `None` once the container lost its last group. Held while the address space changes, which may take as long as
     /// readers take to leave; nothing but map calls on this container waits for it.
-    table: Mutex<Option<Mappings>>,
+    table: Mutex<Option<Table>>,
+}
+
+/// What is mapped, and what was written.
+pub(crate) struct Table {
+    pub mappings: Mappings,
+    /// While pages are tracked: those that were written, of what is mapped.
+    pub dirty: Option<Arc<DirtyPages>>,
 }
 
 impl Iommu {
     pub fn new(version: Version, home: Home) -> Arc<Self> {
         let space = AddressSpace::new(Limits { max_entries: MAX_REGIONS, ..Limits::default() });
-        let table = Mutex::new(Some(Mappings::new(Arc::clone(&space), MAX_MAPPINGS)));
+        let mappings = Mappings::new(Arc::clone(&space), MAX_MAPPINGS);
+        let table = Mutex::new(Some(Table { mappings, dirty: None }));
         Arc::new(Self { version, home, space, table })
     }
 
@@ -53,14 +67,19 @@ impl Iommu {
 
     /// How many more mappings there may be.
     pub fn room(&self) -> usize {
-        self.table.lock().as_ref().map_or(0, Mappings::room)
+        self.table.lock().as_ref().map_or(0, |table| table.mappings.room())
     }
 
     /// All mappings are gone, for good.
     pub fn close(&self) {
         let closed = self.table.lock().take();
         drop(closed);
+        self.space.writers().track(None);
         self.space.unmap_all();
+    }
+
+    pub fn lock(&self) -> Result<MappedMutexGuard<'_, Table>, VfioError> {
+        MutexGuard::try_map(self.table.lock(), Option::as_mut).map_err(|_| VfioError::NoIommu)
     }
 
     /// Memory is mapped by the address space that set the container up, and by no other.
@@ -91,17 +110,19 @@ impl Iommu {
         // Look first: taking hold of memory that is not going to be mapped is dear.
         self.check_free(iova, last)?;
         let regions = regions(client, iova, vaddr, size, permissions)?;
-        let mut table = self.table.lock();
-        Ok(table.as_mut().ok_or(VfioError::NoIommu)?.add(vec![regions])?)
+        let mut table = self.lock()?;
+        if table.dirty.is_some() {
+            check_trackable(iova, last)?;
+        }
+        Ok(table.mappings.add(vec![regions])?)
     }
 
     fn check_free(&self, first: u64, last: u64) -> Result<(), VfioError> {
-        let table = self.table.lock();
-        let table = table.as_ref().ok_or(VfioError::NoIommu)?;
-        if let Some((other, _)) = table.touching(first, last).next() {
+        let table = self.lock()?;
+        if let Some((other, _)) = table.mappings.touching(first, last).next() {
             return Err(MapError::Overlap { iova: first, other }.into());
         }
-        if table.room() == 0 {
+        if table.mappings.room() == 0 {
             return Err(MapError::Full { max: MAX_MAPPINGS }.into());
         }
         Ok(())
@@ -109,53 +130,94 @@ impl Iommu {
 
     /// A new address is for mappings whose old one was given up, which emulated groups forbid.
     fn refuse_readdress(&self, iova: u64, last: u64, size: u64) -> VfioError {
-        match self.table.lock().as_ref().and_then(|table| table.touching(iova, last).next()) {
-            Some((iova, _)) => VfioError::AddressKept { iova },
-            None => VfioError::NoSuchMapping { iova, size },
+        match self.lock().map(|table| table.mappings.touching(iova, last).next()) {
+            Ok(Some((iova, _))) => VfioError::AddressKept { iova },
+            Ok(None) => VfioError::NoSuchMapping { iova, size },
+            Err(error) => error,
         }
     }
 
-    /// VFIO_IOMMU_UNMAP_DMA: how many bytes were unmapped.
-    pub fn unmap(&self, arg: &DmaUnmap) -> Result<u64, VfioError> {
+    /// VFIO_IOMMU_UNMAP_DMA: how many bytes were unmapped. With `bitmap`, which the flags ask for, the pages that were
+    /// written go there.
+    pub fn unmap(&self, client: &dyn Client, arg: &DmaUnmap, bitmap: Option<BitmapArg>) -> Result<u64, VfioError> {
         let &DmaUnmap { flags, iova, size, .. } = arg;
-        let (bitmap, all, readdress) =
-            (VFIO_DMA_UNMAP_FLAG_GET_DIRTY_BITMAP, VFIO_DMA_UNMAP_FLAG_ALL, VFIO_DMA_UNMAP_FLAG_VADDR);
-        let allowed = bitmap | all | readdress;
-        check_flags(flags, allowed)?;
-        if flags & bitmap != 0 {
-            let alone = flags == bitmap;
-            return Err(if alone {
-                VfioError::NotOffered("a dirty bitmap")
-            } else {
-                VfioError::Flags { flags, allowed }
-            });
-        }
-        if flags & readdress != 0 {
+        if flags & VFIO_DMA_UNMAP_FLAG_VADDR != 0 {
             return Err(VfioError::Emulated);
         }
         let range = VfioError::Range { iova, size, vaddr: 0 };
-        let last = match flags & all != 0 {
+        let last = match flags & VFIO_DMA_UNMAP_FLAG_ALL != 0 {
             true if iova == 0 && size == 0 => u64::MAX,
             false if (iova | size) % PAGE == 0 => last(iova, size).ok_or(range)?,
             _ => return Err(range),
         };
-        let mut table = self.table.lock();
-        let table = table.as_mut().ok_or(VfioError::NoIommu)?;
-        let mut doomed: Vec<_> = table.touching(iova, last).collect();
-        let cut = doomed.iter().find(|mapping| mapping.0 < iova || mapping.1 > last);
-        match (self.version, cut) {
-            (Version::V2, Some(&(at, _))) => {
-                return Err(MapError::Bisected { first: iova, last, iova: at }.into());
+        match bitmap {
+            Some(bitmap) => self.unmap_tracked(client, iova, last, bitmap),
+            None => {
+                let mut table = self.lock()?;
+                let doomed = self.doomed(&table, iova, last)?;
+                Ok(table.remove(&doomed).bytes)
             }
-            // What begins before the range stops a v1 unmap: it removes nothing, and says so by its size.
-            (Version::V1, Some(&(at, _))) if at < iova => doomed.clear(),
-            _ => {}
         }
-        Ok(table.remove(&doomed))
+    }
+
+    /// What an unmap of `iova..=last` removes.
+    pub fn doomed(&self, table: &Table, iova: u64, last: u64) -> Result<Vec<(u64, u64)>, VfioError> {
+        match self.version {
+            Version::V2 => table.whole(iova, last),
+            Version::V1 => {
+                let mut doomed: Vec<_> = table.mappings.touching(iova, last).collect();
+                // What begins before the range stops a v1 unmap: it removes nothing, and says so by its size.
+                if doomed.first().is_some_and(|&(first, _)| first < iova) {
+                    doomed.clear();
+                }
+                Ok(doomed)
+            }
+        }
     }
 }
 
+impl Table {
+    /// The mappings in `first..=last`, none of which it may cut through.
+    pub fn whole(&self, first: u64, last: u64) -> Result<Vec<(u64, u64)>, VfioError> {
+        let mappings: Vec<_> = self.mappings.touching(first, last).collect();
+        match mappings.iter().find(|mapping| mapping.0 < first || mapping.1 > last) {
+            Some(&(iova, _)) => Err(MapError::Bisected { first, last, iova }.into()),
+            None => Ok(mappings),
+        }
+    }
+
+    /// Removes mappings, and what is known of their pages.
+    pub fn remove(&mut self, doomed: &[(u64, u64)]) -> Unmapped {
+        let removed = self.mappings.remove(doomed);
+        if let Some(dirty) = &self.dirty {
+            dirty.forget(doomed);
+        }
+        removed
+    }
+}
+
+/// What may come with flags of UNMAP_DMA: whether a bitmap does.
+pub(crate) fn check_unmap_flags(flags: u32) -> Result<bool, VfioError> {
+    let bitmap = VFIO_DMA_UNMAP_FLAG_GET_DIRTY_BITMAP;
+    let allowed = bitmap | VFIO_DMA_UNMAP_FLAG_ALL | VFIO_DMA_UNMAP_FLAG_VADDR;
+    check_flags(flags, allowed)?;
+    if flags & bitmap != 0 && flags != bitmap {
+        return Err(VfioError::Flags { flags, allowed });
+    }
+    Ok(flags & bitmap != 0)
+}
+
+/// Whether the pages of a mapping, given as first and last address, can be tracked.
+pub(crate) fn check_trackable(first: u64, last: u64) -> Result<(), VfioError> {
+    if (last - first) / PAGE >= MAX_BITMAP_PAGES { Err(VfioError::Untrackable { first, last }) } else { Ok(()) }
+}
+
+/// Bytes of a bitmap of so many pages, in words of 64 bits.
+pub(crate) const fn bitmap_len(pages: u64) -> u64 {
+    pages.div_ceil(64) * 8
+}
+
 /// The last of `size` bytes from `first`; `None` when there is none, or beyond the address space.
-fn last(first: u64, size: u64) -> Option<u64> {
+pub(crate) fn last(first: u64, size: u64) -> Option<u64> {
     first.checked_add(size.checked_sub(1)?)
 }

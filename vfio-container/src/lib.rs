@@ -7,14 +7,17 @@
 //! Groups behave as VFIO's emulated groups do (those of mdev devices): nothing is pinned, and there is no hardware whose
 //! reserved ranges or page sizes could restrict a mapping.
 
+mod bitmap;
 pub mod call;
 mod client;
 mod command;
 mod container;
 mod container_file;
+mod dirty;
 mod error;
 mod group;
 mod group_file;
+mod info;
 mod iommu;
 mod mappings;
 #[cfg(any(test, feature = "testing"))]

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use virtio_mdev_api::dma::{AddressSpace, MapError, Region};
+use virtio_mdev_api::dma::{AddressSpace, MapError, Region, Unmapped};
 
 /// How many mappings a container, or a vhost file, can hold: VFIO's default `dma_entry_limit`.
 pub const MAX_MAPPINGS: usize = 65_535;
@@ -101,15 +101,14 @@ impl Mappings {
         Ok(())
     }
 
-    /// Removes mappings, given in order, all at once, and answers how many bytes they had. When this returns no device
-    /// can touch that memory.
-    pub fn remove(&mut self, doomed: &[(u64, u64)]) -> u64 {
+    /// Removes mappings, given in order, all at once. When this returns no device can touch that memory.
+    pub fn remove(&mut self, doomed: &[(u64, u64)]) -> Unmapped {
         self.forget(doomed);
-        self.space.unmap_ranges(doomed).bytes
+        self.space.unmap_ranges(doomed)
     }
 
     /// Removes every mapping with a byte in `first..=last`, whole.
-    pub fn remove_touching(&mut self, first: u64, last: u64) -> u64 {
+    pub fn remove_touching(&mut self, first: u64, last: u64) -> Unmapped {
         let doomed: Vec<_> = self.touching(first, last).collect();
         self.remove(&doomed)
     }

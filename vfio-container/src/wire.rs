@@ -1,6 +1,8 @@
 //! The structures of VFIO's group and type 1 IOMMU commands, as bytes of a client's memory.
 
 use crate::{Client, error::VfioError};
+use nix::errno::Errno;
+use std::mem::size_of;
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
 /// `struct vfio_group_status`.
@@ -22,14 +24,33 @@ pub(crate) struct IommuInfo {
     pub pad: u32,
 }
 
-/// `struct vfio_iommu_type1_info_dma_avail`, padded to 8 bytes as the kernel does.
+/// `struct vfio_info_cap_header`.
 #[derive(Debug, Clone, Copy, Default, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
-pub(crate) struct DmaAvail {
+pub(crate) struct CapHeader {
     pub id: u16,
     pub version: u16,
     /// Offset of the next capability; 0 for the last.
     pub next: u32,
+}
+
+/// `struct vfio_iommu_type1_info_cap_migration`.
+#[derive(Debug, Clone, Copy, Default, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub(crate) struct CapMigration {
+    pub header: CapHeader,
+    pub flags: u32,
+    pub pad: u32,
+    pub page_sizes: u64,
+    /// Bytes of the largest bitmap.
+    pub max_bitmap: u64,
+}
+
+/// `struct vfio_iommu_type1_info_dma_avail`, padded to 8 bytes as the kernel does.
+#[derive(Debug, Clone, Copy, Default, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub(crate) struct CapDmaAvail {
+    pub header: CapHeader,
     pub avail: u32,
     pub pad: u32,
 }
@@ -58,9 +79,29 @@ pub(crate) struct DmaUnmap {
 /// `struct vfio_iommu_type1_dirty_bitmap`, without what may follow.
 #[derive(Debug, Clone, Copy, Default, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
-pub(crate) struct DirtyBitmap {
+pub(crate) struct DirtyPagesArg {
     pub argsz: u32,
     pub flags: u32,
+}
+
+/// `struct vfio_bitmap`.
+#[derive(Debug, Clone, Copy, Default, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub(crate) struct BitmapArg {
+    pub page_size: u64,
+    /// In bytes.
+    pub size: u64,
+    /// Where the client has it.
+    pub data: u64,
+}
+
+/// `struct vfio_iommu_type1_dirty_bitmap_get`.
+#[derive(Debug, Clone, Copy, Default, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub(crate) struct DirtyGet {
+    pub iova: u64,
+    pub size: u64,
+    pub bitmap: BitmapArg,
 }
 
 /// Reads the first `size` bytes of a `T` at `addr`; the rest is zero. Its first field, `argsz`, must be at least `size`.
@@ -76,6 +117,21 @@ where
     if argsz < need {
         return Err(VfioError::Argsz { argsz, need });
     }
+    Ok(value)
+}
+
+/// Reads the `T` that follows a structure of `size` bytes at `addr`, whose `argsz` the client gave.
+pub(crate) fn fetch_rest<T>(client: &dyn Client, addr: u64, size: usize, argsz: u32) -> Result<T, VfioError>
+where
+    T: FromBytes + FromZeros + IntoBytes + KnownLayout + Immutable,
+{
+    let need = u32::try_from(size + size_of::<T>()).unwrap_or(u32::MAX);
+    if argsz < need {
+        return Err(VfioError::Argsz { argsz, need });
+    }
+    let mut value = T::new_zeroed();
+    let at = addr.checked_add(size as u64).ok_or(Errno::EFAULT)?;
+    client.read(at, value.as_mut_bytes())?;
     Ok(value)
 }
 
@@ -95,7 +151,11 @@ mod tests {
         assert_eq!(size_of::<IommuInfo>(), size_of::<vfio::vfio_iommu_type1_info>());
         assert_eq!(size_of::<DmaMap>(), size_of::<vfio::vfio_iommu_type1_dma_map>());
         assert_eq!(size_of::<DmaUnmap>(), size_of::<vfio::vfio_iommu_type1_dma_unmap>());
-        assert_eq!(size_of::<DirtyBitmap>(), size_of::<vfio::vfio_iommu_type1_dirty_bitmap>());
+        assert_eq!(size_of::<DirtyPagesArg>(), size_of::<vfio::vfio_iommu_type1_dirty_bitmap>());
+        assert_eq!(size_of::<DirtyGet>(), size_of::<vfio::vfio_iommu_type1_dirty_bitmap_get>());
+        assert_eq!(size_of::<BitmapArg>(), size_of::<vfio::vfio_bitmap>());
+        assert_eq!(size_of::<CapMigration>(), size_of::<vfio::vfio_iommu_type1_info_cap_migration>());
+        assert_eq!(std::mem::offset_of!(CapMigration, page_sizes), 16);
         assert_eq!(std::mem::offset_of!(IommuInfo, cap_offset), 16);
         assert_eq!(std::mem::offset_of!(DmaMap, size), 24);
         assert_eq!(std::mem::offset_of!(DmaUnmap, size), 16);

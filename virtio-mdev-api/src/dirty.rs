@@ -4,10 +4,14 @@
 
 mod bits;
 mod log;
+mod pages;
 mod rings;
 mod word;
+mod writers;
 
 pub use log::{LOG_PAGE, Log, LogError, LogSetup, LoggedRing, RingLog, log_len};
+pub use pages::{DirtyPages, DirtyWord};
+pub use writers::{WriterGuard, Writers};
 
 /// What `word` is built on.
 mod sync {
@@ -150,7 +154,8 @@ impl DirtyRecord {
         self.active.load(Ordering::Relaxed)
     }
 
-    /// The `len` bytes at `iova` were written. Call it after the write, and before the driver is told of it.
+    /// The `len` bytes at `iova` were written. Call it after the write, before the driver is told of it, and within the burst
+    /// or lease that the write was made in: whoever unmaps the memory takes its marks when that is over.
     ///
     /// What lies beyond the end of the 64-bit space is ignored.
     #[inline]

@@ -109,7 +109,7 @@ pub struct QueueStart {
     pub call: Arc<CallSlot>,
     /// Whom to tell when the ring is faulty.
     pub err: Arc<CallSlot>,
-    /// Where to report the pages of `space` that were written. Those of another `ring_space` belong elsewhere.
+    /// Where to report the pages of `space` that were written, and those of another `ring_space` as a ring elsewhere.
     pub dirty: Arc<DirtyRecord>,
 }
 

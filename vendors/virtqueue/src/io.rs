@@ -7,7 +7,7 @@ use crate::layout::{ENTRIES, INDEX, USED_ENTRY};
 use crate::ring::{HEADS, Ring};
 use std::sync::atomic::{Ordering, fence};
 use virtio_mdev_api::dirty::{DirtyRecord, RingPart};
-use virtio_mdev_api::dma::View;
+use virtio_mdev_api::dma::{AccessError, View};
 
 const NO_NOTIFY: u16 = 1;
 const NO_INTERRUPT: u16 = 1;
@@ -152,9 +152,13 @@ impl Io<'_> {
     /// Writes at an address that came from [`writable_address`](Self::writable_address) of a chain not yet committed.
     pub fn write_at(&self, iova: u64, data: &[u8]) -> Result<(), Halt> {
         let written = self.memory.write(iova, data);
-        self.halt(written.map_err(|error| Cause::access(Part::Buffer, error)))?;
-        self.dirty.mark(iova, data.len() as u64);
-        Ok(())
+        // What was written before an error was written all the same.
+        let len = match written {
+            Err(AccessError::Fault { iova: end, .. } | AccessError::Pending { iova: end }) => end - iova,
+            _ => data.len() as u64,
+        };
+        self.dirty.mark(iova, len);
+        self.halt(written.map_err(|error| Cause::access(Part::Buffer, error)))
     }
 
     /// Gives `chain` back with `written` bytes in its writable part. Chains are given back in the order they were taken.
@@ -236,16 +240,17 @@ impl Io<'_> {
         let until_end = (usize::from(ring.layout.size) - slot) * USED_ENTRY;
         let (first, rest) = ring.completed.split_at(until_end.min(ring.completed.len()));
         let used = &self.areas.used;
-        used.write(ENTRIES + slot * USED_ENTRY, first)?;
-        if !rest.is_empty() {
-            used.write(ENTRIES, rest)?;
-        }
         // No more than the size of the ring, so it is less than 2^16.
         let new = old.wrapping_add(u16::try_from(count).unwrap_or(u16::MAX));
-        used.store_u16(INDEX, new, Ordering::Release)?;
+        let written = used
+            .write(ENTRIES + slot * USED_ENTRY, first)
+            .and_then(|()| if rest.is_empty() { Ok(()) } else { used.write(ENTRIES, rest) })
+            .and_then(|()| used.store_u16(INDEX, new, Ordering::Release));
         let index = used.range(INDEX, 2);
         let ranges = [used.range(ENTRIES + slot * USED_ENTRY, first.len()), used.range(ENTRIES, rest.len()), index];
+        // What was written before an error was written all the same.
         self.mark_ring(ranges);
+        written?;
         let ring = &mut *self.ring;
         ring.used = Some(new);
         ring.published = ring.committed;

@@ -5,6 +5,8 @@ use nix::errno::Errno;
 use std::sync::Arc;
 use vfio_container::testing::{BASE, Descriptor, FakeClient};
 use vfio_container::{ContainerFile, Group, GroupFile};
+use virtio_mdev_api::dirty::{DirtyRecord, WriterGuard};
+use virtio_mdev_api::dma::{AddressSpace, Reader};
 
 pub const GET_API_VERSION: u32 = 0x3b64;
 pub const CHECK_EXTENSION: u32 = 0x3b65;
@@ -24,6 +26,14 @@ pub const CONTAINER_FD: i32 = 7;
 pub const ARG: u64 = BASE;
 /// Memory to map.
 pub const RAM: u64 = BASE + 0x1_0000;
+
+/// Where the client keeps a bitmap.
+pub const BITMAP: u64 = BASE + 0x1000;
+pub const BITMAP_LEN: usize = 64;
+
+pub const START: u32 = 1;
+pub const STOP: u32 = 2;
+pub const GET: u32 = 4;
 
 pub const READ: u32 = 1;
 pub const WRITE: u32 = 2;
@@ -86,6 +96,43 @@ impl Lab {
         Ok(u64::from_ne_bytes(self.client.get(ARG + 16, 8).try_into().unwrap()))
     }
 
+    pub fn dirty_pages(&self, flags: u32) -> Result<i32, Errno> {
+        self.client.put(ARG, &words(8, flags, &[]));
+        self.on_container(DIRTY_PAGES, ARG)
+    }
+
+    /// Asks for a bitmap of `size` bytes at `data`.
+    pub fn get_dirty_at(&self, iova: u64, len: u64, data: u64, size: u64) -> Result<(), Errno> {
+        self.client.put(ARG, &words(48, GET, &[iova, len, 0x1000, size, data]));
+        self.on_container(DIRTY_PAGES, ARG).map(drop)
+    }
+
+    /// The pages that were written, by their place in the range.
+    pub fn get_dirty(&self, iova: u64, len: u64) -> Result<Vec<u64>, Errno> {
+        self.client.put(BITMAP, &[0; BITMAP_LEN]);
+        self.get_dirty_at(iova, len, BITMAP, BITMAP_LEN as u64)?;
+        Ok(self.bits())
+    }
+
+    /// The bytes that were unmapped and the pages that were written, by their place in the range.
+    pub fn unmap_dirty(&self, iova: u64, len: u64) -> Result<(u64, Vec<u64>), Errno> {
+        self.client.put(BITMAP, &[0; BITMAP_LEN]);
+        let bytes = self.unmap_dirty_at(iova, len, BITMAP)?;
+        Ok((bytes, self.bits()))
+    }
+
+    pub fn unmap_dirty_at(&self, iova: u64, len: u64, data: u64) -> Result<u64, Errno> {
+        self.client.put(ARG, &words(48, 1, &[iova, len, 0x1000, BITMAP_LEN as u64, data]));
+        self.on_container(UNMAP_DMA, ARG)?;
+        Ok(u64::from_ne_bytes(self.client.get(ARG + 16, 8).try_into().unwrap()))
+    }
+
+    fn bits(&self) -> Vec<u64> {
+        let bytes = self.client.get(BITMAP, BITMAP_LEN);
+        let bits = bytes.iter().flat_map(|byte| (0..8).map(move |bit| byte >> bit & 1 == 1));
+        (0..).zip(bits).filter_map(|(at, is_set)| is_set.then_some(at)).collect()
+    }
+
     /// Address and length of all regions.
     pub fn regions(&self) -> Vec<(u64, u64)> {
         let space = self.group.space_for(&self.client).expect("the client attached the group");
@@ -106,4 +153,36 @@ pub fn words(argsz: u32, flags: u32, words: &[u64]) -> Vec<u8> {
 
 pub fn u32_at(bytes: &[u8], at: usize) -> u32 {
     u32::from_ne_bytes(bytes[at..at + 4].try_into().unwrap())
+}
+
+/// A device that writes to the memory of a container and says so.
+pub struct Device {
+    pub record: Arc<DirtyRecord>,
+    pub reader: Reader,
+    /// Whether it says so.
+    pub marks: bool,
+    _writer: WriterGuard,
+}
+
+impl Device {
+    pub fn of(lab: &Lab) -> Self {
+        Self::in_space(&lab.group.space_for(&lab.client).expect("the client attached the group"))
+    }
+
+    pub fn in_space(space: &Arc<AddressSpace>) -> Self {
+        let record = DirtyRecord::new();
+        let writer = space.writers().join(&record);
+        let reader = space.reader("device", Arc::new(|_: &str| {}));
+        Self { record, reader, marks: true, _writer: writer }
+    }
+
+    /// Writes, if the memory is there.
+    pub fn write(&mut self, iova: u64, data: &[u8]) -> bool {
+        let burst = self.reader.enter();
+        let written = burst.view().write(iova, data).is_ok();
+        if written && self.marks {
+            self.record.mark(iova, data.len() as u64);
+        }
+        written
+    }
 }

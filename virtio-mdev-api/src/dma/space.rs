@@ -6,6 +6,7 @@ use super::reader::ReaderSlot;
 use super::subscribe::{Subscription, vote};
 use super::tree::Tree;
 use super::{Limits, MapError, Reader, Region, RegionInfo, Snapshot, StallHandler, Subscriber, SubscriptionGuard};
+use crate::dirty::Writers;
 use arc_swap::{ArcSwap, Guard};
 use parking_lot::Mutex;
 use std::fmt;
@@ -23,6 +24,8 @@ pub struct Unmapped {
     pub bytes: u64,
     /// How many regions were removed.
     pub regions: usize,
+    /// A reader did not leave in time, so the memory was revoked: what it wrote last may not be in any dirty record.
+    pub revoked: bool,
 }
 
 /// The memory a device is given: regions by I/O virtual address.
@@ -35,6 +38,7 @@ pub struct AddressSpace {
     generation: AtomicU64,
     readers: Mutex<Vec<Arc<ReaderSlot>>>,
     limits: Mutex<Limits>,
+    writers: Arc<Writers>,
     update: Mutex<Update>,
 }
 
@@ -68,6 +72,7 @@ impl AddressSpace {
             generation: AtomicU64::new(generation),
             readers: Mutex::default(),
             limits: Mutex::new(limits),
+            writers: Arc::default(),
             update: Mutex::new(Update {
                 misses,
                 base: limits,
@@ -102,6 +107,11 @@ impl AddressSpace {
     /// What can be mapped: the limits of the space and of all subscribers.
     pub fn limits(&self) -> Limits {
         *self.limits.lock()
+    }
+
+    /// The devices that write to this memory.
+    pub fn writers(&self) -> &Arc<Writers> {
+        &self.writers
     }
 
     /// The number of the version readers find now. It grows with every change.
@@ -312,7 +322,7 @@ impl AddressSpace {
             removed.iter().for_each(Region::revoke);
         }
         let bytes = removed.iter().fold(0u64, |sum, region| sum.saturating_add(region.len));
-        Changed { unmapped: Unmapped { bytes, regions: removed.len() }, newly_stalled }
+        Changed { unmapped: Unmapped { bytes, regions: removed.len(), revoked: !all_left }, newly_stalled }
     }
 
     /// Waits until no reader uses a version older than `generation`.

@@ -2,6 +2,7 @@
 
 use super::{Session, SessionError, iommu};
 use crate::Capabilities;
+use crate::dirty::WriterGuard;
 use crate::dma::{AddressSpace, SubscriptionGuard};
 use std::sync::Arc;
 
@@ -10,6 +11,8 @@ pub(super) struct Space {
     pub memory: Arc<AddressSpace>,
     /// Keeps the device's own IOMMU as the memory is.
     _iommu: Option<SubscriptionGuard>,
+    /// Tells who records what is written to the memory.
+    _writer: Option<WriterGuard>,
 }
 
 impl Session {
@@ -29,7 +32,9 @@ impl Session {
         } else {
             None
         };
-        state.spaces.insert(asid, Space { memory, _iommu: iommu });
+        // The record is about address space 0.
+        let writer = (asid == 0).then(|| memory.writers().join(&self.dirty));
+        state.spaces.insert(asid, Space { memory, _iommu: iommu, _writer: writer });
         Ok(())
     }
 

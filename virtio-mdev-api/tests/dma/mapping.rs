@@ -68,7 +68,7 @@ fn the_last_page_of_the_space_can_be_mapped() {
     let space = AddressSpace::new(Limits::default());
     space.map(shared(&window, u64::MAX - 0xfff, 0x1000, 0, RW)).unwrap();
     assert_eq!(space.covering(u64::MAX).map(|region| region.last()), Some(u64::MAX));
-    assert_eq!(space.unmap(u64::MAX, u64::MAX), Unmapped { bytes: 0x1000, regions: 1 });
+    assert_eq!(space.unmap(u64::MAX, u64::MAX), Unmapped { bytes: 0x1000, regions: 1, revoked: false });
 }
 
 #[test]
@@ -101,7 +101,7 @@ fn invalidate_removes_every_region_it_touches() {
     space.map(shared(&window, 0x1000, 0x2000, 0, RW)).unwrap();
     space.map(shared(&window, 0x3000, 0x2000, 0, RW)).unwrap();
     space.map(shared(&window, 0x5000, 0x2000, 0, RW)).unwrap();
-    assert_eq!(space.unmap(0x2000, 0x3000), Unmapped { bytes: 0x4000, regions: 2 });
+    assert_eq!(space.unmap(0x2000, 0x3000), Unmapped { bytes: 0x4000, regions: 2, revoked: false });
     assert_eq!(space.regions().len(), 1);
 }
 
@@ -115,7 +115,7 @@ fn an_unmap_that_cuts_a_region_is_einval_and_changes_nothing() {
         assert_eq!(space.unmap_whole(first, last).unwrap_err().errno(), Errno::EINVAL, "{first:#x}..={last:#x}");
     }
     assert_eq!(space.regions().len(), 2);
-    assert_eq!(space.unmap_whole(0, 0x2fff), Ok(Unmapped { bytes: 0x2000, regions: 1 }));
+    assert_eq!(space.unmap_whole(0, 0x2fff), Ok(Unmapped { bytes: 0x2000, regions: 1, revoked: false }));
     assert_eq!(space.unmap_whole(0, 0x2fff), Ok(Unmapped::default()));
 }
 

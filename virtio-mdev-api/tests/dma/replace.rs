@@ -47,7 +47,7 @@ fn a_page_that_is_mapped_before_and_after_never_faults() {
         }
         for round in 1..2000 {
             let replaced = space.replace(&[(0, PAGES * PAGE - 1)], pages(&windows, round % 2, PAGES)).unwrap();
-            assert_eq!(replaced, Unmapped { bytes: PAGES * PAGE, regions: 64 });
+            assert_eq!(replaced, Unmapped { bytes: PAGES * PAGE, regions: 64, revoked: false });
         }
         done.store(true, Ordering::Relaxed);
     });
