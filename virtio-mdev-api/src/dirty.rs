@@ -2,7 +2,6 @@
 //!
 //! Sources (queues) report what they wrote; any number of consumers each see all of it and clear their own copy.
 
-mod bits;
 mod log;
 mod pages;
 mod rings;
@@ -20,7 +19,6 @@ mod sync {
 
 use crate::HasErrno;
 use arc_swap::ArcSwap;
-use bits::Bitmap;
 use nix::errno::Errno;
 use parking_lot::Mutex;
 use rustix::thread::{MembarrierCommand, membarrier};
@@ -30,7 +28,7 @@ use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 use thiserror::Error;
 
-/// Most pages one consumer can cover: 8 TiB of pages of 4 KiB.
+/// Most pages that a log can have: 8 TiB of pages of 4 KiB.
 pub const MAX_PAGES: u64 = 1 << 31;
 
 /// How long a change of the listeners waits for marks under way.
@@ -70,40 +68,18 @@ pub enum DirtyError {
     /// The page size is no power of two.
     #[error("{0} is no page size")]
     PageSize(u64),
-    /// The range is empty, or not a whole number of pages.
-    #[error("{first:#x}..={last:#x} is no range of pages of {page_size} bytes")]
-    Range {
-        /// First address.
-        first: u64,
-        /// Last address.
-        last: u64,
-        /// Size of a page.
-        page_size: u64,
-    },
-    /// More than [`MAX_PAGES`].
-    #[error("{0} pages are too many to record")]
-    TooLarge(u64),
     /// The memory for a log has a gap here, or cannot be read and written.
     #[error("the memory of the log is not whole at {at:#x}")]
     Bitmap {
         /// Byte of the log.
         at: u64,
     },
-    /// What is asked for is not in the recorded range.
-    #[error("{first:#x}..={last:#x} is not recorded")]
-    NotRecorded {
-        /// First address.
-        first: u64,
-        /// Last address.
-        last: u64,
-    },
 }
 
 impl HasErrno for DirtyError {
     fn errno(&self) -> Errno {
         match self {
-            Self::TooLarge(_) => Errno::E2BIG,
-            _ => Errno::EINVAL,
+            Self::PageSize(_) | Self::Bitmap { .. } => Errno::EINVAL,
         }
     }
 }
@@ -202,13 +178,6 @@ impl DirtyRecord {
         }
     }
 
-    /// A consumer of the pages in `first..=last`, clean at first.
-    pub fn consumer(self: &Arc<Self>, first: u64, last: u64, page_size: u64) -> Result<DirtyConsumer, DirtyError> {
-        let bitmap = Arc::new(Bitmap::new(first, last, page_size)?);
-        let guard = self.add_sink(Arc::clone(&bitmap) as Arc<dyn DirtySink>);
-        Ok(DirtyConsumer { bitmap, _guard: guard })
-    }
-
     /// From now on, `sink` is told.
     pub fn add_sink(self: &Arc<Self>, sink: Arc<dyn DirtySink>) -> SinkGuard {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
@@ -276,21 +245,5 @@ pub struct SinkGuard {
 impl Drop for SinkGuard {
     fn drop(&mut self) {
         self.record.change(|listeners| listeners.retain(|listener| listener.id != self.id));
-    }
-}
-
-/// One consumer's record of written pages.
-pub struct DirtyConsumer {
-    bitmap: Arc<Bitmap>,
-    _guard: SinkGuard,
-}
-
-impl DirtyConsumer {
-    /// Which pages of `first..=last` were written since they were last taken, and clears that: one bit a page, the page
-    /// at `first` in the lowest bit of the first word.
-    ///
-    /// The range is a whole number of pages within the recorded range.
-    pub fn take(&self, first: u64, last: u64) -> Result<Vec<u64>, DirtyError> {
-        self.bitmap.take(first, last)
     }
 }

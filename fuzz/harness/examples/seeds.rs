@@ -226,6 +226,10 @@ fn vfio() -> Vec<Vec<u8>> {
     let (unset, close) = (vec![10, 0], vec![11, 2]);
     let info = [vec![5, 0, 4, 64, 0, 0, 0], vec![7, 12, 0]].concat();
     let status = [vec![5, 0, 4, 8, 0, 0, 0], vec![6, 0x67, 0]].concat();
+    let (start, stop, device) = (vec![11, 0x81, 0, 0, 0], vec![11, 0x81, 0, 0, 2], vec![11, 0x82]);
+    let write = |page: u8| vec![11, 0x84, page, 0];
+    let get = |page: u8, pages: u8| vec![11, 0x80, 0, 0, page, pages];
+    let unmap_dirty = |page: u8, pages: u8| vec![3, 0, 0xc1, page, pages, 0];
     // SET_IOMMU reads the type that it is not given too.
     let v1 = [9, 0, 0];
     let bodies = [
@@ -233,6 +237,33 @@ fn vfio() -> Vec<Vec<u8>> {
         [attach(0), v1.to_vec(), map(0, 4), unmap(1, 1), unmap(0, 1), status.clone(), info.clone()].concat(),
         [attach(0), attach(1), set(1), map(8, 8), unset.clone(), map(16, 1), close, unset].concat(),
         [attach(0), set(1), vec![11, 0], map(0, 1), vec![11, 0], map(0, 1), info, status, all].concat(),
+        [
+            attach(0),
+            set(1),
+            map(0, 4),
+            map(8, 4),
+            start.clone(),
+            device.clone(),
+            write(1),
+            write(9),
+            get(0, 16),
+            write(9),
+        ]
+        .concat(),
+        [
+            attach(0),
+            set(1),
+            device,
+            start,
+            map(0, 4),
+            write(2),
+            write(3),
+            unmap_dirty(0, 4),
+            map(0, 4),
+            get(0, 4),
+            stop,
+        ]
+        .concat(),
     ];
     bodies.iter().flat_map(|body| [0, 1].map(|memory| [&[memory], &body[..]].concat())).collect()
 }

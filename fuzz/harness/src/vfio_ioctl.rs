@@ -1,9 +1,14 @@
-//! Calls on a VFIO container and two groups, against a plain model of what is mapped.
+//! Calls on a VFIO container and two groups, and writes of their devices, against a plain model of what is mapped and what
+//! was written.
+
+mod dirty;
 
 use crate::model::{Intervals, coalesce};
 use crate::{Input, assert_errno};
 use devnode::{Ioctl, IoctlReply, OpenFile};
+use dirty::Device;
 use nix::errno::Errno;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use vfio_container::testing::{BASE, Descriptor, FakeClient, SIZE};
 use vfio_container::{ContainerFile, Group, GroupFile};
@@ -14,9 +19,11 @@ const SET_CONTAINER: u32 = 0x3b68;
 const UNSET_CONTAINER: u32 = 0x3b69;
 const MAP_DMA: u32 = 0x3b71;
 const UNMAP_DMA: u32 = 0x3b72;
+const DIRTY_PAGES: u32 = 0x3b75;
 const V1: u64 = 1;
 const V2: u64 = 3;
 const UNMAP_ALL: u32 = 2;
+const UNMAP_BITMAP: u32 = 1;
 const PAGE: u64 = 4096;
 /// Where arguments of calls lie.
 const ARG: u64 = BASE;
@@ -45,6 +52,10 @@ struct Steps {
     /// The type that SET_IOMMU was last given.
     kind: u64,
     model: Intervals,
+    /// The pages written since they were last told, while they are tracked.
+    dirty: Option<BTreeSet<u64>>,
+    /// A device of the container, if it has one.
+    device: Option<Device>,
 }
 
 impl Steps {
@@ -58,7 +69,7 @@ impl Steps {
         let groups = [0, 1].map(|n| Group::new((1 << 20) + n, format!("instance{n}")));
         let files = groups.clone().map(|group| group.open_file().ok());
         let (model, kind) = (Intervals::default(), 0);
-        Self { client, stranger, strange: false, container, groups, files, kind, model }
+        Self { client, stranger, strange: false, container, groups, files, kind, model, dirty: None, device: None }
     }
 
     fn caller(&self) -> &FakeClient {
@@ -107,9 +118,10 @@ impl Steps {
                 }
             }
             10 => drop(self.on_group(usize::from(input.byte() % 2), UNSET_CONTAINER, 0)),
-            _ => match input.byte() % 4 {
-                0 => self.strange = !self.strange,
-                which => self.open_or_close(usize::from(which % 2)),
+            _ => match input.byte() {
+                at @ 0x80.. => self.track_or_write(at, input),
+                at if at % 4 == 0 => self.strange = !self.strange,
+                at => self.open_or_close(usize::from(at % 2)),
             },
         }
     }
@@ -124,7 +136,7 @@ impl Steps {
             255 => input.long(),
             offset => ARG + u64::from(offset) * 8,
         };
-        if !matches!(cmd, SET_IOMMU | MAP_DMA | UNMAP_DMA) {
+        if !matches!(cmd, SET_IOMMU | MAP_DMA | UNMAP_DMA | DIRTY_PAGES) {
             drop(self.on_container(cmd, arg));
         }
     }
@@ -150,12 +162,14 @@ impl Steps {
                 return;
             }
         };
+        let untrackable = self.dirty.is_some() && size / PAGE >= 1 << 31;
         let expected = match vaddr.checked_add(size) {
             // The last page of the space ends at its end.
             None if vaddr.checked_add(size - 1).is_none() => Err(Errno::EINVAL),
             _ if !self.model.touching(iova, last).is_empty() => Err(Errno::EEXIST),
             None => Err(Errno::EINVAL),
             Some(end) if end <= BASE || vaddr >= BASE + SIZE as u64 => Err(Errno::EFAULT),
+            Some(_) if untrackable => Err(Errno::EINVAL),
             Some(_) => Ok(()),
         };
         assert_eq!(made, expected, "map {vaddr:#x} {iova:#x}+{size:#x}");
@@ -167,6 +181,9 @@ impl Steps {
     fn unmap(&mut self, input: &mut Input<'_>) {
         let (argsz, flags) = (argsz(input, 24), flags(input, 0));
         let (iova, size) = (input.address(), input.size());
+        if flags & UNMAP_BITMAP != 0 {
+            return self.unmap_with_bitmap(input, argsz, flags, iova, size);
+        }
         self.caller().put(ARG, &words(argsz, flags, &[iova, size]));
         let made = self.on_container(UNMAP_DMA, ARG).map(drop);
         let permitted = self.space().is_some_and(|_| argsz >= 24) && self.may_map();
@@ -182,18 +199,26 @@ impl Steps {
         let mut doomed = self.model.touching(iova, last);
         let cut_below = doomed.iter().any(|&first| first < iova);
         let cut_above = doomed.iter().any(|&first| self.model.last(first) > last);
-        if self.kind == V2 && (cut_below || cut_above) {
+        if self.kind != V1 && (cut_below || cut_above) {
             assert_eq!(made, Err(Errno::EINVAL), "an unmap through a mapping");
             return;
         }
         if cut_below {
             doomed.clear();
         }
-        let bytes = doomed.iter().fold(0u64, |sum, &first| sum.saturating_add(self.model.last(first) - first + 1));
-        self.model.remove(doomed);
         assert_eq!(made, Ok(()), "unmap {iova:#x}+{size:#x}");
+        self.unmapped(doomed);
+    }
+
+    /// `doomed` is no more, and the caller was told so.
+    fn unmapped(&mut self, doomed: Vec<u64>) {
+        let bytes = doomed.iter().fold(0u64, |sum, &first| sum.saturating_add(self.model.last(first) - first + 1));
+        for &first in &doomed {
+            self.take_dirty(first, self.model.last(first));
+        }
+        self.model.remove(doomed);
         let told = u64::from_ne_bytes(self.caller().get(ARG + 16, 8).try_into().expect("8 bytes"));
-        assert_eq!(told, bytes, "unmap {iova:#x}+{size:#x}");
+        assert_eq!(told, bytes, "unmap of so many bytes");
     }
 
     /// Who set the IOMMU up may map, and the container does not tell who that was.
@@ -207,6 +232,7 @@ impl Steps {
     fn compare(&mut self) {
         let Some(space) = self.space() else {
             self.model.clear();
+            (self.dirty, self.device) = (None, None);
             return;
         };
         let found = coalesce(space.regions().iter().map(|region| (region.iova, region.last())));
@@ -219,6 +245,7 @@ impl Steps {
         }
         assert!(self.space().is_none(), "the mappings went with the last group");
         self.files = [None, None];
+        self.device = None;
         for client in [&self.client, &self.stranger] {
             assert_eq!(client.holders(), 0, "memory of a client is held without a group");
         }

@@ -5,7 +5,7 @@ use nix::errno::Errno;
 use std::sync::Arc;
 use std::time::Instant;
 use vfio_container::testing::{BASE, Descriptor, FakeClient, SIZE};
-use virtio_mdev_api::dirty::RingPart;
+use virtio_mdev_api::dirty::{DirtyPages, DirtyWord, RingPart};
 use virtio_mdev_api::features::REQUIRED;
 use virtio_mdev_api::notify::EventFd;
 
@@ -256,12 +256,13 @@ fn a_reset_and_a_close_end_the_log() {
 #[test]
 fn two_users_of_what_is_dirty_do_not_clear_each_other() {
     let lab = logging();
-    let vfio = lab.session.dirty().consumer(0, 0xffff, 4096).unwrap();
+    let vfio = Arc::new(DirtyPages::new(4096).unwrap());
+    let _guard = lab.session.dirty().add_sink(Arc::clone(&vfio) as _);
     lab.dirties(3);
     assert_eq!(lab.logged(), [3]);
-    assert_eq!(vfio.take(0, 0xffff).unwrap(), [1 << 3]);
+    assert_eq!(vfio.take(0, 0xffff), [DirtyWord { page: 0, bits: 1 << 3 }]);
     lab.dirties(4);
-    assert_eq!(vfio.take(0, 0xffff).unwrap(), [1 << 4]);
+    assert_eq!(vfio.take(0, 0xffff), [DirtyWord { page: 0, bits: 1 << 4 }]);
     assert_eq!(lab.logged(), [4]);
 }
 

@@ -4,7 +4,9 @@ use crate::memory::{Private, RW, Window, remote, shared};
 use proptest::prelude::*;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use virtio_mdev_api::dirty::{DirtyRecord, Log, LogError, LogSetup, LoggedRing, RingLog, RingPart, log_len};
+use virtio_mdev_api::dirty::{
+    DirtyPages, DirtyRecord, DirtyWord, Log, LogError, LogSetup, LoggedRing, RingLog, RingPart, log_len,
+};
 use virtio_mdev_api::dma::{Permissions, Region, SharedMemory};
 use virtio_mdev_api::notify::{CallSlot, EventFd};
 
@@ -138,15 +140,16 @@ fn used_rings_are_logged_where_the_client_says_or_not_at_all() {
 fn two_consumers_do_not_clear_each_others_pages() {
     let (window, private, log) = two_kinds();
     let record = DirtyRecord::new();
-    let consumer = record.consumer(0, 0xff_ffff, 4096).unwrap();
+    let pages = Arc::new(DirtyPages::new(4096).unwrap());
+    let _other = record.add_sink(Arc::clone(&pages) as _);
     let _guard = record.add_sink(log);
     record.mark(0x3000, 1);
-    assert_eq!(consumer.take(0, 0xff_ffff).unwrap()[0], 1 << 3);
+    assert_eq!(pages.take(0, 0xff_ffff), [DirtyWord { page: 0, bits: 1 << 3 }]);
     assert_eq!(bits(&window, &private), [3]);
     window.slice().subslice(16, 256).unwrap().copy_from(&[0u8; 256]);
     record.mark(0x4000, 1);
     assert_eq!(bits(&window, &private), [4]);
-    assert_eq!(consumer.take(0, 0xff_ffff).unwrap()[0], 1 << 4);
+    assert_eq!(pages.take(0, 0xff_ffff), [DirtyWord { page: 0, bits: 1 << 4 }]);
 }
 
 #[test]

@@ -187,13 +187,26 @@ fn enabling_notifications_finds_what_came_meanwhile() {
 #[test]
 fn everything_the_device_writes_is_reported_dirty() {
     let mut rig = Rig::new(EVENT_IDX);
-    let consumer = rig.dirty.consumer(0, 0x1ffff, 0x1000).unwrap();
+    let written = rig.track();
     rig.exchange(b"dirty");
     let used_page = rig.driver.used >> 12;
-    assert_eq!(consumer.take(0, 0x1ffff).unwrap(), [1 << used_page | 1 << ((DATA + 0x1000) >> 12)]);
+    assert_eq!(written.take(), [used_page, (DATA + 0x1000) >> 12]);
     rig.driver.add(&[(DATA, 4, false)]);
     rig.serve();
-    assert_eq!(consumer.take(0, 0x1ffff).unwrap(), [1 << used_page]);
+    assert_eq!(written.take(), [used_page]);
+}
+
+#[test]
+fn what_was_written_before_the_memory_ended_is_reported_dirty() {
+    let mut rig = Rig::new(EVENT_IDX);
+    let written = rig.track();
+    let end = u64::try_from(MEMORY).unwrap();
+    rig.driver.ram.write(DATA, b"dirty");
+    rig.driver.add(&[(DATA, 5, false), (end - 2, 5, true)]);
+    rig.serve();
+    assert!(rig.link.last_fault().is_some());
+    assert_eq!(rig.driver.ram.read(end - 2, 2), b"di");
+    assert_eq!(written.take(), [(end - 1) >> 12]);
 }
 
 #[test]

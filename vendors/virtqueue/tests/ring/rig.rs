@@ -1,7 +1,7 @@
 //! A device that gives back what it is sent: the readable bytes of a chain come back in its writable ones.
 
 use std::sync::Arc;
-use virtio_mdev_api::dirty::DirtyRecord;
+use virtio_mdev_api::dirty::{DirtyPages, DirtyRecord, DirtyWord, SinkGuard};
 use virtio_mdev_api::dma::{AddressSpace, Limits};
 use virtio_mdev_api::features::{VIRTIO_F_EVENT_IDX, VIRTIO_F_INDIRECT_DESC};
 use virtio_mdev_api::notify::{CallSlot, EventFd};
@@ -91,6 +91,13 @@ impl Rig {
         }
     }
 
+    /// From now on, what the device writes is recorded.
+    pub fn track(&self) -> Written {
+        let pages = Arc::new(DirtyPages::new(0x1000).unwrap());
+        let guard = self.dirty.add_sink(Arc::clone(&pages) as _);
+        Written { pages, _guard: guard }
+    }
+
     /// Lets the device do what it can.
     pub fn serve(&mut self) {
         let queue = self.queue.as_mut().unwrap();
@@ -148,4 +155,17 @@ pub fn echo(io: &mut Io<'_>) -> Result<(), Halt> {
         io.commit();
     }
     Ok(())
+}
+
+/// The pages that a device wrote.
+pub struct Written {
+    pages: Arc<DirtyPages>,
+    _guard: SinkGuard,
+}
+
+impl Written {
+    /// Their numbers, and forgets them.
+    pub fn take(&self) -> Vec<u64> {
+        self.pages.take(0, u64::MAX).into_iter().flat_map(DirtyWord::pages).collect()
+    }
 }
