@@ -4,6 +4,8 @@
 //! attached to a container by whoever holds both, and from then on the device of the group may use the container's
 //! [`AddressSpace`](virtio_mdev_api::dma::AddressSpace), as long as its driver can prove to be that holder.
 //!
+//! The container tells which pages the devices of its groups wrote, for clients that copy memory while it is used.
+//!
 //! Groups behave as VFIO's emulated groups do (those of mdev devices): nothing is pinned, and there is no hardware whose
 //! reserved ranges or page sizes could restrict a mapping.
 

@@ -12,7 +12,7 @@ pub const FEW: u64 = 300;
 const PAGE: u64 = 4096;
 const FIRST: u64 = 1 << 40;
 
-/// One kind of message, for all entries in turn.
+/// One kind of message or call, for all entries in turn.
 #[derive(Debug, Serialize)]
 pub struct Line {
     /// Which.
@@ -51,7 +51,8 @@ pub fn measure(daemon: &Daemon, entries: u64) -> Vec<Line> {
     lines
 }
 
-fn line(name: &'static str, batch: Option<&Vhost>, entries: u64, message: &dyn Fn(u64)) -> Line {
+/// `message` for each of so many entries, within a batch of a vhost file if one is given.
+pub fn line(name: &'static str, batch: Option<&Vhost>, entries: u64, message: &dyn Fn(u64)) -> Line {
     batch.inspect(|vhost| vhost.iotlb_begin().expect("begin"));
     let times: Vec<Duration> = (0..entries).map(|entry| timed(|| message(entry)).1).collect();
     let (_, closing) = timed(|| batch.inspect(|vhost| vhost.iotlb_end().expect("end")));

@@ -2,6 +2,7 @@
 
 pub mod calls;
 pub mod compare;
+pub mod container;
 pub mod frames;
 pub mod iotlb;
 pub mod samples;
@@ -25,6 +26,10 @@ pub struct Report {
     pub calls: Vec<Figures>,
     /// IOTLB entries, tens of thousands.
     pub iotlb: Vec<iotlb::Line>,
+    /// Maps of a container, as many as it can hold.
+    pub maps: Vec<iotlb::Line>,
+    /// Dirty pages of a large address space.
+    pub dirty: container::Dirty,
     /// A thousand instances.
     pub scale: scale::Scale,
     /// Frames a second.
@@ -44,10 +49,12 @@ pub fn run(base: Option<&Path>) -> Report {
         program.map_or_else(|| Daemon::with(&arguments), |program| Daemon::of(program, &arguments))
     };
     let comparison = base.map(|base| compare::measure(base, &start)).unwrap_or_default();
-    let (calls, iotlb) = on_one_processor(|| {
+    let (calls, iotlb, maps) = on_one_processor(|| {
         let daemon = start(None);
-        (calls::measure(&daemon, ROUNDS, CREATIONS), iotlb::measure(&daemon, iotlb::MANY))
+        let calls = calls::measure(&daemon, ROUNDS, CREATIONS);
+        (calls, iotlb::measure(&daemon, iotlb::MANY), container::measure(&daemon))
     });
+    let dirty = container::measure_dirty(&start(None));
     let loopback = frames::measure(&start(None), &[64, 256, 1514], frames::LONG);
     Report {
         build: if cfg!(debug_assertions) { "debug" } else { "release" },
@@ -57,6 +64,8 @@ pub fn run(base: Option<&Path>) -> Report {
         processors: std::thread::available_parallelism().map_or(0, usize::from),
         calls: calls.into_iter().map(Samples::figures).collect(),
         iotlb,
+        maps,
+        dirty,
         scale: scale::measure(&start(None)),
         loopback,
         comparison,
@@ -65,7 +74,7 @@ pub fn run(base: Option<&Path>) -> Report {
 
 /// For people.
 pub fn print(report: &Report) {
-    let Report { build, kernel, processors, calls, iotlb, scale, loopback, comparison } = report;
+    let Report { build, kernel, processors, calls, iotlb, maps, dirty, scale, loopback, comparison } = report;
     println!("{build} build, Linux {kernel}, {processors} processors");
     println!();
     println!("{:<64} {:>10} {:>10} {:>10}", "control call, on one processor", "median µs", "p99 µs", "× floor");
@@ -73,14 +82,18 @@ pub fn print(report: &Report) {
         println!("{name:<64} {median_us:>10.1} {p99_us:>10.1} {times_floor:>10.1}");
     }
     println!();
-    let head = "60,000 entries, median µs of 1,000, on one processor";
+    let head = "60,000 entries, median µs of a sixtieth, on one processor";
     println!("{head:<64} {:>10} {:>10} {:>10} {:>10}", "first", "last", "last/first", "each");
-    for iotlb::Line { name, first_us, last_us, last_by_first, each_us } in iotlb {
+    for iotlb::Line { name, first_us, last_us, last_by_first, each_us } in iotlb.iter().chain(maps) {
         println!("{name:<64} {first_us:>10.1} {last_us:>10.1} {last_by_first:>10.2} {each_us:>10.1}");
     }
     println!();
-    println!("{} live instances", scale.instances);
     let line = |name: &str, value: String| println!("{name:<64} {value:>10}");
+    println!("dirty bitmap of {} GiB", dirty.gib);
+    line(&format!("{} pages written, median µs", dirty.pages), format!("{:.0}", dirty.dirty_us));
+    line("none written, median µs", format!("{:.0}", dirty.clean_us));
+    println!();
+    println!("{} live instances", scale.instances);
     line("resident memory of umdevd for each, KiB", format!("{:.1}", scale.kib_per_instance));
     line("threads of umdevd before and with them", format!("{} → {}", scale.threads[0], scale.threads[1]));
     line("create until open, the 1st, µs", format!("{:.1}", scale.first_us));
