@@ -215,6 +215,29 @@ fn a_bitmap_need_not_begin_where_words_of_pages_do() {
 }
 
 #[test]
+fn a_bitmap_that_is_written_in_parts_is_whole() {
+    let lab = Lab::with_iommu(3);
+    let device = Device::of(&lab);
+    // More than the 16 GiB of one part, and not aligned to a word of pages.
+    let (iova, pages) = (0x3000, 5 << 20);
+    lab.map(READ, RAM, iova, pages * 0x1000).unwrap();
+    lab.dirty_pages(START).unwrap();
+    let part = 1 << 22;
+    let dirty: Vec<u64> = [0, 61].into_iter().chain(part - 70..part + 70).chain([pages - 1]).collect();
+    for page in &dirty {
+        device.record.mark(iova + page * 0x1000, 1);
+    }
+    let bytes = pages / 8;
+    lab.client.put(BITMAP, &vec![0xff; usize::try_from(bytes).unwrap()]);
+    lab.get_dirty_at(iova, pages * 0x1000, BITMAP, bytes).unwrap();
+    let bitmap = lab.client.get(BITMAP, usize::try_from(bytes).unwrap());
+    let bits = (0..)
+        .zip(&bitmap)
+        .flat_map(|(at, byte)| (0..8).filter(move |bit| byte >> bit & 1 == 1).map(move |bit| at * 8 + bit));
+    assert_eq!(bits.collect::<Vec<u64>>(), dirty);
+}
+
+#[test]
 fn f36_pages_that_could_not_be_told_are_told_the_next_time() {
     let (lab, mut device) = tracked();
     device.write(IOVA + 0x3000, &[1]);

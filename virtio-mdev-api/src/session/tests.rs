@@ -354,6 +354,23 @@ fn losing_the_memory_stops_the_device_and_asks_for_a_reset() {
 }
 
 #[test]
+fn a_device_reports_what_it_writes_to_the_memory_it_has_and_to_no_other() {
+    struct Nobody;
+    impl crate::dirty::DirtySink for Nobody {
+        fn mark(&self, _iova: u64, _len: u64) {}
+    }
+    let Fixture { session, .. } = Fixture::new();
+    let memory = AddressSpace::new(Limits::default());
+    memory.writers().track(Some(Arc::new(Nobody)));
+    session.set_space(1, Some(Arc::clone(&memory))).unwrap();
+    assert!(!session.dirty().is_active(), "the record is not about address space 1");
+    session.set_space(0, Some(Arc::clone(&memory))).unwrap();
+    assert!(session.dirty().is_active());
+    session.lose_space(0).unwrap();
+    assert!(!session.dirty().is_active());
+}
+
+#[test]
 fn memory_is_not_exchanged_under_a_running_queue() {
     let Fixture { session, .. } = Fixture::running();
     assert_eq!(errno(session.set_space(0, None)), Some(Errno::EBUSY));
