@@ -251,13 +251,13 @@ fn path_text(path: &Path) -> String {
 
 fn spawn(program: &Path, arguments: &[impl AsRef<OsStr>], log: &Path) -> Child {
     let log_file = File::options().create(true).append(true).open(log).expect("a log");
-    let mut child = Command::new(program)
-        .args(arguments)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(log_file)
-        .spawn()
-        .expect("umdevd");
+    let mut command = Command::new(program);
+    if cfg!(debug_assertions) {
+        // One arena: else the number of its mappings tells how busy the machine was. What is measured keeps them all.
+        command.env("MALLOC_ARENA_MAX", "1");
+    }
+    let mut child =
+        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log_file).spawn().expect("umdevd");
     let mut line = String::new();
     let read = BufReader::new(child.stdout.take().expect("piped")).read_line(&mut line);
     let said = fs::read_to_string(log).unwrap_or_default();
