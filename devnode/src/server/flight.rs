@@ -102,6 +102,12 @@ struct Table {
     watched: Vec<Arc<Flight>>,
 }
 
+impl Table {
+    fn has(&self, flight: &Flight) -> bool {
+        self.flights.get(&flight.unique).is_some_and(|found| std::ptr::eq(&raw const **found, flight))
+    }
+}
+
 impl Flights {
     /// Enters a request. True when its interrupt was read before it.
     pub fn register(&self, flight: &Arc<Flight>) -> bool {
@@ -136,12 +142,16 @@ impl Flights {
         table.watched.clone()
     }
 
+    /// Forgets a request. Its number may belong to another by now: it was free from the answer on.
     pub fn done(&self, flight: &Flight) {
-        self.0.lock().flights.remove(&flight.unique);
+        let mut table = self.0.lock();
+        if table.has(flight) {
+            table.flights.remove(&flight.unique);
+        }
     }
 
     pub fn contains(&self, flight: &Flight) -> bool {
-        self.0.lock().flights.contains_key(&flight.unique)
+        self.0.lock().has(flight)
     }
 
     pub fn all(&self) -> Vec<Arc<Flight>> {
@@ -173,6 +183,17 @@ mod tests {
         assert!(flights.interrupted(40).is_some());
         flights.done(&flight);
         assert!(!flights.register(&Arc::new(Flight::new(42, 39, 1, 0))));
+    }
+
+    #[test]
+    fn a_request_that_is_done_leaves_the_next_one_of_its_number() {
+        let flights = Flights::default();
+        let [old, new] = [(); 2].map(|()| Arc::new(Flight::new(40, 15, 1, 0)));
+        flights.register(&old);
+        flights.register(&new);
+        flights.done(&old);
+        assert!(flights.contains(&new) && !flights.contains(&old));
+        assert!(flights.interrupted(40).is_some());
     }
 
     #[test]
