@@ -8,11 +8,16 @@ pub const MESSAGE_SIZE: usize = 72;
 
 const VHOST_IOTLB_MSG: u32 = 1;
 const VHOST_IOTLB_MSG_V2: u32 = 2;
-const VHOST_IOTLB_MISS: u8 = 1;
-const VHOST_IOTLB_UPDATE: u8 = 2;
-const VHOST_IOTLB_INVALIDATE: u8 = 3;
-const VHOST_IOTLB_BATCH_BEGIN: u8 = 5;
-const VHOST_IOTLB_BATCH_END: u8 = 6;
+/// Type of a message: a device misses a mapping.
+pub const VHOST_IOTLB_MISS: u8 = 1;
+/// Type of a message: map.
+pub const VHOST_IOTLB_UPDATE: u8 = 2;
+/// Type of a message: unmap.
+pub const VHOST_IOTLB_INVALIDATE: u8 = 3;
+/// Type of a message: what follows is published together.
+pub const VHOST_IOTLB_BATCH_BEGIN: u8 = 5;
+/// Type of a message: publish it.
+pub const VHOST_IOTLB_BATCH_END: u8 = 6;
 /// `VHOST_ACCESS_RW`: no permission has a bit beyond these.
 const VHOST_ACCESS_RW: u8 = 3;
 

@@ -11,14 +11,12 @@ use nix::errno::Errno;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use vfio_container::{Attachment, Client, log_bitmap};
+use vhost_abi::feature::VHOST_F_LOG_ALL;
 use virtio_mdev_api::dirty::{Log, LogSetup, LoggedRing, RingLog, SinkGuard, log_len};
 use virtio_mdev_api::dma::Region;
 use virtio_mdev_api::features::VIRTIO_F_RING_PACKED;
 use virtio_mdev_api::notify::{CallSlot, EventFd};
 use virtio_mdev_api::{QueueConfig, Session, SessionError, Status};
-
-/// `VHOST_F_LOG_ALL`: vhost's own feature, no device's. It can be accepted and is not offered.
-pub(crate) const LOG_ALL: u64 = 1 << 26;
 
 /// The log as the client set it up.
 #[derive(Default)]
@@ -106,9 +104,10 @@ impl VhostFile {
         Ok(IoctlReply::ok())
     }
 
-    /// Accepts features and that of the log, which alone can change once the others are fixed.
+    /// Accepts features and that of the log, which is no device's: it is not offered, and alone can change once the others
+    /// are fixed.
     pub(crate) fn set_features(&self, client: &dyn Client, features: u64) -> Result<IoctlReply, VhostError> {
-        let (all, features) = (features & LOG_ALL != 0, features & !LOG_ALL);
+        let (all, features) = (features & VHOST_F_LOG_ALL != 0, features & !VHOST_F_LOG_ALL);
         if all {
             self.cover(client, None, None)?;
         }

@@ -14,12 +14,10 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use vfio_container::Client;
 use vhost_abi::command::Access;
+use vhost_abi::feature::VHOST_BACKEND_F_IOTLB_MSG_V2;
 use vhost_abi::{MESSAGE_SIZE, Message, Version};
 use virtio_mdev_api::HasErrno;
 use virtio_mdev_api::dma::{MissHandler, Permissions};
-
-/// `VHOST_BACKEND_F_IOTLB_MSG_V2`.
-const IOTLB_MSG_V2: u64 = 1 << 1;
 
 /// Messages that wait for a client that does not read; a device that misses more asks again later.
 const MAX_MESSAGES: usize = 1024;
@@ -112,7 +110,8 @@ impl VhostFile {
         }
         self.answer_misses()?;
         let state = self.lock()?;
-        let version = if state.backend_features & IOTLB_MSG_V2 != 0 { Version::V2 } else { Version::V1 };
+        let version =
+            if state.backend_features & VHOST_BACKEND_F_IOTLB_MSG_V2 != 0 { Version::V2 } else { Version::V1 };
         match self.misses.take(version) {
             Some(message) => Ok(message.to_vec()),
             None if read.nonblock || state.memory.is_iotlb() && !has_own_iommu(self.session()) => {

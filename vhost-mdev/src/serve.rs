@@ -9,22 +9,21 @@ use vfio_container::call::{argument, eventfd, tell, tell_bytes};
 use vfio_container::trace::Trace;
 use vfio_container::{Attachment, Client, regions};
 use vhost_abi::command::*;
+use vhost_abi::feature::*;
 use vhost_abi::{ConfigRange, IovaRange, Message, Request, VringAddr, VringFile, VringState};
 use virtio_mdev_api::dma::Permissions;
 use virtio_mdev_api::{SessionError, Status};
 use zerocopy::{FromBytes, IntoBytes};
 
-/// `VHOST_BACKEND_F_IOTLB_ASID`: messages name an address space.
-const IOTLB_ASID: u64 = 1 << 3;
-/// `VHOST_BACKEND_F_DESC_ASID`: rings are in groups of their own.
-const DESC_ASID: u64 = 1 << 7;
-/// The backend features of every device (`vhost_types.h`): IOTLB_MSG_V2, IOTLB_BATCH, SUSPEND, RESUME,
-/// ENABLE_AFTER_DRIVER_OK and IOTLB_PERSIST. The last one says that maps survive a reset: here they always do.
-const BACKEND_FEATURES: u64 = 1 << 1 | 1 << 2 | 1 << 4 | 1 << 5 | 1 << 6 | 1 << 8;
-const KNOWN_BACKEND_FEATURES: u64 = BACKEND_FEATURES | IOTLB_ASID | DESC_ASID;
+/// The backend features of every device. IOTLB_PERSIST says that maps survive a reset: here they always do.
+const BACKEND_FEATURES: u64 = VHOST_BACKEND_F_IOTLB_MSG_V2
+    | VHOST_BACKEND_F_IOTLB_BATCH
+    | VHOST_BACKEND_F_SUSPEND
+    | VHOST_BACKEND_F_RESUME
+    | VHOST_BACKEND_F_ENABLE_AFTER_DRIVER_OK
+    | VHOST_BACKEND_F_IOTLB_PERSIST;
+const KNOWN_BACKEND_FEATURES: u64 = BACKEND_FEATURES | VHOST_BACKEND_F_IOTLB_ASID | VHOST_BACKEND_F_DESC_ASID;
 
-/// `VHOST_VRING_F_LOG`: log what is written to the used ring, while `VHOST_F_LOG_ALL` is accepted.
-const VRING_F_LOG: u32 = 1;
 /// Bytes of configuration space before the bytes themselves, in `struct vhost_vdpa_config`.
 const CONFIG_HEADER: u64 = 8;
 /// QEMU reads this much of a network device's space, whatever its size; beyond the end it finds zeros.
@@ -208,18 +207,21 @@ impl VhostFile {
         trace.arg("avail", avail);
         trace.arg("used", used);
         self.check_index(index)?;
-        if flags & !VRING_F_LOG != 0 {
+        if flags & !VHOST_VRING_F_LOG != 0 {
             return Err(VhostError::VringFlags(flags));
         }
         if log % 4 != 0 {
             return Err(VhostError::LogAlignment(log));
         }
-        self.set_ring(client, index, [desc, avail, used], (flags & VRING_F_LOG != 0).then_some(log))
+        self.set_ring(client, index, [desc, avail, used], (flags & VHOST_VRING_F_LOG != 0).then_some(log))
     }
 
     fn set_backend_features(&self, features: u64, trace: &mut Trace) -> Result<IoctlReply, VhostError> {
         trace.arg("features", format!("{features:#x}"));
-        if features & DESC_ASID != 0 && features & IOTLB_ASID == 0 && features & !KNOWN_BACKEND_FEATURES == 0 {
+        if features & VHOST_BACKEND_F_DESC_ASID != 0
+            && features & VHOST_BACKEND_F_IOTLB_ASID == 0
+            && features & !KNOWN_BACKEND_FEATURES == 0
+        {
             return Err(VhostError::DescAsidAlone);
         }
         let unknown = features & !self.backend_features();
@@ -227,7 +229,7 @@ impl VhostFile {
             return Err(VhostError::BackendFeatures { unknown });
         }
         self.settle(|state| {
-            self.session().use_desc_groups(features & DESC_ASID != 0)?;
+            self.session().use_desc_groups(features & VHOST_BACKEND_F_DESC_ASID != 0)?;
             state.backend_features = features;
             Ok(())
         })
@@ -265,14 +267,18 @@ impl VhostFile {
     /// What is offered: ids of address spaces only where there is more than one, or more than one group.
     fn backend_features(&self) -> u64 {
         let info = self.session().info();
-        let asid = if info.address_spaces > 1 || info.groups() > 1 || info.has_desc_groups() { IOTLB_ASID } else { 0 };
-        let desc_asid = if info.has_desc_groups() { DESC_ASID } else { 0 };
+        let asid = if info.address_spaces > 1 || info.groups() > 1 || info.has_desc_groups() {
+            VHOST_BACKEND_F_IOTLB_ASID
+        } else {
+            0
+        };
+        let desc_asid = if info.has_desc_groups() { VHOST_BACKEND_F_DESC_ASID } else { 0 };
         BACKEND_FEATURES | asid | desc_asid
     }
 
     /// An IOTLB message of the owner. Its address space id is one for who acknowledged that there are such ids.
     pub(crate) fn message(&self, client: &dyn Client, message: Message, trace: &mut Trace) -> Result<(), VhostError> {
-        let asid = if self.lock()?.backend_features & IOTLB_ASID != 0 { message.asid } else { 0 };
+        let asid = if self.lock()?.backend_features & VHOST_BACKEND_F_IOTLB_ASID != 0 { message.asid } else { 0 };
         trace.arg("asid", asid);
         match message.request {
             Request::Update { iova, size, uaddr, permission } => {

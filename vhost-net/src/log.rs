@@ -3,12 +3,12 @@
 
 use crate::VhostNetFile;
 use crate::error::NetError;
-use crate::features::LOG_ALL;
 use crate::file::Permit;
 use crate::state::State;
 use nix::errno::Errno;
 use std::sync::Arc;
 use vfio_container::{Client, log_bitmap};
+use vhost_abi::feature::VHOST_F_LOG_ALL;
 use virtio_mdev_api::dirty::{DirtyRecord, Log, LogSetup, RingLog, SinkGuard};
 use virtio_mdev_api::dma::Region;
 use virtio_mdev_api::notify::CallSlot;
@@ -49,7 +49,7 @@ impl LogState {
 
 impl VhostNetFile {
     pub(crate) fn set_log_base(&self, client: &dyn Client, permit: Permit, base: u64) -> Result<(), NetError> {
-        let logs = self.permitted(permit)?.features & LOG_ALL != 0;
+        let logs = self.permitted(permit)?.features & VHOST_F_LOG_ALL != 0;
         let bitmap = if logs { self.bitmap(client, permit, Some(base), State::last_logged)? } else { None };
         let mut state = self.permitted(permit)?;
         state.log.base = Some(base);

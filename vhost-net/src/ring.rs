@@ -7,13 +7,12 @@ use crate::node::Place;
 use std::sync::Arc;
 use tap::{GivenTap, Half, TapPort};
 use vhost_abi::VringAddr;
+use vhost_abi::feature::VHOST_VRING_F_LOG;
 use virtio_mdev_api::dirty::{DirtyRecord, LoggedRing, RingLog};
 use virtio_mdev_api::notify::{CallSlot, EventFd};
 use virtio_mdev_api::{DeviceLink, QueueConfig, QueueStart, QueueState, VirtioMdev};
 use virtio_net::{LinkState, MAX_QUEUE_SIZE, Mac, NetDevice, NetParameters};
 
-/// `VHOST_VRING_F_LOG`.
-pub(crate) const VRING_F_LOG: u32 = 1;
 /// Receive and transmit.
 pub(crate) const RINGS: usize = 2;
 
@@ -135,7 +134,7 @@ impl Ring {
 
     /// What becomes of writes to the used ring.
     pub fn log(&self, table: &Table) -> RingLog {
-        let logged = self.addresses.flags & VRING_F_LOG != 0;
+        let logged = self.addresses.flags & VHOST_VRING_F_LOG != 0;
         match self.locate(&self.addresses, table).filter(|_| logged) {
             Some(config) => {
                 RingLog::At(LoggedRing { first: config.device, len: self.used_len(), log: self.addresses.log })
@@ -146,7 +145,7 @@ impl Ring {
 
     /// The last address that the log must have for a ring at `addresses`.
     pub fn last_logged(&self, addresses: &VringAddr) -> u64 {
-        if addresses.flags & VRING_F_LOG == 0 { 0 } else { addresses.log.saturating_add(self.used_len() - 1) }
+        if addresses.flags & VHOST_VRING_F_LOG == 0 { 0 } else { addresses.log.saturating_add(self.used_len() - 1) }
     }
 
     pub fn addresses(&self) -> &VringAddr {

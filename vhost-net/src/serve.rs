@@ -2,10 +2,10 @@
 
 use crate::VhostNetFile;
 use crate::error::NetError;
-use crate::features::{BACKEND, LOG_ALL, OFFERED, VIRTIO_NET_HDR};
+use crate::features::{BACKEND, OFFERED};
 use crate::file::Permit;
 use crate::memory::Table;
-use crate::ring::{RINGS, Ring, VRING_F_LOG};
+use crate::ring::{RINGS, Ring};
 use crate::state::State;
 use devnode::{Ioctl, IoctlReply};
 use nix::errno::Errno;
@@ -14,6 +14,7 @@ use vfio_container::Client;
 use vfio_container::call::{UNBIND, argument, eventfd, tell, tell_bytes};
 use vfio_container::trace::Trace;
 use vhost_abi::command::*;
+use vhost_abi::feature::{VHOST_F_LOG_ALL, VHOST_NET_F_VIRTIO_NET_HDR, VHOST_VRING_F_LOG};
 use vhost_abi::{MemoryTable, VringAddr, VringFile, VringState};
 use zerocopy::IntoBytes;
 
@@ -52,7 +53,7 @@ impl VhostNetFile {
                 }
                 let regions_at = call.arg.checked_add(size_of::<MemoryTable>() as u64).ok_or(Errno::EFAULT)?;
                 let table = Table::fetch(client, regions_at, regions)?;
-                let logs = self.permitted(permit)?.features & LOG_ALL != 0;
+                let logs = self.permitted(permit)?.features & VHOST_F_LOG_ALL != 0;
                 let last = |state: &State| state.last_logged().max(table.last());
                 let bitmap = if logs { self.bitmap(client, permit, None, last)? } else { None };
                 self.settle(permit, |state| state.set_table(table, bitmap))
@@ -132,7 +133,7 @@ impl VhostNetFile {
 
     fn set_features(&self, client: &dyn Client, permit: Permit, features: u64) -> Result<IoctlReply, NetError> {
         check_offered(features, OFFERED)?;
-        let logs = features & LOG_ALL != 0;
+        let logs = features & VHOST_F_LOG_ALL != 0;
         let bitmap = if logs { self.bitmap(client, permit, None, State::last_logged)? } else { None };
         self.settle(permit, |state| state.set_features(features, bitmap))
     }
@@ -154,7 +155,7 @@ impl VhostNetFile {
     fn set_addresses(&self, client: &dyn Client, permit: Permit, addresses: VringAddr) -> Result<IoctlReply, NetError> {
         let VringAddr { index, flags, desc, used, avail, log } = addresses;
         check_index(index)?;
-        if flags & !VRING_F_LOG != 0 {
+        if flags & !VHOST_VRING_F_LOG != 0 {
             return Err(NetError::VringFlags(flags));
         }
         if desc % 16 != 0 || avail % 2 != 0 || used % 4 != 0 || log % 4 != 0 {
@@ -162,7 +163,7 @@ impl VhostNetFile {
         }
         let (logs, last) = {
             let mut state = self.permitted(permit)?;
-            (state.features & LOG_ALL != 0, state.ring(index)?.0.last_logged(&addresses))
+            (state.features & VHOST_F_LOG_ALL != 0, state.ring(index)?.0.last_logged(&addresses))
         };
         let bitmap = if logs {
             let bitmap = self.bitmap(client, permit, None, |state| state.last_logged().max(last));
@@ -190,7 +191,7 @@ impl VhostNetFile {
             let (ring, common) = state.ring(index)?;
             // Before the descriptor is looked at, as in the kernel.
             ring.check(&common)?;
-            common.features & VIRTIO_NET_HDR != 0
+            common.features & VHOST_NET_F_VIRTIO_NET_HDR != 0
         };
         let file = client.file(fd).map_err(|errno| match errno {
             Errno::EINVAL => NetError::BackEnd(GivenError::NotTap),
@@ -198,7 +199,7 @@ impl VhostNetFile {
         })?;
         let tap = GivenTap::adopt(file, Ring::half(index), bare)?;
         self.settle(permit, |state| {
-            if bare != (state.features & VIRTIO_NET_HDR != 0) {
+            if bare != (state.features & VHOST_NET_F_VIRTIO_NET_HDR != 0) {
                 return Err(NetError::Running);
             }
             state.check_log(state.features)?;

@@ -1,13 +1,13 @@
 //! What changes while a file is open.
 
 use crate::error::NetError;
-use crate::features::LOG_ALL;
 use crate::log::{Bitmap, LogState};
 use crate::memory::Table;
 use crate::node::Place;
 use crate::ring::{Common, RINGS, Ring};
 use std::sync::Arc;
 use vfio_container::Home;
+use vhost_abi::feature::VHOST_F_LOG_ALL;
 use virtio_mdev_api::dirty::DirtyRecord;
 
 /// A device, from its open or the last RESET_OWNER on.
@@ -85,7 +85,7 @@ impl State {
             }
             self.check_log(features)?;
         }
-        if (features ^ self.features) & !LOG_ALL == 0 {
+        if (features ^ self.features) & !VHOST_F_LOG_ALL == 0 {
             self.features = features;
             return self.use_log(bitmap);
         }
@@ -98,12 +98,12 @@ impl State {
     /// Whether a ring may run with `features`: what it writes must not be lost to a log. Before, QEMU asks for a log first
     /// and says where it is last.
     pub fn check_log(&self, features: u64) -> Result<(), NetError> {
-        if features & LOG_ALL != 0 && self.log.base.is_none() { Err(NetError::NoLog) } else { Ok(()) }
+        if features & VHOST_F_LOG_ALL != 0 && self.log.base.is_none() { Err(NetError::NoLog) } else { Ok(()) }
     }
 
     /// Logs what the features say, to `bitmap` if that is another.
     pub fn use_log(&mut self, bitmap: Option<Bitmap>) -> Result<(), NetError> {
-        if self.features & LOG_ALL == 0 || self.log.base.is_none() {
+        if self.features & VHOST_F_LOG_ALL == 0 || self.log.base.is_none() {
             self.log.end();
             return Ok(());
         }

@@ -10,6 +10,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use vfio_container::testing::{BASE, FakeClient, SIZE};
 use vhost_abi::command::*;
+use vhost_abi::feature::VHOST_BACKEND_F_IOTLB_ASID;
 use virtio_mdev_api::dma::{AddressSpace, Limits};
 use virtio_mdev_api::features::REQUIRED;
 use virtio_mdev_api::notify::EventFd;
@@ -17,8 +18,6 @@ use virtio_mdev_api::{Capabilities, DeviceInfo, DeviceLink, QueueInfo, QueueStar
 
 /// Queues, each in a group of its own that is put into the address space of its number.
 const SPACES: usize = 2;
-/// `VHOST_BACKEND_F_IOTLB_ASID`: messages name an address space.
-const IOTLB_ASID: u64 = 1 << 3;
 /// The backend features there are.
 const BACKEND_FEATURES: u64 = 0x1fe;
 
@@ -105,7 +104,7 @@ impl Steps {
                 let (features, any) = (u64::from(input.half()), input.byte());
                 let features = if any < 0xf0 { features & BACKEND_FEATURES } else { features };
                 if self.world.ioctl(VHOST_SET_BACKEND_FEATURES, &features.to_ne_bytes()).is_ok() {
-                    self.model.names_spaces = features & IOTLB_ASID != 0;
+                    self.model.names_spaces = features & VHOST_BACKEND_F_IOTLB_ASID != 0;
                 }
             }
             _ if input.flag() => self.world.strange = !self.world.strange,

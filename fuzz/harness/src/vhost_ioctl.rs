@@ -12,6 +12,7 @@ use std::sync::{Arc, LazyLock};
 use vfio_container::testing::{BASE, Descriptor, FakeClient, SIZE};
 use vfio_container::{ContainerFile, GroupFile};
 use vhost_abi::command::*;
+use vhost_abi::feature::VHOST_F_LOG_ALL;
 use virtio_mdev_api::features::REQUIRED;
 use virtio_mdev_api::{DeviceLink, Status};
 
@@ -34,8 +35,6 @@ const CONTAINER: i32 = 13;
 const RINGS: u64 = 0x1_0000;
 const RING_STRIDE: u64 = 0x4000;
 const RING_SIZE: u16 = 16;
-/// `VHOST_F_LOG_ALL`.
-const LOG_ALL: u64 = 1 << 26;
 /// Waits for the device that one input may have.
 const WAITS: usize = 4;
 
@@ -230,7 +229,7 @@ impl Steps {
         drop(self.world.ioctl(VHOST_SET_LOG_BASE, &base.to_ne_bytes()));
         drop(self.world.ioctl(VHOST_SET_LOG_FD, &(if how & 1 == 0 { CALL } else { -1 }).to_ne_bytes()));
         let Ok(features) = self.world.session.features() else { return };
-        let features = features | if how & 2 == 0 { LOG_ALL } else { 0 };
+        let features = features | if how & 2 == 0 { VHOST_F_LOG_ALL } else { 0 };
         drop(self.world.ioctl(VHOST_SET_FEATURES, &features.to_ne_bytes()));
         if how & 4 != 0 {
             self.addresses(how >> 4, Some(input.address()));

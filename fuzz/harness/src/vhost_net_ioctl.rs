@@ -10,6 +10,7 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, LazyLock};
 use vfio_container::testing::{BASE, Descriptor, FakeClient, SIZE};
 use vhost_abi::command::*;
+use vhost_abi::feature::VHOST_F_LOG_ALL;
 use vhost_net::{VhostNet, VhostNetFile};
 use virtio_mdev_api::notify::EventFd;
 
@@ -21,8 +22,6 @@ const RAM_SIZE: u64 = 0x4_0000;
 const RING_SIZE: u16 = 16;
 /// The log of what is written.
 const LOG: u64 = BASE + 0x8_0000;
-/// `VHOST_F_LOG_ALL`.
-const LOG_ALL: u64 = 1 << 26;
 
 /// An interface in a network namespace of its own, where nobody hears it.
 static INTERFACE: LazyLock<Arc<OwnedFd>> = LazyLock::new(|| {
@@ -151,7 +150,7 @@ impl Steps {
         if how & 2 != 0 {
             self.call(VHOST_SET_LOG_BASE, &LOG.to_ne_bytes());
             self.call(VHOST_SET_LOG_FD, &CALL.to_ne_bytes());
-            features |= LOG_ALL;
+            features |= VHOST_F_LOG_ALL;
         }
         self.call(VHOST_SET_FEATURES, &features.to_ne_bytes());
         self.table(&[[0, RAM_SIZE, RAM, 0]]);
