@@ -1,17 +1,18 @@
 //! `/dev/vfio/vfio`.
 
-use crate::command::*;
+use crate::Client;
 use crate::container::Container;
 use crate::error::VfioError;
 use crate::info::get_info;
 use crate::iommu::{Iommu, Version, check_unmap_flags};
 use crate::trace::Trace;
-use crate::wire::{DirtyGet, DirtyPagesArg, DmaMap, DmaUnmap, check_flags, fetch, fetch_rest};
-use crate::{Client, command};
+use crate::wire::{check_flags, fetch, fetch_rest};
 use devnode::{Caller, DeviceNode, Ioctl, IoctlReply, OpenFile, OpenFlags};
 use nix::errno::Errno;
 use std::mem::size_of;
 use std::sync::Arc;
+use vfio_abi::command::*;
+use vfio_abi::{DirtyGet, DirtyPagesArg, DmaMap, DmaUnmap};
 use vfio_bindings::bindings::vfio::{
     VFIO_API_VERSION, VFIO_DMA_CC_IOMMU, VFIO_IOMMU_DIRTY_PAGES_FLAG_GET_BITMAP, VFIO_IOMMU_DIRTY_PAGES_FLAG_START,
     VFIO_IOMMU_DIRTY_PAGES_FLAG_STOP, VFIO_TYPE1_IOMMU, VFIO_TYPE1v2_IOMMU as VFIO_TYPE1V2_IOMMU, VFIO_UNMAP_ALL,
@@ -57,7 +58,7 @@ impl ContainerFile {
     /// Serves an ioctl of `client`.
     pub fn serve(&self, client: &dyn Client, call: &Ioctl<'_>) -> Result<IoctlReply, Errno> {
         let mut trace = Trace::begin(self.container.listeners());
-        let name = command::name(call.cmd).unwrap_or("unknown");
+        let name = vfio_abi::command::name(call.cmd).unwrap_or("unknown");
         let outcome = self.dispatch(client, call, &mut trace);
         trace.answer(client, "container", name, outcome)
     }
@@ -167,7 +168,7 @@ impl ContainerFile {
 
 /// What answers a command that this file does not serve.
 pub(crate) fn refuse(cmd: u32) -> VfioError {
-    command::name(cmd).map_or(VfioError::Unknown(cmd), VfioError::NotOffered)
+    vfio_abi::command::name(cmd).map_or(VfioError::Unknown(cmd), VfioError::NotOffered)
 }
 
 impl OpenFile for ContainerFile {

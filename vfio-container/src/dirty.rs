@@ -7,8 +7,8 @@ use crate::Client;
 use crate::bitmap::{Bitmap, Dirty};
 use crate::error::VfioError;
 use crate::iommu::{Iommu, MAX_BITMAP, PAGE, bitmap_len, check_trackable};
-use crate::wire::{BitmapArg, DirtyGet};
 use std::sync::Arc;
+use vfio_abi::{BitmapArg, DirtyGet};
 use virtio_mdev_api::dirty::{DirtyPages, DirtySink, DirtyWord};
 
 /// How often an unmap begins anew because the mappings changed meanwhile.

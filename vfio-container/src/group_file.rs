@@ -1,16 +1,17 @@
 //! An open `/dev/vfio/<n>`.
 
-use crate::command::*;
 use crate::container_file::{ContainerFile, refuse};
 use crate::error::VfioError;
 use crate::trace::Trace;
-use crate::wire::{GroupStatus, fetch};
-use crate::{Client, Group, command};
+use crate::wire::fetch;
+use crate::{Client, Group};
 use devnode::{Caller, Ioctl, IoctlReply, OpenFile};
 use nix::errno::Errno;
 use std::any::Any;
 use std::mem::size_of;
 use std::sync::Arc;
+use vfio_abi::GroupStatus;
+use vfio_abi::command::*;
 use vfio_bindings::bindings::vfio::{VFIO_GROUP_FLAGS_CONTAINER_SET, VFIO_GROUP_FLAGS_VIABLE};
 use zerocopy::IntoBytes;
 
@@ -31,7 +32,7 @@ impl GroupFile {
     /// Serves an ioctl of `client`.
     pub fn serve(&self, client: &dyn Client, call: &Ioctl<'_>) -> Result<IoctlReply, Errno> {
         let mut trace = Trace::begin(self.group.trace());
-        let name = command::name(call.cmd).unwrap_or("unknown");
+        let name = vfio_abi::command::name(call.cmd).unwrap_or("unknown");
         let outcome = self.dispatch(client, call, &mut trace);
         trace.answer(client, "group", name, outcome)
     }

@@ -3,10 +3,11 @@
 use crate::Client;
 use crate::error::VfioError;
 use crate::iommu::{Iommu, MAX_BITMAP, PAGE};
-use crate::wire::{CapDmaAvail, CapHeader, CapMigration, IommuInfo, fetch};
+use crate::wire::fetch;
 use devnode::IoctlReply;
 use nix::errno::Errno;
 use std::mem::{offset_of, size_of};
+use vfio_abi::{CapDmaAvail, CapHeader, CapMigration, IommuInfo};
 use vfio_bindings::bindings::vfio::{
     VFIO_IOMMU_INFO_CAPS, VFIO_IOMMU_INFO_PGSIZES, VFIO_IOMMU_TYPE1_INFO_CAP_MIGRATION, VFIO_IOMMU_TYPE1_INFO_DMA_AVAIL,
 };

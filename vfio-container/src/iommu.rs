@@ -2,10 +2,11 @@
 
 use crate::error::VfioError;
 use crate::mappings::{MAX_MAPPINGS, MAX_REGIONS, Mappings};
-use crate::wire::{BitmapArg, DmaMap, DmaUnmap, check_flags};
+use crate::wire::check_flags;
 use crate::{Client, Home, regions};
 use parking_lot::{MappedMutexGuard, Mutex, MutexGuard};
 use std::sync::Arc;
+use vfio_abi::{BitmapArg, DmaMap, DmaUnmap};
 use vfio_bindings::bindings::vfio::{
     VFIO_DMA_MAP_FLAG_READ, VFIO_DMA_MAP_FLAG_VADDR, VFIO_DMA_MAP_FLAG_WRITE, VFIO_DMA_UNMAP_FLAG_ALL,
     VFIO_DMA_UNMAP_FLAG_GET_DIRTY_BITMAP, VFIO_DMA_UNMAP_FLAG_VADDR,

@@ -12,9 +12,9 @@
 mod bitmap;
 pub mod call;
 mod client;
-mod command;
 mod container;
 mod container_file;
+mod device;
 mod dirty;
 mod error;
 mod group;
@@ -29,6 +29,7 @@ mod wire;
 
 pub use client::{Client, Home, log_bitmap, regions};
 pub use container_file::{ContainerFile, ContainerNode};
+pub use device::{DeviceShape, IrqAction, IrqChange, IrqData, IrqShape, Migratable, RegionShape, VfioDevice};
 pub use group::{Attachment, Group, GroupHold};
 pub use group_file::GroupFile;
 pub use mappings::{MAX_MAPPINGS, MAX_REGIONS, Mappings};

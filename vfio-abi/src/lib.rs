@@ -1,0 +1,12 @@
+//! The VFIO and iommufd ABI (`linux/vfio.h`, `linux/iommufd.h`): numbers and structures, for servers and clients. No I/O, no policy.
+//!
+//! Commands are encoded `_IO`: they carry no size, their arguments say it in their first field.
+
+pub mod command;
+pub mod handle;
+pub mod iommufd;
+mod wire;
+
+pub use wire::{
+    BitmapArg, CapDmaAvail, CapHeader, CapMigration, DirtyGet, DirtyPagesArg, DmaMap, DmaUnmap, GroupStatus, IommuInfo,
+};

@@ -1,0 +1,145 @@
+//! What the mdev driver bound to an instance supplies to the VFIO device file.
+
+use crate::Client;
+use devnode::{Ioctl, IoctlReply};
+use nix::errno::Errno;
+use std::sync::Arc;
+use virtio_mdev_api::Refusal;
+use virtio_mdev_api::dirty::DirtyRecord;
+use virtio_mdev_api::dma::AddressSpace;
+use virtio_mdev_api::notify::EventFd;
+
+/// The device behind a VFIO device file.
+///
+/// The file checks what every device has in common before it asks: sizes and ranges, who may call, that the descriptors
+/// are eventfds. None of the methods is called with a lock held; each may take as long as a call of a vendor may.
+pub trait VfioDevice: Send + Sync {
+    /// What the device is made of. The same for as long as it lives.
+    fn shape(&self) -> DeviceShape;
+
+    /// The first file of the device was opened, for use: EBUSY when somebody uses the device in another way.
+    fn open(&self) -> Result<(), Refusal>;
+
+    /// The last file is closed. The device has its memory no more.
+    fn close(&self);
+
+    /// From now on the device works in `memory`; `None` takes it away, and when that returns no device touches it.
+    fn set_memory(&self, memory: Option<Arc<AddressSpace>>) -> Result<(), Refusal>;
+
+    /// Fills `out` from `region` at `offset`. All of it lies within the region.
+    fn read(&self, region: u32, offset: u64, out: &mut [u8]) -> Result<(), Refusal>;
+
+    /// Writes `data` to `region` at `offset`. All of it lies within the region.
+    fn write(&self, region: u32, offset: u64, data: &[u8]) -> Result<(), Refusal>;
+
+    /// VFIO_DEVICE_SET_IRQS. The interrupts are among those of the shape.
+    fn set_irqs(&self, change: IrqChange) -> Result<(), Refusal>;
+
+    /// VFIO_DEVICE_RESET.
+    fn reset(&self) -> Result<(), Refusal>;
+
+    /// A call of another type than VFIO's, on the device file of `client`.
+    fn ioctl(&self, _client: &dyn Client, _call: &Ioctl<'_>) -> Result<IoctlReply, Errno> {
+        Err(Errno::ENOTTY)
+    }
+
+    /// How its state moves to another device; `None` when it cannot.
+    fn migration(&self) -> Option<&dyn Migratable> {
+        None
+    }
+
+    /// Where it reports what it writes to its memory; `None` when it writes nothing.
+    fn dirty(&self) -> Option<&Arc<DirtyRecord>> {
+        None
+    }
+}
+
+/// What a device is made of.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct DeviceShape {
+    /// What kind of device: of `VFIO_DEVICE_FLAGS_*` those that name a bus.
+    pub flags: u32,
+    /// Whether VFIO_DEVICE_RESET works.
+    pub resettable: bool,
+    /// The regions, by index. One of size 0 is not there.
+    pub regions: Vec<RegionShape>,
+    /// The interrupts, by index. One of count 0 is not there.
+    pub irqs: Vec<IrqShape>,
+}
+
+/// A region.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct RegionShape {
+    /// In bytes.
+    pub size: u64,
+    /// Whether it can be read.
+    pub readable: bool,
+    /// Whether it can be written.
+    pub writable: bool,
+}
+
+/// An index of interrupts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct IrqShape {
+    /// How many there are.
+    pub count: u32,
+    /// `VFIO_IRQ_INFO_*`.
+    pub flags: u32,
+}
+
+/// One call of VFIO_DEVICE_SET_IRQS.
+#[derive(Debug, Clone)]
+pub struct IrqChange {
+    /// Which index.
+    pub index: u32,
+    /// The first interrupt of it that is meant.
+    pub start: u32,
+    /// What is done.
+    pub action: IrqAction,
+    /// To which, and with what.
+    pub data: IrqData,
+}
+
+/// `VFIO_IRQ_SET_ACTION_*`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IrqAction {
+    /// No interrupt until it is unmasked.
+    Mask,
+    /// Undoes a mask, and brings what came meanwhile.
+    Unmask,
+    /// With eventfds: whom to interrupt. Else: as if the device interrupted.
+    Trigger,
+}
+
+/// `VFIO_IRQ_SET_DATA_*`.
+#[derive(Debug, Clone)]
+pub enum IrqData {
+    /// So many interrupts from the first. None at all, with [`IrqAction::Trigger`], takes down the whole index.
+    None(u32),
+    /// Each where it is true.
+    Bool(Vec<bool>),
+    /// An eventfd for each; `None` takes one away.
+    EventFd(Vec<Option<EventFd>>),
+}
+
+/// A device whose state can be moved to another one of its type.
+pub trait Migratable: Send + Sync {
+    /// Names what a state of the device fits: type and version of its layout, and what the type offers. Two devices that say
+    /// the same, or where [`accepts`](Self::accepts) says so, can continue each other.
+    fn identity(&self) -> Vec<u8>;
+
+    /// Whether a device that said `identity` can be continued by this one.
+    fn accepts(&self, identity: &[u8]) -> Result<(), Refusal>;
+
+    /// Stops the device; when it returns, the device touches no memory and raises no interrupt, and its state stands still.
+    fn stop(&self) -> Result<(), Refusal>;
+
+    /// Undoes [`stop`](Self::stop), or begins after [`restore`](Self::restore).
+    fn run(&self) -> Result<(), Refusal>;
+
+    /// The state of the stopped device.
+    fn save(&self) -> Result<Vec<u8>, Refusal>;
+
+    /// Takes a state, checked as if a client had said it: a refusal leaves the device as it was. It is stopped.
+    fn restore(&self, state: &[u8]) -> Result<(), Refusal>;
+}
