@@ -1,6 +1,7 @@
 //! A container: groups that share an IOMMU.
 
 use crate::Home;
+use crate::attachment::MemorySource;
 use crate::error::VfioError;
 use crate::iommu::{Iommu, Version};
 use devnode::Broadcast;
@@ -23,13 +24,13 @@ struct State {
     iommu: Option<Arc<Iommu>>,
 }
 
-impl Container {
-    pub fn attach(&self, group: u32, trace: Option<Arc<Broadcast>>) {
+impl MemorySource for Container {
+    fn join(&self, group: u32, trace: Option<Arc<Broadcast>>) -> Result<(), VfioError> {
         self.state.lock().groups.push((group, trace));
+        Ok(())
     }
 
-    /// The group's device was told before: nothing uses the memory any more.
-    pub fn detach(&self, group: u32) {
+    fn leave(&self, group: u32) {
         let mut state = self.state.lock();
         state.groups.retain(|(number, _)| *number != group);
         let orphan = if state.groups.is_empty() { state.iommu.take() } else { None };
@@ -39,6 +40,12 @@ impl Container {
         }
     }
 
+    fn space(&self) -> Option<Arc<AddressSpace>> {
+        self.state.lock().iommu.as_ref().map(|iommu| Arc::clone(iommu.space()))
+    }
+}
+
+impl Container {
     pub fn set_iommu(&self, version: Version, home: Home) -> Result<(), VfioError> {
         let mut state = self.state.lock();
         if state.groups.is_empty() || state.iommu.is_some() {
@@ -55,10 +62,6 @@ impl Container {
 
     pub fn iommu(&self) -> Option<Arc<Iommu>> {
         self.state.lock().iommu.clone()
-    }
-
-    pub fn space(&self) -> Option<Arc<AddressSpace>> {
-        self.state.lock().iommu.as_ref().map(|iommu| Arc::clone(iommu.space()))
     }
 
     pub fn listeners(&self) -> Vec<Arc<Broadcast>> {

@@ -1,6 +1,7 @@
 //! `/dev/vfio/<n>`: the group of one instance.
 
-use crate::container::Container;
+use crate::attachment::{Attached, Attachment, GroupHold, MemorySource};
+use crate::bound::Bound;
 use crate::error::VfioError;
 use crate::{Client, GroupFile, Home};
 use devnode::{Broadcast, Caller, DeviceNode, OpenFile, OpenFlags};
@@ -8,18 +9,20 @@ use nix::errno::Errno;
 use parking_lot::Mutex;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use virtio_mdev_api::HasErrno;
 use virtio_mdev_api::dma::AddressSpace;
 
 type DetachHandler = Box<dyn Fn() + Send + Sync>;
 
-/// The IOMMU group of one instance, and the node `/dev/vfio/<n>`. One opener at a time.
+/// The IOMMU group of one instance, and the node `/dev/vfio/<n>`. One user at a time: who opened the node, or who bound
+/// the device's own node to an iommufd.
+///
+/// It is where the device's memory comes from, a container or an IOAS, for all who ask.
 pub struct Group {
     number: u32,
     device_name: String,
     state: Mutex<State>,
-    /// Held by whoever takes the group out of its container, until the container has let go of it.
+    /// Held by whoever takes the memory from the group, until its source has let go of it.
     leaving: Mutex<()>,
     on_detach: Mutex<Vec<Arc<DetachHandler>>>,
     trace: Mutex<Option<Arc<Broadcast>>>,
@@ -27,22 +30,28 @@ pub struct Group {
 
 #[derive(Default)]
 struct State {
-    /// The open file, by its number.
-    open: Option<u64>,
+    open: Option<Seat>,
     closing: bool,
     opened: u64,
-    /// Set until the container has let go: nobody attaches the group anew before.
+    /// Set until the source has let go: nobody attaches the group anew before.
     attached: Option<Arc<Attached>>,
     removed: bool,
 }
 
-/// A group in a container.
-pub(crate) struct Attached {
-    container: Arc<Container>,
-    /// Who attached it.
-    home: Home,
-    users: AtomicUsize,
-    ended: AtomicBool,
+/// Who uses the group.
+#[derive(Clone, Copy)]
+struct Seat {
+    id: u64,
+    door: Door,
+}
+
+/// Through which file a group is used.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Door {
+    /// Its own.
+    Group,
+    /// That of its device, bound to an iommufd.
+    Device,
 }
 
 impl Group {
@@ -76,31 +85,32 @@ impl Group {
         self.trace.lock().clone()
     }
 
-    /// Calls `handler`, which may ask the group whatever it likes but not take it out of a container, whenever the group has left its container: by
-    /// UNSET_CONTAINER, by a close, or by [`remove`](Self::remove). The memory is unmapped after it returns.
+    /// Calls `handler`, which may ask the group whatever it likes but neither attach nor detach it, whenever the group has
+    /// lost its memory: by UNSET_CONTAINER, by DETACH_IOMMUFD_PT or an attach to other memory, by a close, or by
+    /// [`remove`](Self::remove). The memory is unmapped, if it is, after it returns.
     pub fn on_detach(&self, handler: DetachHandler) {
         self.on_detach.lock().push(Arc::new(handler));
     }
 
-    /// The group's place in a container, if `client` runs in the address space that attached it: its proof that it
-    /// holds the container. Looks into the client; call it with no lock held.
+    /// The group's place in a container or an IOAS, if `client` runs in the address space that attached it: its proof that
+    /// it holds that. Looks into the client; call it with no lock held.
     pub fn attachment(&self, client: &dyn Client) -> Option<Attachment> {
         let attached = self.state.lock().attached.clone().filter(|attached| !attached.has_ended())?;
-        client.lives_in(&attached.home).then_some(Attachment(attached))
+        client.lives_in(attached.home()).then_some(Attachment(attached))
     }
 
-    /// Whether `client` runs in the address space that attached the group to a container.
+    /// Whether `client` runs in the address space that attached the group.
     pub fn attached_by(&self, client: &dyn Client) -> bool {
         self.attachment(client).is_some()
     }
 
-    /// The attached container's memory, if `client` runs in the address space that attached the group and the
-    /// container has its IOMMU.
+    /// The memory the group is attached to, if `client` runs in the address space that attached it. A container has some
+    /// once it has its IOMMU.
     pub fn space_for(&self, client: &dyn Client) -> Option<Arc<AddressSpace>> {
-        self.attachment(client)?.0.container.space()
+        self.attachment(client)?.0.space()
     }
 
-    /// Whether somebody has the group open.
+    /// Whether somebody has the group open, or its device bound.
     pub fn is_open(&self) -> bool {
         self.state.lock().open.is_some()
     }
@@ -108,46 +118,55 @@ impl Group {
     /// Keeps the group in its container: UNSET_CONTAINER is EBUSY while the hold lives. `None` when it is in none, or
     /// when the container has no IOMMU.
     ///
-    /// A close of the group's file, or its removal, ends the attachment all the same.
+    /// A close of the group's file, or its removal, ends the attachment all the same; so does DETACH_IOMMUFD_PT.
     pub fn hold(&self) -> Option<GroupHold> {
-        self.state.lock().attached.as_ref().and_then(hold)
+        self.state.lock().attached.as_ref().and_then(Attached::hold)
     }
 
-    /// Keeps the group in the container it is in by `attachment`. `None` when that is over, or when the container has
-    /// no IOMMU.
+    /// Keeps the group where it is by `attachment`. `None` when that is over, or when there is no memory.
     pub fn hold_in(&self, attachment: &Attachment) -> Option<GroupHold> {
         let state = self.state.lock();
         let attached = state.attached.as_ref().filter(|attached| Arc::ptr_eq(attached, &attachment.0))?;
-        hold(attached)
+        attached.hold()
     }
 
-    /// The instance is gone: the device loses the container's memory, and every later call answers ENODEV.
+    /// The instance is gone: the device loses its memory, and every later call answers ENODEV.
     pub fn remove(&self) {
         self.state.lock().removed = true;
         self.detach(|_| true);
     }
 
-    /// Opens the group.
+    /// Opens the group: EBUSY while it is open, or its device is bound to an iommufd.
     pub fn open_file(self: Arc<Self>) -> Result<Arc<GroupFile>, Errno> {
-        let mut state = self.state.lock();
-        if state.removed {
-            return Err(VfioError::Gone.errno());
-        }
-        if state.open.is_some() {
-            return Err(Errno::EBUSY);
-        }
-        state.opened += 1;
-        let id = state.opened;
-        state.open = Some(id);
-        drop(state);
+        let id = self.sit(Door::Group)?;
         Ok(Arc::new(GroupFile::new(self, id)))
     }
 
-    /// File `id` is closed.
+    /// Takes the group for a file of its device: EBUSY while the group is open, EINVAL while another such file has it.
+    pub fn bind(self: &Arc<Self>) -> Result<Bound, Errno> {
+        let id = self.sit(Door::Device)?;
+        Ok(Bound::new(Arc::clone(self), id))
+    }
+
+    fn sit(&self, door: Door) -> Result<u64, Errno> {
+        let mut state = self.state.lock();
+        match state.open {
+            _ if state.removed => return Err(VfioError::Gone.errno()),
+            Some(seat) if seat.door == Door::Device && door == Door::Device => return Err(Errno::EINVAL),
+            Some(_) => return Err(Errno::EBUSY),
+            None => {}
+        }
+        state.opened += 1;
+        let id = state.opened;
+        state.open = Some(Seat { id, door });
+        Ok(id)
+    }
+
+    /// User `id` is done.
     pub(crate) fn close(&self, id: u64) {
         {
             let mut state = self.state.lock();
-            if state.open != Some(id) {
+            if state.open.is_none_or(|seat| seat.id != id) {
                 return;
             }
             // From here on no call attaches it again, and until the device let go nobody else opens it.
@@ -166,20 +185,19 @@ impl Group {
         let mut state = self.state.lock();
         match state.open {
             _ if state.removed => Err(VfioError::Gone),
-            Some(open) if open == id && !state.closing => work(&mut state),
+            Some(seat) if seat.id == id && !state.closing => work(&mut state),
             _ => Err(VfioError::Closed),
         }
     }
 
-    pub(crate) fn attach(&self, id: u64, container: Arc<Container>, home: Home) -> Result<(), VfioError> {
+    pub(crate) fn attach(&self, id: u64, source: Arc<dyn MemorySource>, home: Home) -> Result<(), VfioError> {
         let trace = self.trace();
         self.with_open(id, |state| {
             if state.attached.is_some() {
                 return Err(VfioError::Attached);
             }
-            container.attach(self.number, trace);
-            let (users, ended) = (AtomicUsize::new(0), AtomicBool::new(false));
-            state.attached = Some(Arc::new(Attached { container, home, users, ended }));
+            source.join(self.number, trace)?;
+            state.attached = Some(Attached::new(source, home));
             Ok(())
         })
     }
@@ -189,11 +207,11 @@ impl Group {
         let leaving = self.with_open(id, |state| {
             let attached = state.attached.as_ref().filter(|attached| !attached.has_ended());
             let attached = attached.ok_or(VfioError::NotAttached)?;
-            if attached.users.load(Ordering::Acquire) != 0 {
+            if attached.is_held() {
                 return Err(VfioError::InUse);
             }
             // Under the lock: a hold that comes now finds the attachment ended.
-            attached.ended.store(true, Ordering::Release);
+            attached.end();
             Ok(Arc::clone(attached))
         })?;
         // Not whatever is attached by then: another thread may attach the group anew once it is free.
@@ -202,34 +220,19 @@ impl Group {
     }
 
     pub(crate) fn has_iommu(&self, id: u64) -> Result<bool, VfioError> {
-        self.with_open(id, |state| Ok(state.attached.as_ref().is_some_and(|a| a.container.space().is_some())))
+        self.with_open(id, |state| Ok(state.attached.as_ref().is_some_and(|attached| attached.space().is_some())))
     }
 
-    /// Ends the attachment, if it is the one that is meant, and returns when its container has let go.
+    /// Ends the attachment, if it is the one that is meant, and returns when its source has let go.
     fn detach(&self, is_meant: impl FnOnce(&Arc<Attached>) -> bool) {
         let _leaving = self.leaving.lock();
         let Some(attached) = self.state.lock().attached.clone().filter(is_meant) else { return };
-        attached.ended.store(true, Ordering::Release);
+        attached.end();
         let handlers = self.on_detach.lock().clone();
         handlers.iter().for_each(|handler| handler());
-        attached.container.detach(self.number);
+        attached.source().leave(self.number);
         self.state.lock().attached = None;
     }
-}
-
-impl Attached {
-    fn has_ended(&self) -> bool {
-        self.ended.load(Ordering::Acquire)
-    }
-}
-
-fn hold(attached: &Arc<Attached>) -> Option<GroupHold> {
-    if attached.has_ended() {
-        return None;
-    }
-    let space = attached.container.space()?;
-    attached.users.fetch_add(1, Ordering::AcqRel);
-    Some(GroupHold { attached: Arc::clone(attached), space })
 }
 
 impl DeviceNode for Group {
@@ -241,34 +244,5 @@ impl DeviceNode for Group {
 impl fmt::Debug for Group {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Group").field("number", &self.number).field("device", &self.device_name).finish_non_exhaustive()
-    }
-}
-
-/// A group's place in a container, proven to be the client's.
-#[derive(Clone)]
-pub struct Attachment(Arc<Attached>);
-
-/// Keeps a group in its container. See [`Group::hold`].
-#[must_use = "the group may leave its container when this is dropped"]
-pub struct GroupHold {
-    attached: Arc<Attached>,
-    space: Arc<AddressSpace>,
-}
-
-impl GroupHold {
-    /// The container's memory.
-    pub fn space(&self) -> &Arc<AddressSpace> {
-        &self.space
-    }
-
-    /// Whether the group is still in the container: a close or a removal ends that, held or not.
-    pub fn is_attached(&self) -> bool {
-        !self.attached.has_ended()
-    }
-}
-
-impl Drop for GroupHold {
-    fn drop(&mut self) {
-        self.attached.users.fetch_sub(1, Ordering::AcqRel);
     }
 }

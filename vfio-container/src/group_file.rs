@@ -65,7 +65,7 @@ impl GroupFile {
         let file: Arc<dyn Any + Send + Sync> = file;
         let file = file.downcast::<ContainerFile>().map_err(|_| VfioError::NotAContainer(fd))?;
         let home = client.home()?;
-        self.group.attach(self.id, Arc::clone(file.container()), home)?;
+        self.group.attach(self.id, file.container().clone(), home)?;
         Ok(IoctlReply::ok())
     }
 

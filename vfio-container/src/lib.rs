@@ -9,7 +9,9 @@
 //! Groups behave as VFIO's emulated groups do (those of mdev devices): nothing is pinned, and there is no hardware whose
 //! reserved ranges or page sizes could restrict a mapping.
 
+mod attachment;
 mod bitmap;
+mod bound;
 pub mod call;
 mod client;
 mod container;
@@ -27,9 +29,11 @@ pub mod testing;
 pub mod trace;
 mod wire;
 
+pub use attachment::{Attachment, GroupHold};
+pub use bound::Bound;
 pub use client::{Client, Home, log_bitmap, regions};
 pub use container_file::{ContainerFile, ContainerNode};
 pub use device::{DeviceShape, IrqAction, IrqChange, IrqData, IrqShape, Migratable, RegionShape, VfioDevice};
-pub use group::{Attachment, Group, GroupHold};
+pub use group::Group;
 pub use group_file::GroupFile;
 pub use mappings::{MAX_MAPPINGS, MAX_REGIONS, Mappings};
