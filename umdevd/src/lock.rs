@@ -15,6 +15,8 @@ pub(crate) struct RootLock {
 pub(crate) fn take(root: &Path, state_dir: &Path) -> Result<RootLock, DaemonError> {
     let path = state_dir.join("lock");
     let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+    // Of a disk that became read-only, the lock of the daemon before is as good.
+    let file = file.or_else(|error| File::open(&path).map_err(|_| error));
     let file = file.map_err(DaemonError::path("open", &path))?;
     match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
         Ok(file) => Ok(RootLock { _file: file }),

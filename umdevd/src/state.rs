@@ -56,7 +56,10 @@ const COMPACT_AFTER: u32 = 4096;
 pub(crate) struct Journal {
     path: PathBuf,
     boot: String,
-    file: File,
+    /// All that the journal is to hold, in the order of creation.
+    records: Vec<Record>,
+    /// `None` while the disk is behind, full or read-only: the next change writes everything anew.
+    file: Option<File>,
     appended: u32,
 }
 
@@ -74,47 +77,67 @@ impl Journal {
             text => text?,
         };
         let records = replay(&text, boot);
-        let fresh = path.with_extension("new");
-        let mut file = OpenOptions::new().create(true).write(true).truncate(true).open(&fresh)?;
-        write_line(&mut file, &Line::Boot(boot.to_owned()))?;
-        for record in &records {
-            write_line(&mut file, &Line::Instance(record.clone()))?;
-        }
-        fs::rename(&fresh, path)?;
-        Ok((Self { path: path.to_owned(), boot: boot.to_owned(), file, appended: 0 }, records))
+        let mut journal =
+            Self { path: path.to_owned(), boot: boot.to_owned(), records: records.clone(), file: None, appended: 0 };
+        // A daemon that served yesterday serves today, whatever the disk says.
+        journal.rewrite().unwrap_or_else(|error| journal.fall_behind(&error));
+        Ok((journal, records))
     }
 
     /// An instance is there, or changed.
     pub fn keep(&mut self, record: Record) {
+        match self.records.iter_mut().find(|known| known.uuid == record.uuid) {
+            Some(known) => known.clone_from(&record),
+            None => self.records.push(record.clone()),
+        }
         self.append(&Line::Instance(record));
     }
 
     /// An instance is gone.
     pub fn forget(&mut self, uuid: Uuid) {
+        self.records.retain(|known| known.uuid != uuid);
         self.append(&Line::Removed(uuid));
     }
 
     fn append(&mut self, line: &Line) {
-        let written = write_line(&mut self.file, line).and_then(|()| self.compact_at_times());
-        if let Err(error) = written {
-            tracing::error!(path = %self.path.display(), %error, "a restart may not know of this change");
-        }
+        self.appended += 1;
+        let written = match &mut self.file {
+            Some(file) if self.appended < COMPACT_AFTER => write_line(file, line),
+            // Instances that come and go for weeks must not fill the disk.
+            _ => self.rewrite(),
+        };
+        written.unwrap_or_else(|error| self.fall_behind(&error));
     }
 
-    /// Instances that come and go for weeks must not fill the disk.
-    fn compact_at_times(&mut self) -> io::Result<()> {
-        self.appended += 1;
-        if self.appended >= COMPACT_AFTER {
-            *self = Self::open_at(&self.path, &self.boot)?.0;
+    fn rewrite(&mut self) -> io::Result<()> {
+        let fresh = self.path.with_extension("new");
+        let mut file = OpenOptions::new().create(true).write(true).truncate(true).open(&fresh)?;
+        let mut text = Line::Boot(self.boot.clone()).text()?;
+        for record in &self.records {
+            text.push_str(&Line::Instance(record.clone()).text()?);
         }
+        file.write_all(text.as_bytes())?;
+        fs::rename(&fresh, &self.path)?;
+        (self.file, self.appended) = (Some(file), 0);
         Ok(())
+    }
+
+    fn fall_behind(&mut self, error: &io::Error) {
+        tracing::error!(path = %self.path.display(), %error, "a restart may not know of this change, until one can be written");
+        self.file = None;
+    }
+}
+
+impl Line {
+    fn text(&self) -> io::Result<String> {
+        let mut text = serde_json::to_string(self)?;
+        text.push('\n');
+        Ok(text)
     }
 }
 
 fn write_line(file: &mut File, line: &Line) -> io::Result<()> {
-    let mut text = serde_json::to_string(line)?;
-    text.push('\n');
-    file.write_all(text.as_bytes())
+    file.write_all(line.text()?.as_bytes())
 }
 
 /// A line that does not parse (the daemon died writing it) is passed over.
@@ -197,7 +220,25 @@ mod tests {
         let path = dir.path().join("j");
         let (mut journal, _) = Journal::open_at(&path, "boot").unwrap();
         journal.keep(record(1));
-        journal.file.write_all(b"{\"instance\":{\"uuid\":\"83b8").unwrap();
+        journal.file.as_mut().unwrap().write_all(b"{\"instance\":{\"uuid\":\"83b8").unwrap();
         assert_eq!(reopen(&path, "boot"), [record(1)]);
+    }
+
+    /// `/dev/full` takes nothing, as a full disk does.
+    fn fill(journal: &mut Journal) {
+        journal.file = Some(OpenOptions::new().write(true).open("/dev/full").unwrap());
+    }
+
+    #[test]
+    fn f42_what_a_full_disk_did_not_take_is_written_with_the_next_change() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("j");
+        let (mut journal, _) = Journal::open_at(&path, "boot").unwrap();
+        journal.keep(record(1));
+        fill(&mut journal);
+        journal.keep(record(2));
+        assert_eq!(reopen(&path, "boot"), [record(1)]);
+        journal.forget(record(1).uuid);
+        assert_eq!(reopen(&path, "boot"), [record(2)]);
     }
 }
