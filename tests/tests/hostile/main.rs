@@ -7,6 +7,7 @@ mod identity;
 mod memory;
 mod repetition;
 mod running;
+mod unmap;
 mod vendors;
 
 use nix::errno::Errno;

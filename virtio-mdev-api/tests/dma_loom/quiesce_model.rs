@@ -89,12 +89,12 @@ fn leased(table: &Arc<Table>, reader: Reader) {
 }
 
 #[test]
-fn u1_no_burst_uses_memory_after_its_unmap_returned() {
+fn f34_no_burst_uses_memory_after_its_unmap_returned() {
     model(Reader::AnnounceThenLoad, two_bursts);
 }
 
 #[test]
-fn u1_no_lease_uses_memory_after_its_unmap_returned() {
+fn f34_no_lease_uses_memory_after_its_unmap_returned() {
     model(Reader::AnnounceThenLoad, leased);
 }
 
