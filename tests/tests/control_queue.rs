@@ -19,8 +19,8 @@ fn command(ring: &mut Ring, memory: &Memory, command: &[u8]) -> u8 {
     memory.write(out, command);
     memory.write(back, &[0xff]);
     let len = u32::try_from(command.len()).unwrap();
-    ring.write_descriptor(0, Descriptor { addr: Memory::iova(out), len, flags: VIRTQ_DESC_F_NEXT, next: 1 });
-    ring.write_descriptor(1, Descriptor { addr: Memory::iova(back), len: 1, flags: VIRTQ_DESC_F_WRITE, next: 0 });
+    ring.write_descriptor(0, Descriptor { addr: memory.iova(out), len, flags: VIRTQ_DESC_F_NEXT, next: 1 });
+    ring.write_descriptor(1, Descriptor { addr: memory.iova(back), len: 1, flags: VIRTQ_DESC_F_WRITE, next: 0 });
     ring.offer(0);
     ring.notify().unwrap();
     assert_eq!(ring.wait(PATIENCE, "the answer to a command").unwrap().len, 1);

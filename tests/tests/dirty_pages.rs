@@ -87,7 +87,7 @@ fn receive_far(client: &mut Client, far: &Memory, page: usize, frame: &[u8], cop
     assert_eq!(received, frame);
     let mut now = vec![0; far.len()];
     far.read(0, &mut now);
-    let addr = Memory::iova(client.rx.buffer(head));
+    let addr = client.memory.iova(client.rx.buffer(head));
     client.rx.write_descriptor(head, Descriptor { addr, len, flags: VIRTQ_DESC_F_WRITE, next: 0 });
     client.rx.offer(head);
     client.rx.notify().unwrap();

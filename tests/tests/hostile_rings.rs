@@ -9,7 +9,7 @@ use umdev_tests::driver::abi::{
     NEEDS_RESET, VIRTIO_F_EVENT_IDX, VIRTIO_F_INDIRECT_DESC, VIRTQ_DESC_F_INDIRECT as INDIRECT,
     VIRTQ_DESC_F_NEXT as NEXT, VIRTQ_DESC_F_WRITE as WRITE,
 };
-use umdev_tests::driver::memory::{IOVA, Memory, SCRATCH, SIZE};
+use umdev_tests::driver::memory::{IOVA, SCRATCH, SIZE};
 use umdev_tests::driver::{Client, Daemon, Descriptor, Options, Ring, Via, eventually};
 
 const FRAME: [u8; 100] = [0x5a; 100];
@@ -86,8 +86,13 @@ fn receive_into(client: &mut Client, descriptor: Descriptor) {
     client.tx.notify().unwrap();
 }
 
+/// The address the device has for an offset of its driver's memory.
+fn iova(offset: usize) -> u64 {
+    IOVA + u64::try_from(offset).unwrap()
+}
+
 fn readable(len: u32) -> Descriptor {
-    Descriptor { addr: Memory::iova(SCRATCH), len, flags: 0, next: 0 }
+    Descriptor { addr: iova(SCRATCH), len, flags: 0, next: 0 }
 }
 
 fn linked(descriptor: Descriptor, next: u16) -> Descriptor {
@@ -101,7 +106,7 @@ fn indirect(client: &Client, table: &[Descriptor]) -> Descriptor {
         client.memory.write(offset + at * 16, &descriptor.bytes());
     }
     let len = u32::try_from(table.len() * 16).unwrap();
-    Descriptor { addr: Memory::iova(offset), len, flags: INDIRECT, next: 0 }
+    Descriptor { addr: iova(offset), len, flags: INDIRECT, next: 0 }
 }
 
 #[test]
@@ -159,7 +164,7 @@ fn f06_an_indirect_chain_longer_than_the_ring_stops_the_device() {
 #[test]
 fn f07_an_indirect_descriptor_in_an_indirect_table_stops_the_device() {
     fault(WITH_INDIRECT, "inside", |client| {
-        let inner = Descriptor { addr: Memory::iova(SCRATCH), len: 16, flags: INDIRECT, next: 0 };
+        let inner = Descriptor { addr: iova(SCRATCH), len: 16, flags: INDIRECT, next: 0 };
         let entry = indirect(client, &[inner]);
         transmit(client, &[entry]);
     });
@@ -194,7 +199,7 @@ fn f09_an_indirect_table_of_an_impossible_length_stops_the_device() {
 #[test]
 fn f10_an_indirect_table_that_leaves_mapped_memory_stops_the_device() {
     fault(WITH_INDIRECT, "indirect table", |client| {
-        let addr = Memory::iova(SIZE - 16);
+        let addr = iova(SIZE - 16);
         client.memory.write(SIZE - 16, &linked(readable(64), 1).bytes());
         transmit(client, &[Descriptor { addr, len: 32, flags: INDIRECT, next: 0 }]);
     });
@@ -240,7 +245,7 @@ fn f15_a_readable_buffer_to_receive_into_stops_the_device() {
 fn f16_a_receive_buffer_over_its_own_ring_stops_the_device() {
     let over = |offset: fn(&Ring) -> usize| {
         fault(PLAIN, "overlaps", |client| {
-            let addr = Memory::iova(offset(&client.rx));
+            let addr = iova(offset(&client.rx));
             receive_into(client, Descriptor { addr, len: 4096, flags: WRITE, next: 0 });
         });
     };
@@ -251,7 +256,7 @@ fn f16_a_receive_buffer_over_its_own_ring_stops_the_device() {
 
 #[test]
 fn a_buffer_outside_mapped_memory_stops_the_device() {
-    let straddling = Descriptor { addr: Memory::iova(SIZE - 50), len: 100, flags: 0, next: 0 };
+    let straddling = Descriptor { addr: iova(SIZE - 50), len: 100, flags: 0, next: 0 };
     fault(PLAIN, "buffer", |client| transmit(client, &[straddling]));
     let below = Descriptor { addr: IOVA - 50, len: 4096, flags: WRITE, next: 0 };
     fault(PLAIN, "buffer", |client| receive_into(client, below));
@@ -272,7 +277,7 @@ fn f17_misaligned_ring_addresses_are_refused() {
 
 #[test]
 fn f17_rings_that_wrap_around_or_are_half_mapped_never_run() {
-    let end = Memory::iova(SIZE);
+    let end = iova(SIZE);
     // Of 64 descriptors: 1,024 bytes of them, 134 bytes of available and 518 of used ring.
     let half_mapped = |desc, avail, used| (desc, avail, used);
     let mut scene = Scene::new(PLAIN);

@@ -52,7 +52,7 @@ impl Queue {
 
     /// Offers the buffer of a descriptor.
     fn offer(&mut self, at: u16, len: usize, flags: u16) {
-        let (addr, len) = (Memory::iova(self.ring.buffer(at)), u32::try_from(len).unwrap());
+        let (addr, len) = (self.ring.memory().iova(self.ring.buffer(at)), u32::try_from(len).unwrap());
         self.ring.write_descriptor(at, Descriptor { addr, len, flags, next: 0 });
         self.ring.offer(at);
         self.kick.write(1).unwrap();

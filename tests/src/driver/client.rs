@@ -1,7 +1,7 @@
 //! A whole driver: files, memory, two queues, frames.
 
 use super::abi::*;
-use super::memory::{BUFFER_ROOM, IOVA, Memory};
+use super::memory::{BUFFER_ROOM, Memory};
 use super::ring::{Descriptor, Ring};
 use super::vfio::{Container, Group};
 use super::vhost::Vhost;
@@ -84,6 +84,26 @@ impl Client {
                 Some((group, container))
             }
         };
+        Self::assemble(root, uuid, options, memory, vfio)
+    }
+
+    /// Opens the files of another instance, puts it into a container that has its IOMMU, and maps its memory there.
+    pub fn join(root: &Path, uuid: &str, container: &Container, memory: Memory) -> CallResult<Self> {
+        let container = Container(container.0.try_clone().map_err(DriverError::io("dup"))?);
+        let group = Group::open(root, uuid)?;
+        group.set_container(&container)?;
+        let client = Self::assemble(root, uuid, Options::default(), memory, Some((group, container)))?;
+        client.map_memory()?;
+        Ok(client)
+    }
+
+    fn assemble(
+        root: &Path,
+        uuid: &str,
+        options: Options,
+        memory: Memory,
+        vfio: Option<(Group, Container)>,
+    ) -> CallResult<Self> {
         let vhost = Vhost::open(root, uuid)?;
         vhost.set_owner()?;
         let memory = Arc::new(memory);
@@ -103,10 +123,10 @@ impl Client {
     pub fn map_memory(&self) -> CallResult<()> {
         let (size, address) = (self.memory.size(), self.memory.address());
         match &self.vfio {
-            Some((_, container)) => container.map(IOVA, size, address),
+            Some((_, container)) => container.map(self.memory.first(), size, address),
             None => {
                 self.vhost.set_backend_features(VHOST_BACKEND_F_IOTLB_MSG_V2)?;
-                self.vhost.iotlb_update(IOVA, size, address)
+                self.vhost.iotlb_update(self.memory.first(), size, address)
             }
         }
     }
@@ -151,7 +171,7 @@ impl Client {
     pub(super) fn offer_receive_buffers(&mut self) -> CallResult<()> {
         let len = u32::try_from(BUFFER_ROOM).expect("a page");
         for at in 0..self.rx.size {
-            let addr = Memory::iova(self.rx.buffer(at));
+            let addr = self.memory.iova(self.rx.buffer(at));
             self.rx.write_descriptor(at, Descriptor { addr, len, flags: VIRTQ_DESC_F_WRITE, next: 0 });
             self.rx.offer(at);
         }
@@ -174,7 +194,7 @@ impl Client {
         self.memory.write(offset, &[0; HEADER]);
         self.memory.write(offset + HEADER, frame);
         let len = u32::try_from(HEADER + frame.len()).expect("a page at most");
-        self.tx.write_descriptor(at, Descriptor { addr: Memory::iova(offset), len, flags: 0, next: 0 });
+        self.tx.write_descriptor(at, Descriptor { addr: self.memory.iova(offset), len, flags: 0, next: 0 });
         self.tx.offer(at);
     }
 

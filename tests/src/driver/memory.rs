@@ -9,7 +9,7 @@ use std::num::NonZeroUsize;
 use std::ops::Deref;
 use std::os::fd::AsFd;
 
-/// Where the device finds the memory.
+/// Where the device finds the memory, if not said otherwise.
 pub const IOVA: u64 = 0x10_0000;
 /// How much there is.
 pub const SIZE: usize = 4 << 20;
@@ -27,6 +27,7 @@ pub const BUFFER_ROOM: usize = 4096;
 pub struct Memory {
     file: File,
     map: Map,
+    first: u64,
 }
 
 impl Memory {
@@ -42,7 +43,18 @@ impl Memory {
         file.set_len(u64::try_from(size).expect("64 bits")).map_err(DriverError::io("ftruncate"))?;
         let len = NonZeroUsize::new(size).expect("memory is not empty");
         let map = Map::of(file.as_fd(), len, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_SHARED);
-        Ok(Self { map: map.map_err(DriverError::call("mmap"))?, file })
+        Ok(Self { map: map.map_err(DriverError::call("mmap"))?, file, first: IOVA })
+    }
+
+    /// The same memory, to be mapped at `first`: there are others in the container.
+    #[must_use]
+    pub fn first_at(self, first: u64) -> Self {
+        Self { first, ..self }
+    }
+
+    /// Where the device finds its first byte.
+    pub fn first(&self) -> u64 {
+        self.first
     }
 
     /// Private memory of [`SIZE`] bytes, which the device reaches through this process. The memfd is not part of it.
@@ -68,8 +80,8 @@ impl Memory {
     }
 
     /// The address the device has for an offset.
-    pub fn iova(offset: usize) -> u64 {
-        IOVA + u64::try_from(offset).expect("64 bits")
+    pub fn iova(&self, offset: usize) -> u64 {
+        self.first + u64::try_from(offset).expect("64 bits")
     }
 }
 

@@ -74,6 +74,11 @@ impl Ring {
         Ok(ring)
     }
 
+    /// The memory it lies in.
+    pub fn memory(&self) -> &Memory {
+        &self.memory
+    }
+
     /// Makes the ring as new: nothing available, nothing used.
     pub fn restart(&mut self) {
         self.clear();
@@ -105,7 +110,7 @@ impl Ring {
 
     /// IOVAs of descriptor table, available ring and used ring.
     pub fn addresses(&self) -> (u64, u64, u64) {
-        (Memory::iova(self.desc_offset()), Memory::iova(self.avail_offset()), Memory::iova(self.used_offset()))
+        [self.desc_offset(), self.avail_offset(), self.used_offset()].map(|offset| self.memory.iova(offset)).into()
     }
 
     /// Offset of the buffer set aside for a descriptor.

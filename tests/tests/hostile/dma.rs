@@ -130,7 +130,7 @@ fn a_process_that_merely_opens_the_vhost_file_has_an_empty_space() {
     container.map(IOVA, memory.size(), memory.address()).unwrap();
     for (index, flags) in [(0, VIRTQ_DESC_F_WRITE), (1, 0)] {
         let mut ring = Ring::new(Arc::clone(&memory), index, 64).unwrap();
-        let addr = Memory::iova(ring.buffer(0));
+        let addr = memory.iova(ring.buffer(0));
         ring.write_descriptor(0, Descriptor { addr, len: 512, flags, next: 0 });
         ring.offer(0);
     }

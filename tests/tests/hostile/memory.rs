@@ -27,7 +27,7 @@ fn f33_memory_truncated_behind_the_rings_stops_its_device_alone() {
     // Receive buffers go, rings and the transmit buffers' room stay.
     let keep = u64::try_from(client.rx.buffer(0)).unwrap();
     client.memory.file().set_len(keep).unwrap();
-    let addr = Memory::iova(umdev_tests::driver::memory::SCRATCH);
+    let addr = client.memory.iova(umdev_tests::driver::memory::SCRATCH);
     client.tx.write_descriptor(9, Descriptor { addr, len: 100, flags: 0, next: 0 });
     client.tx.offer(9);
     client.tx.notify().unwrap();
