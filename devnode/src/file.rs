@@ -5,6 +5,7 @@
 use crate::{Caller, PollEvents, WaitQueue};
 use nix::errno::Errno;
 use std::any::Any;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use virtio_mdev_api::Refusal;
 
@@ -52,8 +53,8 @@ pub trait OpenFile: Any + Send + Sync {
         Err(Errno::EINVAL)
     }
 
-    /// Those who wait for something to read. A file that has some is a stream: it has no position, and its readers and
-    /// writers do not wait for each other.
+    /// Those who wait for something to read. A file that has some, and no [backing](Self::backing), is a stream: it has
+    /// no position, and its readers and writers do not wait for each other.
     fn waiters(&self) -> Option<&WaitQueue> {
         None
     }
@@ -67,6 +68,15 @@ pub trait OpenFile: Any + Send + Sync {
     /// Serves `write` or `pwrite`: the number of bytes taken.
     fn write(&self, _caller: &Caller, _offset: u64, _data: &[u8]) -> Result<usize, Errno> {
         Err(Errno::EINVAL)
+    }
+
+    /// What `mmap` of the file shows, from offset 0 on: a memfd sealed against growing, shrinking and more seals. Asked
+    /// once, when the file was opened; all files of a node that are open at a time say the same, or none has one. A file
+    /// with a backing is no stream: its reads do not wait (EAGAIN), and `poll` tells when there is something.
+    ///
+    /// Any other file, and this one where the kernel lacks FUSE passthrough, cannot be mapped: ENODEV.
+    fn backing(&self) -> Option<Arc<OwnedFd>> {
+        None
     }
 
     /// The last descriptor is gone. Called exactly once; no other method runs after it begins, but one that was

@@ -2,6 +2,7 @@
 #![allow(unsafe_code)]
 // UNSAFETY: raw system calls; each passes only integers or a structure that outlives the call.
 
+use crate::wire::abi::BackingMap;
 use nix::errno::Errno;
 use rustix::process::{Pid, PidfdFlags};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
@@ -85,6 +86,22 @@ pub(crate) fn who_is_this(fd: BorrowedFd<'_>) -> Result<u64, Errno> {
     // SAFETY: the command's size is that of `handle`, which outlives the call.
     let result = unsafe { libc::ioctl(fd.as_raw_fd(), libc::c_ulong::from(WHO_IS_THIS), &raw mut handle) };
     Errno::result(result).map(|_| handle)
+}
+
+/// `FUSE_DEV_IOC_BACKING_OPEN`: gives a regular file a number by which an open can name it as its backing. EPERM: the
+/// caller lacks CAP_SYS_ADMIN, or the mount was not asked for it. ENOTTY: the kernel is older than Linux 6.9.
+pub(crate) fn backing_open(fuse: BorrowedFd<'_>, file: BorrowedFd<'_>) -> Result<i32, Errno> {
+    const BACKING_OPEN: libc::c_ulong = 0x4010_e501;
+    let map = BackingMap { fd: file.as_raw_fd(), ..BackingMap::default() };
+    // SAFETY: `map` is a whole `struct fuse_backing_map` and outlives the call.
+    Errno::result(unsafe { libc::ioctl(fuse.as_raw_fd(), BACKING_OPEN, &raw const map) })
+}
+
+/// `FUSE_DEV_IOC_BACKING_CLOSE`: the number is free. Files that are open keep their backing.
+pub(crate) fn backing_close(fuse: BorrowedFd<'_>, number: i32) -> Result<(), Errno> {
+    const BACKING_CLOSE: libc::c_ulong = 0x4004_e502;
+    // SAFETY: the command's size is that of `number`, which outlives the call.
+    Errno::result(unsafe { libc::ioctl(fuse.as_raw_fd(), BACKING_CLOSE, &raw const number) }).map(drop)
 }
 
 /// Makes the descriptor number of `target` mean `source` from now on, for all threads that use that number.

@@ -1,5 +1,6 @@
 //! What the threads of a server share.
 
+use super::backing::Backings;
 use super::flight::{Flight, Flights};
 use super::gate::Gate;
 use super::park::{self, Parking};
@@ -22,7 +23,8 @@ pub(crate) struct Core {
     pub tree: Tree,
     pub host: Arc<Host>,
     pub config: ServerConfig,
-    pub fuse: OwnedFd,
+    pub fuse: Arc<OwnedFd>,
+    pub backings: Backings,
     pub stop: EventFd,
     pub stopping: AtomicBool,
     /// Held by the one thread that reads requests.
@@ -43,7 +45,8 @@ impl Core {
         Ok(Self {
             tree,
             host: Arc::new(host),
-            fuse,
+            fuse: Arc::new(fuse),
+            backings: Backings::default(),
             stop: EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?,
             stopping: AtomicBool::new(false),
             leader: Mutex::new(()),

@@ -1,5 +1,6 @@
 //! Open files, by numbers from a kept counter.
 
+use super::backing::Backing;
 use crate::OpenFile;
 use crate::tree::Node;
 use parking_lot::{Mutex, RwLock};
@@ -11,6 +12,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub(crate) struct Handle {
     pub node: Arc<Node>,
     pub kind: Opened,
+    /// What it shows when it is mapped.
+    pub backing: Option<Arc<Backing>>,
 }
 
 pub(crate) enum Opened {
@@ -40,9 +43,9 @@ pub(crate) struct Handles {
 }
 
 impl Handles {
-    pub fn insert(&self, node: Arc<Node>, kind: Opened) -> u64 {
+    pub fn insert(&self, node: Arc<Node>, kind: Opened, backing: Option<Arc<Backing>>) -> u64 {
         let number = self.last.fetch_add(1, Ordering::Relaxed) + 1;
-        self.open.write().insert(number, Arc::new(Handle { node, kind }));
+        self.open.write().insert(number, Arc::new(Handle { node, kind, backing }));
         number
     }
 

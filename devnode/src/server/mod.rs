@@ -5,6 +5,7 @@
 //! every request that was read before.
 
 mod attr;
+mod backing;
 mod core;
 mod flight;
 mod gate;
@@ -16,6 +17,7 @@ mod quick;
 mod work;
 
 pub(crate) use self::core::Core;
+pub(crate) use backing::LastBacking;
 pub(crate) use flight::Flight;
 pub(crate) use handles::Handles;
 

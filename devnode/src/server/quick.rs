@@ -16,7 +16,7 @@ use zerocopy::IntoBytes;
 const MAX_BACKGROUND: u16 = u16::MAX;
 
 /// Flags of every open file. Direct: one `read` or `write` of a client is one request, and shared mappings are
-/// refused with ENODEV. No flush: a close never waits for us.
+/// refused with ENODEV, but of a file with a backing. No flush: a close never waits for us.
 pub(super) const OPEN_FLAGS: u32 = fopen::DIRECT_IO | fopen::NOFLUSH | fopen::PARALLEL_DIRECT_WRITES;
 
 /// The answer, or None for a request that may block and needs a thread of its own.
@@ -66,20 +66,26 @@ fn try_answer(core: &Core, request: &Request<'_>) -> Result<Option<Answer>, Errn
         // As sysfs answers: no file is made by a client.
         Op::Create => Answer::Error(Errno::EACCES),
         Op::ChangeDirectory => Answer::Error(Errno::EPERM),
-        Op::Init { major, minor, flags } => initialise(major, minor, flags),
+        Op::Init { major, minor, flags, flags2 } => initialise(core, (major, minor), flags, flags2),
         Op::Forget | Op::Silent | Op::Interrupt { .. } => Answer::None,
         Op::Unknown => Answer::NotOffered,
         Op::Read { .. } | Op::Write { .. } | Op::Poll { .. } => return Ok(None),
     }))
 }
 
-fn initialise(major: u32, minor: u32, offered: u32) -> Answer {
+fn initialise(core: &Core, (major, minor): (u32, u32), offered: u32, offered2: u32) -> Answer {
     if major < abi::MAJOR || (major == abi::MAJOR && minor < 31) {
         tracing::error!(major, minor, "this kernel's FUSE protocol is too old");
         return Answer::Error(Errno::EPROTO);
     }
-    let wanted = init::ATOMIC_O_TRUNC | init::BIG_WRITES | init::PARALLEL_DIROPS | init::MAX_PAGES;
-    tracing::debug!(major, minor, flags = offered & wanted, "connected");
+    let wanted = init::ATOMIC_O_TRUNC | init::BIG_WRITES | init::PARALLEL_DIROPS | init::MAX_PAGES | init::INIT_EXT;
+    let flags2 = offered2 & init::PASSTHROUGH;
+    if flags2 == 0 {
+        tracing::info!("this kernel has no FUSE passthrough: files cannot be mapped");
+    } else {
+        core.backings.negotiated();
+    }
+    tracing::debug!(major, minor, flags = offered & wanted, flags2, "connected");
     Answer::of(&InitOut {
         major: abi::MAJOR,
         minor: minor.min(abi::MINOR),
@@ -89,6 +95,9 @@ fn initialise(major: u32, minor: u32, offered: u32) -> Answer {
         max_write: abi::MAX_WRITE,
         time_gran: 1,
         max_pages: u16::try_from(abi::MAX_WRITE / 4096).unwrap_or(1),
+        flags2,
+        // What backs a file of ours lies on a file system that stands on none.
+        max_stack_depth: u32::from(flags2 != 0),
         ..InitOut::default()
     })
 }
@@ -148,7 +157,7 @@ fn open(core: &Core, node: &Arc<Node>, flags: u32) -> Result<Option<Answer>, Err
                 return Err(Errno::EACCES);
             }
             let kind = Opened::Attribute(parking_lot::Mutex::new(AttributeState::default()));
-            let fh = core.host.handles.insert(node.clone(), kind);
+            let fh = core.host.handles.insert(node.clone(), kind, None);
             Ok(Some(Answer::of(&OpenOut { fh, open_flags: OPEN_FLAGS, backing_id: 0 })))
         }
         Kind::Directory => Err(Errno::EISDIR),

@@ -56,8 +56,10 @@ fn read(core: &Core, request: &Request<'_>, flight: &Arc<Flight>) -> Result<Foun
         Opened::Device(file) => {
             let caller = caller(core, request, flight)?;
             let read = Read { offset, len, nonblock: flags & libc::O_NONBLOCK.cast_unsigned() != 0 };
-            // Before the look: who is woken from now on looks again.
-            let wait = file.waiters().map(|queue| Wait { turn: queue.turn(&core.bell), queue: queue.clone() });
+            // Before the look: who is woken from now on looks again. A file with a backing is no stream, so a read that
+            // waited would hold the lock that a write needs.
+            let waiters = file.waiters().filter(|_| handle.backing.is_none());
+            let wait = waiters.map(|queue| Wait { turn: queue.turn(&core.bell), queue: queue.clone() });
             match (guarded(|| file.read(&caller, &read))?, wait) {
                 (Err(Errno::EAGAIN), Some(wait)) if !read.nonblock => return Ok(Found::Nothing(wait)),
                 (data, _) => data?,
@@ -195,9 +197,14 @@ fn open(core: &Core, request: &Request<'_>, flight: &Arc<Flight>, flags: u32) {
     })();
     match opened {
         Ok((node, file)) => {
-            let fh = core.host.handles.insert(node.clone(), Opened::Device(file.clone()));
-            let stream = if file.waiters().is_some() { fopen::STREAM } else { 0 };
-            let answer = Answer::of(&OpenOut { fh, open_flags: OPEN_FLAGS | stream, backing_id: 0 });
+            let memory = guarded(|| file.backing()).ok().flatten();
+            let backing = memory.and_then(|memory| core.backings.find(&core.fuse, &node, &memory));
+            let (more, backing_id) = match &backing {
+                Some(backing) => (fopen::PASSTHROUGH, backing.number),
+                None => (if file.waiters().is_some() { fopen::STREAM } else { 0 }, 0),
+            };
+            let fh = core.host.handles.insert(node.clone(), Opened::Device(file.clone()), backing);
+            let answer = Answer::of(&OpenOut { fh, open_flags: OPEN_FLAGS | more, backing_id });
             // Nobody got the descriptor: nobody will close it.
             let unclaimed = !core.answer(flight, &answer) && core.host.handles.remove(fh).is_some();
             if unclaimed {

@@ -1,6 +1,7 @@
 //! One node, and the children of a directory.
 
 use super::NodeId;
+use crate::server::LastBacking;
 use crate::{Attribute, DeviceNode};
 use parking_lot::{Condvar, Mutex};
 use std::collections::{BTreeMap, HashMap};
@@ -18,6 +19,8 @@ pub(crate) struct Node {
     pub releases: Mutex<Releases>,
     /// Signalled when one of them ends.
     pub released: Condvar,
+    /// What its open files show when they are mapped.
+    pub backing: Mutex<LastBacking>,
     removed: AtomicBool,
 }
 
@@ -54,6 +57,7 @@ impl Node {
             meta: Mutex::new(meta),
             releases: Mutex::default(),
             released: Condvar::new(),
+            backing: Mutex::default(),
             removed: AtomicBool::new(false),
         }
     }

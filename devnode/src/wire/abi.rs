@@ -5,7 +5,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 /// Protocol version spoken.
 pub(crate) const MAJOR: u32 = 7;
 /// The newest minor whose structures are used here.
-pub(crate) const MINOR: u32 = 38;
+pub(crate) const MINOR: u32 = 40;
 
 /// Largest read, write and reply payload.
 pub(crate) const MAX_WRITE: u32 = 128 * 1024;
@@ -52,6 +52,10 @@ pub(crate) mod init {
     pub const BIG_WRITES: u32 = 1 << 5;
     pub const PARALLEL_DIROPS: u32 = 1 << 18;
     pub const MAX_PAGES: u32 = 1 << 22;
+    /// There are more flags, in `flags2`.
+    pub const INIT_EXT: u32 = 1 << 30;
+    /// Of `flags2` (Linux 6.9): an open file can have a backing.
+    pub const PASSTHROUGH: u32 = 1 << 5;
 }
 
 pub(crate) mod fopen {
@@ -61,6 +65,8 @@ pub(crate) mod fopen {
     pub const STREAM: u32 = 1 << 4;
     pub const NOFLUSH: u32 = 1 << 5;
     pub const PARALLEL_DIRECT_WRITES: u32 = 1 << 6;
+    /// The file has a backing. Beside `DIRECT_IO` it is what `mmap` maps, and nothing else; `STREAM` does not go with it.
+    pub const PASSTHROUGH: u32 = 1 << 7;
 }
 
 pub(crate) mod setattr {
@@ -95,9 +101,12 @@ wire! {
     OutHeader { len: u32, error: i32, unique: u64 }
     /// The part of INIT that every kernel sends.
     InitIn { major: u32, minor: u32, max_readahead: u32, flags: u32 }
+    /// What follows it where `INIT_EXT` is among the flags.
+    InitInExt { flags2: u32, unused: [u32; 11] }
     InitOut {
         major: u32, minor: u32, max_readahead: u32, flags: u32, max_background: u16, congestion_threshold: u16,
-        max_write: u32, time_gran: u32, max_pages: u16, map_alignment: u16, flags2: u32, unused: [u32; 7],
+        max_write: u32, time_gran: u32, max_pages: u16, map_alignment: u16, flags2: u32, max_stack_depth: u32,
+        unused: [u32; 6],
     }
     Attr {
         ino: u64, size: u64, blocks: u64, atime: u64, mtime: u64, ctime: u64, atimensec: u32, mtimensec: u32,
@@ -113,6 +122,8 @@ wire! {
         atimensec: u32, mtimensec: u32, ctimensec: u32, mode: u32, unused4: u32, uid: u32, gid: u32, unused5: u32,
     }
     OpenIn { flags: u32, open_flags: u32 }
+    /// The argument of `FUSE_DEV_IOC_BACKING_OPEN`.
+    BackingMap { fd: i32, flags: u32, padding: u64 }
     OpenOut { fh: u64, open_flags: u32, backing_id: i32 }
     ReleaseIn { fh: u64, flags: u32, release_flags: u32, lock_owner: u64 }
     ReadIn { fh: u64, offset: u64, size: u32, read_flags: u32, lock_owner: u64, flags: u32, padding: u32 }
@@ -140,7 +151,12 @@ mod tests {
     fn structures_have_the_sizes_of_linux_fuse_h() {
         assert_eq!(size_of::<InHeader>(), 40);
         assert_eq!(size_of::<OutHeader>(), 16);
+        assert_eq!(size_of::<InitIn>() + size_of::<InitInExt>(), 64);
         assert_eq!(size_of::<InitOut>(), 64);
+        assert_eq!(std::mem::offset_of!(InitOut, flags2), 32);
+        assert_eq!(std::mem::offset_of!(InitOut, max_stack_depth), 36);
+        assert_eq!(size_of::<OpenOut>(), 16);
+        assert_eq!(size_of::<BackingMap>(), 16);
         assert_eq!(size_of::<Attr>(), 88);
         assert_eq!(size_of::<EntryOut>(), 128);
         assert_eq!(size_of::<AttrOut>(), 104);

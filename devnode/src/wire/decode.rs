@@ -1,7 +1,8 @@
 //! A request, decoded from the bytes the kernel gave: pure, total, without allocation.
 
 use super::abi::{
-    InHeader, InitIn, InterruptIn, IoctlIn, MknodIn, OpenIn, PollIn, ReadIn, ReleaseIn, SetattrIn, WriteIn, op,
+    InHeader, InitIn, InitInExt, InterruptIn, IoctlIn, MknodIn, OpenIn, PollIn, ReadIn, ReleaseIn, SetattrIn, WriteIn,
+    init, op,
 };
 use zerocopy::{FromBytes, Immutable, KnownLayout};
 
@@ -25,6 +26,8 @@ pub(crate) enum Op<'a> {
         major: u32,
         minor: u32,
         flags: u32,
+        /// Zero where the kernel has no such.
+        flags2: u32,
     },
     Destroy,
     /// FORGET and BATCH_FORGET: nothing to forget, numbers are not reused. No answer.
@@ -126,8 +129,10 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Request<'_>, DecodeError> {
 fn operation(opcode: u32, body: &[u8]) -> Option<Op<'_>> {
     Some(match opcode {
         op::INIT => {
-            let (init, _) = take::<InitIn>(body)?;
-            Op::Init { major: init.major, minor: init.minor, flags: init.flags }
+            let (init, rest) = take::<InitIn>(body)?;
+            let more = init.flags & init::INIT_EXT != 0;
+            let flags2 = if more { take::<InitInExt>(rest)?.0.flags2 } else { 0 };
+            Op::Init { major: init.major, minor: init.minor, flags: init.flags, flags2 }
         }
         op::DESTROY => Op::Destroy,
         op::FORGET | op::BATCH_FORGET => Op::Forget,
@@ -215,6 +220,19 @@ mod tests {
             panic!("{decoded:?}")
         };
         assert_eq!(input, [1, 2, 3, 4, 5, 6, 7, 8]);
+    }
+
+    #[test]
+    fn more_flags_of_a_kernel_are_read_where_it_says_that_there_are_some() {
+        let first = |flags| InitIn { major: 7, minor: 40, flags, ..InitIn::default() };
+        let more = InitInExt { flags2: init::PASSTHROUGH, ..InitInExt::default() };
+        let flags2 = |flags| match decode(&request(op::INIT, &[first(flags).as_bytes(), more.as_bytes()].concat())) {
+            Ok(Request { op: Op::Init { flags2, .. }, .. }) => flags2,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(flags2(init::INIT_EXT), init::PASSTHROUGH);
+        assert_eq!(flags2(0), 0);
+        assert!(decode(&request(op::INIT, first(init::INIT_EXT).as_bytes())).is_err());
     }
 
     #[test]

@@ -171,8 +171,19 @@ impl Memory {
     }
 
     pub fn of(file: impl AsFd, len: usize, prot: ProtFlags, flags: MapFlags) -> Result<Self, Errno> {
+        Self::of_part(file, 0, len, prot, flags)
+    }
+
+    pub fn of_part(
+        file: impl AsFd,
+        offset: usize,
+        len: usize,
+        prot: ProtFlags,
+        flags: MapFlags,
+    ) -> Result<Self, Errno> {
+        let offset = libc::off_t::try_from(offset).unwrap();
         // SAFETY: a new mapping where the kernel likes.
-        let at = unsafe { mmap(None, NonZeroUsize::new(len).unwrap(), prot, flags, file, 0)? };
+        let at = unsafe { mmap(None, NonZeroUsize::new(len).unwrap(), prot, flags, file, offset)? };
         Ok(Self { addr: at.as_ptr().expose_provenance(), len })
     }
 
@@ -192,9 +203,13 @@ impl Memory {
     }
 
     pub fn protect(&self, prot: ProtFlags) {
+        self.try_protect(prot).unwrap();
+    }
+
+    pub fn try_protect(&self, prot: ProtFlags) -> Result<(), Errno> {
         let at = std::ptr::NonNull::new(std::ptr::with_exposed_provenance_mut(self.addr)).unwrap();
         // SAFETY: only this test's memory changes.
-        unsafe { nix::sys::mman::mprotect(at, self.len, prot) }.unwrap();
+        unsafe { nix::sys::mman::mprotect(at, self.len, prot) }
     }
 
     pub fn set(&self, offset: usize, bytes: &[u8]) {
