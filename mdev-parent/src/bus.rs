@@ -1,6 +1,6 @@
 //! The bus itself: who is on it, and how they come and go.
 
-use crate::instance::{Bound, Slot};
+use crate::instance::{Bound, InstanceDevice, Slot};
 use crate::parent::InstanceCount;
 use crate::{BusError, CreateText, Event, EventKind, Instance, MdevDriver, RegisteredParent, Restore, State, remove};
 use crossbeam_channel::{Receiver, Sender, TrySendError};
@@ -11,7 +11,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use uuid::Uuid;
 use virtio_mdev_api::executor;
-use virtio_mdev_api::{CreateRequest, Device, DeviceLink, Parent, Session};
+use virtio_mdev_api::vfio::VfioSession;
+use virtio_mdev_api::{AttributeSpec, CreateRequest, Device, DeviceLink, Parent, Session};
 
 /// Events a subscriber may be behind before it loses some.
 const BACKLOG: usize = 4096;
@@ -241,6 +242,30 @@ impl Bus {
     }
 }
 
+/// The session of a new device, and the vendor's attributes of it.
+fn session_of(
+    device: Device,
+    link: DeviceLink,
+    deadline: Duration,
+) -> Result<(InstanceDevice, Vec<AttributeSpec>), BusError> {
+    match device {
+        Device::Virtio(device) => {
+            let asked = executor::run("info", deadline, move || (device.info(), device.attributes(), device));
+            let (info, attributes, device) = asked?;
+            Ok((InstanceDevice::Virtio(Arc::new(Session::new(device, info, link, deadline))), attributes))
+        }
+        Device::Vfio(device) => {
+            let asked = executor::run("shape", deadline, move || {
+                (device.shape(), device.identity(), device.attributes(), device)
+            });
+            let (shape, identity, attributes, device) = asked?;
+            let session = VfioSession::new(device, shape, identity, link, deadline);
+            Ok((InstanceDevice::Vfio(Arc::new(session)), attributes))
+        }
+        _ => Err(BusError::Unknown { what: "driver for this kind of device", name: String::new() }),
+    }
+}
+
 impl BusInner {
     pub fn listener(&self) -> &dyn Listener {
         self.listener.get().map_or(&Nobody, |listener| &**listener)
@@ -290,14 +315,8 @@ impl BusInner {
             parameters: text.parameters.clone(),
             link: link.clone(),
         };
-        let device = match parent.create(request)? {
-            Device::Virtio(device) => device,
-            _ => return Err(BusError::Unknown { what: "driver for this kind of device", name: String::new() }),
-        };
         let deadline = self.options.vendor_deadline;
-        let asked = executor::run("info", deadline, move || (device.info(), device.attributes(), device));
-        let (info, attributes, device) = asked?;
-        let session = Arc::new(Session::new(device, info, link, deadline));
+        let (device, attributes) = session_of(parent.create(request)?, link, deadline)?;
         let instance = Arc::new(Instance {
             uuid: text.uuid,
             parent: Arc::clone(parent),
@@ -305,7 +324,7 @@ impl BusInner {
             index,
             parameters: Mutex::new(text.parameters),
             owner: text.owner,
-            session,
+            device,
             attributes,
             bus: Arc::downgrade(self),
             claimed: AtomicBool::new(true),
@@ -314,7 +333,7 @@ impl BusInner {
             told: Mutex::new(State::Idle),
         });
         let observed = Arc::downgrade(&instance);
-        instance.session.link().observe(move || {
+        instance.engine().link().observe(move || {
             if let Some(instance) = observed.upgrade() {
                 instance.state_changed();
             }

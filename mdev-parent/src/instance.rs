@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use uuid::Uuid;
-use virtio_mdev_api::{AttributeSpec, Condition, Session};
+use virtio_mdev_api::vfio::VfioSession;
+use virtio_mdev_api::{AttributeSpec, Condition, Engine, Session};
 
 /// Our group numbers start here, far from those of real IOMMU groups.
 pub const FIRST_GROUP: u32 = 1 << 20;
@@ -50,7 +51,7 @@ pub struct Instance {
     pub(crate) index: u32,
     pub(crate) parameters: Mutex<BTreeMap<String, String>>,
     pub(crate) owner: Option<Owner>,
-    pub(crate) session: Arc<Session>,
+    pub(crate) device: InstanceDevice,
     pub(crate) attributes: Vec<AttributeSpec>,
     pub(crate) bus: Weak<BusInner>,
     /// Whether somebody has it to himself: its creation until that is over, then whoever removes it.
@@ -66,6 +67,12 @@ pub(crate) struct Bound {
     pub driver_override: Option<String>,
     /// It is being removed: no driver takes it any more.
     pub gone: bool,
+}
+
+/// The session of an instance's device.
+pub(crate) enum InstanceDevice {
+    Virtio(Arc<Session>),
+    Vfio(Arc<VfioSession>),
 }
 
 /// The place of an instance's driver.
@@ -143,9 +150,28 @@ impl Instance {
         self.owner
     }
 
-    /// The session of its device.
-    pub fn session(&self) -> &Arc<Session> {
-        &self.session
+    /// Its device, of whatever kind.
+    pub fn engine(&self) -> &dyn Engine {
+        match &self.device {
+            InstanceDevice::Virtio(session) => &**session,
+            InstanceDevice::Vfio(session) => &**session,
+        }
+    }
+
+    /// The session of its device, where that is a virtio device.
+    pub fn session(&self) -> Option<&Arc<Session>> {
+        match &self.device {
+            InstanceDevice::Virtio(session) => Some(session),
+            InstanceDevice::Vfio(_) => None,
+        }
+    }
+
+    /// The session of its device, where that is a device of another kind.
+    pub fn vfio_session(&self) -> Option<&Arc<VfioSession>> {
+        match &self.device {
+            InstanceDevice::Virtio(_) => None,
+            InstanceDevice::Vfio(session) => Some(session),
+        }
     }
 
     /// The vendor's attributes.
@@ -181,7 +207,7 @@ impl Instance {
 
     /// Its state.
     pub fn state(&self) -> State {
-        match self.session.condition() {
+        match self.engine().condition() {
             Condition::Broken => State::Broken,
             Condition::NeedsReset => State::NeedsReset,
             Condition::Running => State::Running,

@@ -62,7 +62,7 @@ pub(crate) fn take_away(bus: &Arc<BusInner>, instance: &Arc<Instance>) {
     instance.bound.lock().gone = true;
     bus.detach_driver(instance);
     bus.listener().removed(instance);
-    instance.session().retire();
+    instance.engine().retire();
     bus.forget(instance);
     instance.publish(EventKind::Remove);
 }

@@ -1,7 +1,7 @@
 //! The daemon put together: a mount, a bus, the stock driver, the parents, and what `create` made before.
 
 use crate::config::ParentSpec;
-use crate::driver::{Traces, VhostMdevDriver};
+use crate::drivers::{self, Traces};
 use crate::lock::RootLock;
 use crate::socket::Service;
 use crate::state::{Journal, Record};
@@ -96,9 +96,7 @@ impl Builder {
         tree.device(dev, "vhost-net", VHOST_NET_MODE, Arc::clone(&vhost_net) as _).map_err(incomplete)?;
 
         let traces = Arc::new(Traces::default());
-        let driver = VhostMdevDriver::new(tree.clone(), Arc::clone(&traces));
-        let registered = bus.register_driver(Arc::new(driver));
-        registered.map_err(|error| DaemonError::Config(error.to_string()))?;
+        drivers::register(&bus, &tree, &traces).map_err(|error| DaemonError::Config(error.to_string()))?;
         for (name, parent) in self.parents {
             let refused =
                 |error: mdev_parent::BusError| DaemonError::Parent { name: name.clone(), reason: error.to_string() };
@@ -150,7 +148,7 @@ impl Daemon {
         tracing::info!("leaving");
         drop(self.socket);
         for instance in self.bus.instances() {
-            instance.session().retire();
+            instance.engine().retire();
         }
         if let Err(error) = devnode::unmount(&self.root) {
             tracing::debug!(%error, "already unmounted");

@@ -12,7 +12,7 @@
 
 pub mod config;
 mod daemon;
-mod driver;
+mod drivers;
 mod error;
 mod kinds;
 mod lock;

@@ -1,6 +1,6 @@
 //! What the fd socket offers: greetings, events, traces, figures.
 
-use crate::driver::Traces;
+use crate::drivers::Traces;
 use devnode::{Broadcast, Peer, Server, SocketReply, SocketService};
 use nix::errno::Errno;
 use serde_json::{Map, Value, json};

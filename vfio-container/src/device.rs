@@ -7,7 +7,7 @@ use std::sync::Arc;
 use virtio_mdev_api::Refusal;
 use virtio_mdev_api::dirty::DirtyRecord;
 use virtio_mdev_api::dma::AddressSpace;
-use virtio_mdev_api::notify::EventFd;
+use virtio_mdev_api::vfio::{DeviceShape, IrqChange};
 
 /// The device behind a VFIO device file.
 ///
@@ -52,74 +52,6 @@ pub trait VfioDevice: Send + Sync {
     fn dirty(&self) -> Option<&Arc<DirtyRecord>> {
         None
     }
-}
-
-/// What a device is made of.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct DeviceShape {
-    /// What kind of device: of `VFIO_DEVICE_FLAGS_*` those that name a bus.
-    pub flags: u32,
-    /// Whether VFIO_DEVICE_RESET works.
-    pub resettable: bool,
-    /// The regions, by index. One of size 0 is not there.
-    pub regions: Vec<RegionShape>,
-    /// The interrupts, by index. One of count 0 is not there.
-    pub irqs: Vec<IrqShape>,
-}
-
-/// A region.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct RegionShape {
-    /// In bytes.
-    pub size: u64,
-    /// Whether it can be read.
-    pub readable: bool,
-    /// Whether it can be written.
-    pub writable: bool,
-}
-
-/// An index of interrupts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct IrqShape {
-    /// How many there are.
-    pub count: u32,
-    /// `VFIO_IRQ_INFO_*`.
-    pub flags: u32,
-}
-
-/// One call of VFIO_DEVICE_SET_IRQS.
-#[derive(Debug, Clone)]
-pub struct IrqChange {
-    /// Which index.
-    pub index: u32,
-    /// The first interrupt of it that is meant.
-    pub start: u32,
-    /// What is done.
-    pub action: IrqAction,
-    /// To which, and with what.
-    pub data: IrqData,
-}
-
-/// `VFIO_IRQ_SET_ACTION_*`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum IrqAction {
-    /// No interrupt until it is unmasked.
-    Mask,
-    /// Undoes a mask, and brings what came meanwhile.
-    Unmask,
-    /// With eventfds: whom to interrupt. Else: as if the device interrupted.
-    Trigger,
-}
-
-/// `VFIO_IRQ_SET_DATA_*`.
-#[derive(Debug, Clone)]
-pub enum IrqData {
-    /// So many interrupts from the first. None at all, with [`IrqAction::Trigger`], takes down the whole index.
-    None(u32),
-    /// Each where it is true.
-    Bool(Vec<bool>),
-    /// An eventfd for each; `None` takes one away.
-    EventFd(Vec<Option<EventFd>>),
 }
 
 /// A device whose state can be moved to another one of its type.

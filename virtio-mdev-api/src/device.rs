@@ -5,6 +5,7 @@ use crate::link::DeviceLink;
 use crate::notify::EventFd;
 use crate::parent::AttributeSpec;
 use crate::queue::{QueueStart, QueueState};
+use crate::vfio::VfioMdev;
 use crate::{Refusal, Status};
 use nix::errno::Errno;
 
@@ -149,6 +150,8 @@ pub trait VirtioMdev: Send {
 pub enum Device {
     /// A virtio device.
     Virtio(Box<dyn VirtioMdev>),
+    /// A device of another kind, which clients drive through VFIO.
+    Vfio(Box<dyn VfioMdev>),
 }
 
 /// Everything a parent gets to create an instance.

@@ -3,7 +3,7 @@
 //! A vendor implements [`Parent`] and [`VirtioMdev`]. What stands between them and a client (which status transitions
 //! are legal, when a queue starts, which memory it may touch) is here too, once, so that no front end and no vendor
 //! repeats it: [`Session`] enforces the rules, [`dma::AddressSpace`] is the memory, [`Guarded`] runs vendor code under
-//! a deadline.
+//! a deadline. A device that is no virtio device is a [`vfio::VfioMdev`] instead.
 #![doc = include_str!("worked_parent.md")]
 
 mod device;
@@ -19,6 +19,7 @@ mod parent;
 mod queue;
 mod session;
 mod status;
+pub mod vfio;
 pub mod watchdog;
 
 pub use device::{Capabilities, CreateRequest, Device, DeviceInfo, QueueInfo, VirtioMdev};
@@ -28,5 +29,5 @@ pub use link::DeviceLink;
 pub use parameter::{ParameterSpec, Values};
 pub use parent::{AttributeSpec, DmaModel, Parent, TypeInfo};
 pub use queue::{QueueConfig, QueueStart, QueueState};
-pub use session::{Condition, SavedQueue, SavedSession, Session, SessionError};
+pub use session::{Condition, Engine, SavedQueue, SavedSession, Session, SessionError};
 pub use status::{Status, StatusError, Transition};

@@ -14,7 +14,7 @@ pub struct TypeInfo {
     pub pretty_name: String,
     /// What a person reads in `description`: features, limits.
     pub description: String,
-    /// `device_api`: `virtio-mdev` for virtio devices.
+    /// `device_api`: `virtio-mdev` for virtio devices, `vfio-pci` for a device that shows itself as a PCI function.
     pub device_api: &'static str,
     /// `dma_model`: who translates, see [`DmaModel`].
     pub dma_model: DmaModel,

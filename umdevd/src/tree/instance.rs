@@ -77,14 +77,14 @@ impl TreeView {
 
     fn vendor_attribute(&self, instance: &Arc<Instance>, spec: &AttributeSpec, refusals: &Arc<LastError>) -> Attr {
         let (shown, name) = (Arc::downgrade(instance), spec.name.clone());
-        let attr = Attr::show(move || alive(&shown)?.session().show_attribute(&name));
+        let attr = Attr::show(move || alive(&shown)?.engine().show_attribute(&name));
         if !spec.writable {
             return attr;
         }
         let (view, stored, name) = (self.me.clone(), Arc::downgrade(instance), spec.name.clone());
         let store = move |written: &[u8]| {
             let (instance, value) = (alive(&stored)?, word(written)?);
-            instance.session().store_attribute(&name, value)?;
+            instance.engine().store_attribute(&name, value)?;
             if instance.keep_attribute(&name, value)
                 && let Some(view) = view.upgrade()
             {
@@ -110,8 +110,8 @@ fn owner(instance: &Instance) -> String {
 }
 
 fn last_fault(instance: &Instance) -> String {
-    let broken = instance.session().broken();
-    broken.or_else(|| instance.session().link().last_fault()).unwrap_or_default()
+    let broken = instance.engine().broken();
+    broken.or_else(|| instance.engine().link().last_fault()).unwrap_or_default()
 }
 
 fn uevent(instance: &Instance) -> String {

@@ -5,6 +5,7 @@
 //! Whichever becomes true last starts it; whichever ends first stops it. So DRIVER_OK, ring enable, suspend, resume and
 //! restore are one path, and no order of a client's calls is assumed.
 
+mod engine;
 mod error;
 mod groups;
 mod iommu;
@@ -14,6 +15,7 @@ mod saved;
 #[cfg(test)]
 mod tests;
 
+pub use engine::Engine;
 pub use error::SessionError;
 pub use saved::{SavedQueue, SavedSession};
 
