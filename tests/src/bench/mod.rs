@@ -7,6 +7,7 @@ pub mod frames;
 pub mod iotlb;
 pub mod samples;
 pub mod scale;
+pub mod snapshot;
 
 use samples::{Figures, Samples, on_one_processor};
 use serde::Serialize;
@@ -30,6 +31,8 @@ pub struct Report {
     pub maps: Vec<iotlb::Line>,
     /// Dirty pages of a large address space.
     pub dirty: container::Dirty,
+    /// A look into an address space that changes.
+    pub snapshot: snapshot::Snapshot,
     /// A thousand instances.
     pub scale: scale::Scale,
     /// Frames a second.
@@ -66,6 +69,7 @@ pub fn run(base: Option<&Path>) -> Report {
         iotlb,
         maps,
         dirty,
+        snapshot: snapshot::measure(),
         scale: scale::measure(&start(None)),
         loopback,
         comparison,
@@ -74,7 +78,7 @@ pub fn run(base: Option<&Path>) -> Report {
 
 /// For people.
 pub fn print(report: &Report) {
-    let Report { build, kernel, processors, calls, iotlb, maps, dirty, scale, loopback, comparison } = report;
+    let Report { build, kernel, processors, calls, iotlb, maps, dirty, snapshot, scale, loopback, comparison } = report;
     println!("{build} build, Linux {kernel}, {processors} processors");
     println!();
     println!("{:<64} {:>10} {:>10} {:>10}", "control call, on one processor", "median µs", "p99 µs", "× floor");
@@ -92,6 +96,13 @@ pub fn print(report: &Report) {
     println!("dirty bitmap of {} GiB", dirty.gib);
     line(&format!("{} pages written, median µs", dirty.pages), format!("{:.0}", dirty.dirty_us));
     line("none written, median µs", format!("{:.0}", dirty.clean_us));
+    println!();
+    println!("a look into {} regions, from a queue's thread", snapshot.regions);
+    line("nothing changes, median ns", format!("{:.1}", snapshot.quiet_ns));
+    line("maps and unmaps beside it, median ns", format!("{:.1}", snapshot.busy_ns));
+    let [ratio, least, most] = snapshot.busy_by_quiet;
+    line("busy/quiet, median (least to most) of neighbouring rounds", format!("{ratio:.2} ({least:.2} to {most:.2})"));
+    line("changes a second meanwhile", format!("{:.0}", snapshot.changes_per_second));
     println!();
     println!("{} live instances", scale.instances);
     line("resident memory of umdevd for each, KiB", format!("{:.1}", scale.kib_per_instance));
