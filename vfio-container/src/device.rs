@@ -55,6 +55,9 @@ pub trait VfioDevice: Send + Sync {
 }
 
 /// A device whose state can be moved to another one of its type.
+///
+/// Its methods are called one at a time, for VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE; VFIO_DEVICE_RESET, and whatever else the
+/// device serves, may come between any two of them and at the same time.
 pub trait Migratable: Send + Sync {
     /// Names what a state of the device fits: type and version of its layout, and what the type offers. Two devices that say
     /// the same, or where [`accepts`](Self::accepts) says so, can continue each other.
@@ -64,13 +67,17 @@ pub trait Migratable: Send + Sync {
     fn accepts(&self, identity: &[u8]) -> Result<(), Refusal>;
 
     /// Stops the device; when it returns, the device touches no memory and raises no interrupt, and its state stands still.
+    /// That a device is stopped which is so already changes nothing. An error leaves it running.
     fn stop(&self) -> Result<(), Refusal>;
 
-    /// Undoes [`stop`](Self::stop), or begins after [`restore`](Self::restore).
+    /// Undoes [`stop`](Self::stop), or begins after [`restore`](Self::restore). An error leaves it stopped.
     fn run(&self) -> Result<(), Refusal>;
 
     /// The state of the stopped device.
     fn save(&self) -> Result<Vec<u8>, Refusal>;
+
+    /// About how many bytes a state has, whatever the device does now.
+    fn state_size(&self) -> u64;
 
     /// Takes a state, checked as if a client had said it: a refusal leaves the device as it was. It is stopped.
     fn restore(&self, state: &[u8]) -> Result<(), Refusal>;

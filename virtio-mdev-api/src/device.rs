@@ -106,6 +106,21 @@ pub trait VirtioMdev: Send {
     /// Back to the state after creation. All queues are stopped already.
     fn reset(&mut self);
 
+    /// What the device has besides features, configuration space and queues, for another one of its kind to continue it:
+    /// what its control queue set, say. All queues are stopped.
+    fn save_state(&mut self) -> Result<Vec<u8>, Refusal> {
+        Ok(Vec::new())
+    }
+
+    /// Takes what [`save_state`](Self::save_state) of a device of this kind said, after features and configuration space
+    /// were set; or what somebody else made of it: a state that does not fit is refused with EINVAL. All queues are stopped.
+    fn restore_state(&mut self, state: &[u8]) -> Result<(), Refusal> {
+        if state.is_empty() {
+            return Ok(());
+        }
+        Err(Refusal::new(Errno::EINVAL, format!("{} bytes of state for a device that has none", state.len())))
+    }
+
     /// With [`Capabilities::OWN_IOMMU`]: `region` becomes visible to the device in address space `asid`.
     fn dma_map(&mut self, _asid: u32, _region: &Region) -> Result<(), Refusal> {
         Err(Refusal::new(Errno::EOPNOTSUPP, "the device has no IOMMU of its own"))

@@ -21,6 +21,8 @@ struct Inner {
     needs_reset: AtomicBool,
     generation: AtomicU32,
     config_call: CallSlot,
+    /// Held while an interrupt is raised: when it is known that they are held back, none is under way.
+    interrupts: Mutex<Interrupts>,
     last_fault: Mutex<Fault>,
     observer: Observer,
 }
@@ -33,6 +35,12 @@ impl fmt::Debug for Observer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Observer")
     }
+}
+
+#[derive(Debug, Default)]
+struct Interrupts {
+    held: bool,
+    pending: bool,
 }
 
 #[derive(Debug, Default)]
@@ -50,6 +58,7 @@ impl DeviceLink {
             needs_reset: AtomicBool::new(false),
             generation: AtomicU32::new(0),
             config_call: CallSlot::default(),
+            interrupts: Mutex::default(),
             last_fault: Mutex::default(),
             observer: Observer::default(),
         }))
@@ -102,6 +111,24 @@ impl DeviceLink {
     /// begins again, so a device whose space another thread changes need not lock it.
     pub fn config_changed(&self) {
         self.0.generation.fetch_add(1, Ordering::AcqRel);
+        let mut interrupts = self.0.interrupts.lock();
+        if interrupts.held {
+            interrupts.pending = true;
+        } else {
+            self.interrupt();
+        }
+    }
+
+    /// From now on configuration interrupts are held back, or no more: then one that was is raised.
+    pub(crate) fn hold_interrupts(&self, held: bool) {
+        let mut interrupts = self.0.interrupts.lock();
+        interrupts.held = held;
+        if !held && std::mem::take(&mut interrupts.pending) {
+            self.interrupt();
+        }
+    }
+
+    fn interrupt(&self) {
         if let Err(error) = self.0.config_call.signal() {
             tracing::warn!(instance = %self.0.name, %error, "configuration interrupt lost");
         }
@@ -127,9 +154,10 @@ impl DeviceLink {
         &self.0.config_call
     }
 
-    /// A reset clears the fault.
+    /// A reset clears the fault, and what the driver was still to be told.
     pub(crate) fn clear_fault(&self) {
         self.0.needs_reset.store(false, Ordering::Release);
+        self.0.interrupts.lock().pending = false;
     }
 }
 

@@ -96,6 +96,16 @@ impl VirtioMdev for FaultyDevice {
         self.net.reset();
     }
 
+    fn save_state(&mut self) -> Result<Vec<u8>, Refusal> {
+        self.faults.enter("save_state");
+        self.net.save_state()
+    }
+
+    fn restore_state(&mut self, state: &[u8]) -> Result<(), Refusal> {
+        self.faults.enter("restore_state");
+        self.net.restore_state(state)
+    }
+
     fn attributes(&self) -> Vec<AttributeSpec> {
         let mut attributes = self.net.attributes();
         attributes.extend(self.faults.attributes());

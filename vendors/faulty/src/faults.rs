@@ -11,8 +11,18 @@ const GROUP: &str = "faults/";
 const MAX_MILLISECONDS: u32 = 60_000;
 
 /// The callbacks that can hang or panic.
-const CALLBACKS: [&str; 8] =
-    ["set_features", "read_config", "write_config", "start_queue", "stop_queue", "set_kick", "status_changed", "reset"];
+const CALLBACKS: [&str; 10] = [
+    "set_features",
+    "read_config",
+    "write_config",
+    "start_queue",
+    "stop_queue",
+    "set_kick",
+    "status_changed",
+    "reset",
+    "save_state",
+    "restore_state",
+];
 
 /// A number that is 0 while all is well.
 #[derive(Debug, Default)]

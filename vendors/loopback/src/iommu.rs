@@ -115,6 +115,14 @@ impl VirtioMdev for IommuDevice {
         self.net.reset();
     }
 
+    fn save_state(&mut self) -> Result<Vec<u8>, Refusal> {
+        self.net.save_state()
+    }
+
+    fn restore_state(&mut self, state: &[u8]) -> Result<(), Refusal> {
+        self.net.restore_state(state)
+    }
+
     fn store_attribute(&mut self, name: &str, value: &str) -> Result<(), Refusal> {
         self.net.store_attribute(name, value)
     }

@@ -203,3 +203,61 @@ fn f38_resets_against_kicks_calls_maps_and_suspends_leave_a_device_that_works() 
     client.start();
     (0..20).for_each(|n| client.exchange(n));
 }
+
+#[test]
+fn a_device_continues_in_another_what_it_began() {
+    for kind in ["net", "net-fast", "net-cvq", "net-iommu"] {
+        let mut client = Client::new(kind);
+        client.start();
+        (0..20).for_each(|n| client.exchange(n));
+        client.session.freeze().unwrap();
+        client.session.link().config_changed();
+        // Rung while it stands still.
+        let inbox = INBOX + 2048 * u64::from(client.rx.next_head());
+        client.rx.add(&[(inbox, 2048, true)]);
+        client.tx.ram.write(OUTBOX, &[[0; 12], [9; 12]].concat());
+        client.tx.add(&[(OUTBOX, 72, false)]);
+        client.kicks[1].signal().unwrap();
+        assert_eq!((client.rx.used_idx(), client.call.drain()), (20, Ok(None)), "{kind} stands still");
+
+        let saved = client.session.save().unwrap();
+        let after = Client::new(kind);
+        after.session.freeze().unwrap();
+        after.session.restore(&saved).unwrap();
+        let memory = AddressSpace::new(Limits::default());
+        map(&memory, &client.rx.ram);
+        after.session.set_space(0, Some(memory)).unwrap();
+        for index in [0, 1] {
+            after.session.set_call(index, Some(client.call.clone())).unwrap();
+            after.session.set_kick(index, Some(client.kicks[index as usize].clone())).unwrap();
+        }
+        after.session.thaw().unwrap();
+        client.session.retire();
+        client.session = after.session;
+        wait_for("the frame that was offered between the two", || client.rx.used_idx() == 21);
+        assert!(client.rx.take_used().is_some());
+        wait_for("the sent frame", || client.tx.take_used().is_some());
+        wait_for("the interrupt", || client.call.drain().unwrap().is_some());
+        (21..40).for_each(|n| client.exchange(n));
+    }
+}
+
+#[test]
+fn f41_a_card_of_another_size_refuses_the_state_and_works_on() {
+    let client = Client::new("net");
+    client.start();
+    client.session.freeze().unwrap();
+    let saved = client.session.save().unwrap();
+    let mut other = Client::new("net");
+    other.start();
+    other.exchange(1);
+    other.session.freeze().unwrap();
+    let before = other.session.save().unwrap();
+    let mut wrong = saved.clone();
+    wrong.device[2] ^= 1;
+    let refused = other.session.restore(&wrong).unwrap_err();
+    assert!(refused.to_string().contains("mtu="), "{refused}");
+    assert_eq!(other.session.save().unwrap(), before);
+    other.session.thaw().unwrap();
+    other.exchange(2);
+}

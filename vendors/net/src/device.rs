@@ -7,6 +7,7 @@ use crate::mac::Mac;
 use crate::parameters::NetParameters;
 use crate::port::{Controls, Port};
 use crate::service::NetService;
+use crate::state::CardState;
 use crate::stats::Statistics;
 use nix::errno::Errno;
 use std::collections::BTreeMap;
@@ -146,6 +147,10 @@ impl<P: Port> NetDevice<P> {
         Ok(())
     }
 
+    fn state(&self) -> CardState {
+        CardState { mtu: self.config.mtu(), pairs: self.config.pairs(), enabled: self.config.enabled() }
+    }
+
     /// Ends the thread when no queue is left.
     fn end_idle_thread(&mut self) {
         if !self.running.is_empty() {
@@ -259,6 +264,15 @@ impl<P: Port> VirtioMdev for NetDevice<P> {
         self.config.enable(1);
         // The MAC address stays: QEMU sets it before the reset that begins every start.
         self.health.reset();
+    }
+
+    fn save_state(&mut self) -> Result<Vec<u8>, Refusal> {
+        Ok(self.state().encode())
+    }
+
+    fn restore_state(&mut self, state: &[u8]) -> Result<(), Refusal> {
+        self.config.enable(self.state().decode(state)?.enabled);
+        Ok(())
     }
 
     fn attributes(&self) -> Vec<AttributeSpec> {

@@ -15,6 +15,7 @@ mod port;
 mod receiver;
 mod seats;
 mod service;
+mod state;
 mod stats;
 #[cfg(feature = "testing")]
 pub mod testing;

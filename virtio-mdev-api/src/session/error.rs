@@ -96,6 +96,9 @@ pub enum SessionError {
     /// The device's IOMMU refused the mappings.
     #[error(transparent)]
     Map(#[from] MapError),
+    /// Something that needs the session to be frozen.
+    #[error("the device is to be stopped first")]
+    NotFrozen,
     /// Saved state that cannot be of this device.
     #[error("saved state does not fit the device: {0}")]
     Saved(&'static str),
@@ -120,7 +123,7 @@ impl HasErrno for SessionError {
     fn errno(&self) -> Errno {
         match self {
             Self::NoSuchQueue { .. } => Errno::ENOBUFS,
-            Self::FeaturesFixed | Self::RingLive | Self::GroupsFixed => Errno::EBUSY,
+            Self::FeaturesFixed | Self::RingLive | Self::GroupsFixed | Self::NotFrozen => Errno::EBUSY,
             Self::Status(error) => error.errno(),
             Self::Features(error) => error.errno(),
             Self::Map(error) => error.errno(),

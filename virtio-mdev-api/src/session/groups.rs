@@ -36,10 +36,7 @@ impl Session {
             Ok(device.info().queues)
         })?;
         let accepted: Result<Vec<QueueInfo>, Refusal> = accepted;
-        for (queue, info) in state.queues.iter_mut().zip(accepted?) {
-            let known = |group: u32| group.min(self.info.groups() - 1);
-            queue.groups = (known(info.group), info.desc_group.map(known));
-        }
+        state.set_groups(&accepted?, self.info.groups());
         Ok(())
     }
 
@@ -64,6 +61,14 @@ impl Session {
 }
 
 impl State {
+    /// The queues are in the groups that the device says, of those there are.
+    pub(super) fn set_groups(&mut self, queues: &[QueueInfo], groups: u32) {
+        let known = |group: u32| group.min(groups - 1);
+        for (queue, info) in self.queues.iter_mut().zip(queues) {
+            queue.groups = (known(info.group), info.desc_group.map(known));
+        }
+    }
+
     fn asid(&self, group: u32) -> u32 {
         self.asids.get(&group).copied().unwrap_or(0)
     }

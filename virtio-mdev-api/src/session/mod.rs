@@ -1,9 +1,9 @@
 //! The session between a device and whoever drives it: the one place where the rules of status, features and queues
 //! are enforced, for every front end and above every vendor.
 //!
-//! A queue runs when three things are true: DRIVER_OK is set, the queue is enabled, and the session is not suspended.
-//! Whichever becomes true last starts it; whichever ends first stops it. So DRIVER_OK, ring enable, suspend, resume and
-//! restore are one path, and no order of a client's calls is assumed.
+//! A queue runs when four things are true: DRIVER_OK is set, the queue is enabled, and the session is neither suspended by
+//! its driver nor frozen by who moves it. Whichever becomes true last starts it; whichever ends first stops it. So DRIVER_OK,
+//! ring enable, suspend, resume and the end of a migration are one path, and no order of a client's calls is assumed.
 
 mod engine;
 mod error;
@@ -67,6 +67,8 @@ struct State {
     status: Status,
     features: u64,
     suspended: bool,
+    /// Nothing runs, and the driver does not know: the device is to be moved. A reset by the driver changes nothing of it.
+    frozen: bool,
     queues: Vec<Queue>,
     /// The memory of the device, by address space id.
     spaces: BTreeMap<u32, Space>,
@@ -117,6 +119,7 @@ impl Session {
                 status: Status::empty(),
                 features: 0,
                 suspended: false,
+                frozen: false,
                 queues,
                 spaces: BTreeMap::new(),
                 asids: BTreeMap::new(),

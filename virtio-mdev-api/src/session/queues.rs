@@ -32,9 +32,7 @@ impl Session {
         let mut state = self.lock()?;
         let index = self.check_index(index)?;
         check_frozen(&state)?;
-        if !desc.is_multiple_of(16) || !driver.is_multiple_of(2) || !device.is_multiple_of(4) {
-            return Err(SessionError::QueueAlignment { desc, driver, device });
-        }
+        check_alignment(desc, driver, device)?;
         let config = &mut state.queues[index].config;
         *config = QueueConfig { desc, driver, device, ..*config };
         Ok(())
@@ -97,7 +95,7 @@ impl Session {
 
     /// Starts every queue that should run and stops every queue that should not.
     pub(super) fn settle(&self, state: &mut State) -> Result<(), SessionError> {
-        let live = state.status.contains(Status::DRIVER_OK) && !state.suspended;
+        let live = live(state) && !state.frozen;
         for index in 0..self.info.queues.len() {
             let queue = &state.queues[index];
             match (queue.running, live && queue.enabled) {
@@ -181,8 +179,15 @@ fn number(index: usize) -> u16 {
     u16::try_from(index).unwrap_or(u16::MAX)
 }
 
+pub(super) fn check_alignment(desc: u64, driver: u64, device: u64) -> Result<(), SessionError> {
+    if desc.is_multiple_of(16) && driver.is_multiple_of(2) && device.is_multiple_of(4) {
+        return Ok(());
+    }
+    Err(SessionError::QueueAlignment { desc, driver, device })
+}
+
 /// No ring area may wrap around the end of the address space.
-fn check_areas(config: &QueueConfig, features: u64) -> Result<(), SessionError> {
+pub(super) fn check_areas(config: &QueueConfig, features: u64) -> Result<(), SessionError> {
     let size = u64::from(config.size);
     let (driver, device) = if features & VIRTIO_F_RING_PACKED == 0 { (6 + 2 * size, 6 + 8 * size) } else { (4, 4) };
     let areas = [(config.desc, 16 * size), (config.driver, driver), (config.device, device)];

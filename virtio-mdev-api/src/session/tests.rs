@@ -15,6 +15,8 @@ struct Recorder {
     own_iommu: bool,
     refuse_map: Option<u64>,
     running: [Option<u16>; 2],
+    /// What it has of its own; no more than four bytes are taken.
+    own: Vec<u8>,
     /// Of the queue started last: address space ids of its buffers and of its ring.
     asids: Arc<PlainMutex<(u32, u32)>>,
 }
@@ -81,6 +83,19 @@ impl VirtioMdev for Recorder {
 
     fn reset(&mut self) {
         self.note("reset");
+    }
+
+    fn save_state(&mut self) -> Result<Vec<u8>, Refusal> {
+        Ok(self.own.clone())
+    }
+
+    fn restore_state(&mut self, state: &[u8]) -> Result<(), Refusal> {
+        if state.len() > 4 {
+            return Err(Refusal::new(Errno::EINVAL, "too much"));
+        }
+        self.own = state.to_vec();
+        self.note(format!("own {state:?}"));
+        Ok(())
     }
 
     fn dma_map(&mut self, asid: u32, region: &Region) -> Result<(), Refusal> {
@@ -473,31 +488,162 @@ fn a_device_that_refuses_a_replacement_has_what_it_had() {
 }
 
 #[test]
+fn a_frozen_session_runs_nothing_and_its_driver_sees_nothing_of_it() {
+    let fixture = Fixture::running();
+    fixture.queue_calls();
+    fixture.session.freeze().unwrap();
+    assert_eq!(fixture.queue_calls(), ["stop 0", "stop 1"]);
+    assert_eq!(fixture.session.status().unwrap().bits(), 0xf);
+    assert_eq!(errno(fixture.session.set_queue_addresses(0, 0, 0, 0)), Some(Errno::EINVAL), "the driver runs");
+    fixture.session.suspend().unwrap();
+    fixture.session.resume().unwrap();
+    fixture.session.set_queue_enabled(0, false).unwrap();
+    fixture.session.set_queue_enabled(0, true).unwrap();
+    assert_eq!(fixture.queue_calls(), [""; 0]);
+    fixture.session.thaw().unwrap();
+    assert_eq!(fixture.queue_calls(), ["start 0 at 10", "start 1 at 10"]);
+    fixture.session.thaw().unwrap();
+    assert_eq!(fixture.queue_calls(), [""; 0]);
+}
+
+#[test]
+fn f38_a_driver_that_resets_and_starts_a_frozen_device_runs_when_it_thaws() {
+    let fixture = Fixture::running();
+    fixture.session.freeze().unwrap();
+    fixture.session.set_status(0).unwrap();
+    fixture.session.set_features(REQUIRED).unwrap();
+    fixture.session.set_queue_enabled(0, true).unwrap();
+    fixture.queue_calls();
+    fixture.session.set_status(0xf).unwrap();
+    assert_eq!(fixture.queue_calls(), [""; 0]);
+    fixture.session.thaw().unwrap();
+    assert_eq!(fixture.queue_calls(), ["start 0 at 0"]);
+}
+
+#[test]
+fn a_thaw_that_is_refused_leaves_the_session_frozen() {
+    let fixture = Fixture::running();
+    fixture.session.freeze().unwrap();
+    fixture.session.set_space(0, None).unwrap();
+    fixture.queue_calls();
+    assert_eq!(errno(fixture.session.thaw()), Some(Errno::EFAULT));
+    assert_eq!(fixture.queue_calls(), [""; 0]);
+    assert!(fixture.session.save().is_ok(), "it is frozen");
+    fixture.session.set_space(0, Some(AddressSpace::new(Limits::default()))).unwrap();
+    fixture.session.thaw().unwrap();
+    assert_eq!(fixture.queue_calls(), ["start 0 at 10", "start 1 at 10"]);
+}
+
+#[test]
+fn a_frozen_device_interrupts_when_it_thaws() {
+    let fixture = Fixture::running();
+    let call = EventFd::new().unwrap();
+    fixture.session.set_config_call(Some(call.clone()));
+    fixture.session.freeze().unwrap();
+    fixture.session.link().config_changed();
+    fixture.session.link().config_changed();
+    assert_eq!(call.drain(), Ok(None));
+    fixture.session.thaw().unwrap();
+    assert_eq!(call.drain(), Ok(Some(1)));
+    fixture.session.freeze().unwrap();
+    fixture.session.link().config_changed();
+    fixture.session.set_status(0).unwrap();
+    fixture.session.thaw().unwrap();
+    assert_eq!(call.drain(), Ok(None), "a driver that reset the device knows nothing of before");
+}
+
+/// What a running device is, frozen.
+fn saved() -> SavedSession {
+    let before = fixture(Recorder { own: vec![1, 2], ..Recorder::default() });
+    before.session.set_features(REQUIRED).unwrap();
+    before.session.set_queue_enabled(0, true).unwrap();
+    before.session.set_queue_enabled(1, true).unwrap();
+    before.session.set_status(0xf).unwrap();
+    before.session.freeze().unwrap();
+    before.session.save().unwrap()
+}
+
+#[test]
 fn a_saved_session_continues_in_a_successor() {
-    let before = Fixture::running();
-    let saved = before.session.save().unwrap();
-    let json = serde_json::to_string(&saved).unwrap();
+    let json = serde_json::to_string(&saved()).unwrap();
     let after = Fixture::new();
+    after.session.freeze().unwrap();
+    after.session.set_kick(0, Some(EventFd::new().unwrap())).unwrap();
     after.session.restore(&serde_json::from_str(&json).unwrap()).unwrap();
+    after.session.set_kick(1, Some(EventFd::new().unwrap())).unwrap();
     assert_eq!(after.session.status().unwrap().bits(), 0xf);
+    assert_eq!(after.session.save().unwrap(), saved());
+    assert_eq!(after.queue_calls(), [""; 0]);
+    after.session.thaw().unwrap();
     assert_eq!(after.queue_calls(), ["start 0 at 10", "start 1 at 10"]);
 }
 
 #[test]
+fn a_device_that_needed_a_reset_needs_one_where_it_went() {
+    let before = Fixture::running();
+    before.session.link().fault(Some(0), "descriptor loop");
+    before.session.freeze().unwrap();
+    let after = Fixture::new();
+    after.session.freeze().unwrap();
+    after.session.restore(&before.session.save().unwrap()).unwrap();
+    after.session.thaw().unwrap();
+    assert_eq!(after.session.status().unwrap().bits(), 0x4f);
+    assert_eq!(after.queue_calls(), [""; 0]);
+}
+
+#[test]
+fn only_a_frozen_session_is_saved_and_restored() {
+    let Fixture { session, .. } = Fixture::running();
+    assert_eq!(errno(session.save()), Some(Errno::EBUSY));
+    assert_eq!(errno(session.restore(&saved())), Some(Errno::EBUSY));
+}
+
+#[test]
+fn f41_a_state_that_the_device_refuses_leaves_it_as_it_was() {
+    let fixture = fixture(Recorder { own: vec![7], ..Recorder::default() });
+    fixture.session.set_features(REQUIRED | 1).unwrap();
+    fixture.session.set_status(0xb).unwrap();
+    fixture.session.freeze().unwrap();
+    let before = fixture.session.save().unwrap();
+    fixture.calls.lock().clear();
+    let refused = fixture.session.restore(&SavedSession { device: vec![0; 5], ..saved() });
+    assert_eq!(errno(refused), Some(Errno::EINVAL));
+    let features = |features: u64| format!("features {features:#x}");
+    let again = ["reset".into(), features(REQUIRED), "reset".into(), features(REQUIRED | 1), "own [7]".into()];
+    assert_eq!(*fixture.calls.lock(), again);
+    assert_eq!(fixture.session.save().unwrap(), before);
+}
+
+#[test]
 fn f41_saved_state_that_does_not_fit_is_refused() {
-    let good = Fixture::running().session.save().unwrap();
+    let good = saved();
     let refused = |change: &dyn Fn(&mut SavedSession)| {
         let mut bad = good.clone();
         change(&mut bad);
         let fixture = Fixture::new();
+        fixture.session.freeze().unwrap();
         let error = errno(fixture.session.restore(&bad));
+        assert_eq!(*fixture.calls.lock(), [""; 0], "the device was asked");
         (error, fixture.session.status().unwrap().bits())
     };
-    assert_eq!(refused(&|bad| bad.status = 0x10), (Some(Errno::EINVAL), 0));
-    assert_eq!(refused(&|bad| bad.features |= 4), (Some(Errno::EINVAL), 0));
-    assert_eq!(refused(&|bad| bad.queues.truncate(1)), (Some(Errno::EINVAL), 0));
-    assert_eq!(refused(&|bad| bad.asids = [(0, 2)].into()), (Some(Errno::EINVAL), 0));
-    assert_eq!(refused(&|bad| bad.asids = [(3, 0)].into()), (Some(Errno::EINVAL), 0));
-    assert_eq!(refused(&|bad| bad.queues[0].config.size = 512), (Some(Errno::EINVAL), 0));
-    assert_eq!(refused(&|bad| bad.queues[0].state = QueueState::initial(true)), (Some(Errno::EINVAL), 0));
+    let invalid = (Some(Errno::EINVAL), 0);
+    assert_eq!(refused(&|bad| bad.status = 0x10), invalid);
+    assert_eq!(refused(&|bad| bad.status = 7), invalid, "DRIVER_OK without FEATURES_OK");
+    assert_eq!(refused(&|bad| (bad.status, bad.suspended) = (0xb, true)), invalid, "nothing to suspend");
+    assert_eq!(refused(&|bad| bad.features |= 4), invalid);
+    assert_eq!(refused(&|bad| bad.features = 0), invalid, "FEATURES_OK without features");
+    assert_eq!(refused(&|bad| bad.queues.truncate(1)), invalid);
+    assert_eq!(refused(&|bad| bad.queues.extend(good.queues.clone())), invalid);
+    assert_eq!(refused(&|bad| bad.config.truncate(11)), invalid);
+    assert_eq!(refused(&|bad| bad.config.push(0)), invalid);
+    assert_eq!(refused(&|bad| bad.asids = [(0, 2)].into()), invalid);
+    assert_eq!(refused(&|bad| bad.asids = [(3, 0)].into()), invalid);
+    assert_eq!(refused(&|bad| bad.queues[0].config.size = 512), invalid);
+    assert_eq!(refused(&|bad| bad.queues[0].config.size = 0), invalid);
+    assert_eq!(refused(&|bad| bad.queues[0].config.size = 3), invalid);
+    assert_eq!(refused(&|bad| bad.queues[0].config.desc = 8), invalid);
+    assert_eq!(refused(&|bad| bad.queues[1].config.driver = 1), invalid);
+    assert_eq!(refused(&|bad| bad.queues[1].config.device = 2), invalid);
+    assert_eq!(refused(&|bad| bad.queues[1].config.desc = u64::MAX - 15), invalid);
+    assert_eq!(refused(&|bad| bad.queues[0].state = QueueState::initial(true)), invalid);
 }
