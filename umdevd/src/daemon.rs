@@ -19,12 +19,14 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
-use vfio_container::ContainerNode;
+use vfio_container::{ContainerNode, HandleNode};
 use vhost_net::VhostNet;
 use virtio_mdev_api::Parent;
 
 /// `/dev/vfio/vfio` is everybody's, as the kernel's is.
 const CONTAINER_MODE: u16 = 0o666;
+/// Everybody may have a handle: what it becomes is proven by a descriptor of another file.
+const HANDLE_MODE: u16 = 0o666;
 /// `/dev/vhost-net` is the superuser's, as the kernel's is.
 const VHOST_NET_MODE: u16 = 0o600;
 /// Everybody may greet and watch; the service checks the rest.
@@ -90,6 +92,7 @@ impl Builder {
         let (view, bus) = TreeView::new(tree.clone(), self.options).map_err(incomplete)?;
         let vfio = tree.dirs(tree.root(), "dev/vfio").map_err(incomplete)?;
         tree.device(vfio, "vfio", CONTAINER_MODE, Arc::new(ContainerNode::new())).map_err(incomplete)?;
+        tree.device(vfio, "handle", HANDLE_MODE, Arc::new(HandleNode)).map_err(incomplete)?;
 
         let vhost_net = VhostNet::new();
         let dev = tree.dirs(tree.root(), "dev").map_err(incomplete)?;

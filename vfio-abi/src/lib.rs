@@ -8,5 +8,6 @@ pub mod iommufd;
 mod wire;
 
 pub use wire::{
-    BitmapArg, CapDmaAvail, CapHeader, CapMigration, DirtyGet, DirtyPagesArg, DmaMap, DmaUnmap, GroupStatus, IommuInfo,
+    BitmapArg, CapDmaAvail, CapHeader, CapMigration, DeviceFeature, DeviceInfo, DirtyGet, DirtyPagesArg, DmaMap,
+    DmaUnmap, GroupStatus, IommuInfo, IrqInfo, IrqSet, RegionInfo,
 };

@@ -1,4 +1,4 @@
-//! The structures of VFIO's group and type 1 IOMMU commands, as bytes of a client's memory.
+//! The structures of VFIO's group, device and type 1 IOMMU commands, as bytes of a client's memory.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -132,6 +132,82 @@ pub struct DirtyGet {
     pub bitmap: BitmapArg,
 }
 
+/// `struct vfio_device_info`.
+#[derive(Debug, Clone, Copy, Default, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct DeviceInfo {
+    /// Bytes the caller has room for.
+    pub argsz: u32,
+    /// Flags.
+    pub flags: u32,
+    /// Regions, those that are not there included.
+    pub num_regions: u32,
+    /// Indices of interrupts, those that are not there included.
+    pub num_irqs: u32,
+    /// Where the capabilities begin; 0 for none.
+    pub cap_offset: u32,
+    /// Zero.
+    pub pad: u32,
+}
+
+/// `struct vfio_region_info`.
+#[derive(Debug, Clone, Copy, Default, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct RegionInfo {
+    /// Bytes the caller has room for.
+    pub argsz: u32,
+    /// Flags.
+    pub flags: u32,
+    /// Which.
+    pub index: u32,
+    /// Where the capabilities begin; 0 for none.
+    pub cap_offset: u32,
+    /// Bytes; 0 for a region that is not there.
+    pub size: u64,
+    /// Where it begins in the device's file.
+    pub offset: u64,
+}
+
+/// `struct vfio_irq_info`.
+#[derive(Debug, Clone, Copy, Default, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct IrqInfo {
+    /// Bytes the caller has room for.
+    pub argsz: u32,
+    /// Flags.
+    pub flags: u32,
+    /// Which.
+    pub index: u32,
+    /// Interrupts of the index; 0 for one that is not there.
+    pub count: u32,
+}
+
+/// `struct vfio_irq_set`, without what may follow.
+#[derive(Debug, Clone, Copy, Default, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct IrqSet {
+    /// Bytes of it and of what follows.
+    pub argsz: u32,
+    /// One kind of data and one action.
+    pub flags: u32,
+    /// Which.
+    pub index: u32,
+    /// The first interrupt meant.
+    pub start: u32,
+    /// How many are meant.
+    pub count: u32,
+}
+
+/// `struct vfio_device_feature`, without what may follow.
+#[derive(Debug, Clone, Copy, Default, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct DeviceFeature {
+    /// Bytes of it and of what follows.
+    pub argsz: u32,
+    /// Which feature, and what is asked of it.
+    pub flags: u32,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -147,6 +223,12 @@ mod tests {
         assert_eq!(size_of::<DirtyPagesArg>(), size_of::<vfio::vfio_iommu_type1_dirty_bitmap>());
         assert_eq!(size_of::<DirtyGet>(), size_of::<vfio::vfio_iommu_type1_dirty_bitmap_get>());
         assert_eq!(size_of::<BitmapArg>(), size_of::<vfio::vfio_bitmap>());
+        assert_eq!(size_of::<DeviceInfo>(), size_of::<vfio::vfio_device_info>());
+        assert_eq!(size_of::<RegionInfo>(), size_of::<vfio::vfio_region_info>());
+        assert_eq!(size_of::<IrqInfo>(), size_of::<vfio::vfio_irq_info>());
+        assert_eq!(size_of::<IrqSet>(), size_of::<vfio::vfio_irq_set>());
+        assert_eq!(size_of::<DeviceFeature>(), size_of::<vfio::vfio_device_feature>());
+        assert_eq!(std::mem::offset_of!(RegionInfo, size), 16);
         assert_eq!(size_of::<CapMigration>(), size_of::<vfio::vfio_iommu_type1_info_cap_migration>());
         assert_eq!(std::mem::offset_of!(CapMigration, page_sizes), 16);
         assert_eq!(std::mem::offset_of!(IommuInfo, cap_offset), 16);

@@ -87,6 +87,11 @@ impl GroupHold {
         &self.space
     }
 
+    /// Who attached the group.
+    pub(crate) fn home(&self) -> &Home {
+        self.attached.home()
+    }
+
     /// Whether the group is still attached: a close, a detach or a removal ends that, held or not.
     pub fn is_attached(&self) -> bool {
         !self.attached.has_ended()

@@ -12,7 +12,8 @@ use virtio_mdev_api::vfio::{DeviceShape, IrqChange};
 /// The device behind a VFIO device file.
 ///
 /// The file checks what every device has in common before it asks: sizes and ranges, who may call, that the descriptors
-/// are eventfds. None of the methods is called with a lock held; each may take as long as a call of a vendor may.
+/// are eventfds. Calls may overlap, but for [`open`](Self::open), [`close`](Self::close) and the memory given between them;
+/// each may take as long as a call of a vendor may.
 pub trait VfioDevice: Send + Sync {
     /// What the device is made of. The same for as long as it lives.
     fn shape(&self) -> DeviceShape;

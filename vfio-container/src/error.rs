@@ -2,8 +2,8 @@
 
 use nix::errno::Errno;
 use thiserror::Error;
-use virtio_mdev_api::HasErrno;
 use virtio_mdev_api::dma::MapError;
+use virtio_mdev_api::{HasErrno, Refusal};
 
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub(crate) enum VfioError {
@@ -43,8 +43,34 @@ pub(crate) enum VfioError {
     NoSuchDevice(String),
     #[error("a device name is shorter than {0} bytes")]
     LongName(usize),
-    #[error("a device descriptor cannot be put into the caller by this call: use the fd socket")]
+    #[error("a device descriptor cannot be put into the caller by this call: dev/vfio/handle becomes one")]
     NoDeviceFd,
+    #[error("the descriptor is no group")]
+    NotAGroup,
+    #[error("the handle is another file by now")]
+    HandleTaken,
+    #[error("the device is not bound to an iommufd")]
+    Unbound,
+    #[error("only the device's own node can be bound to an iommufd")]
+    NotACdev,
+    #[error("the device cannot be reset")]
+    NoReset,
+    #[error("the device has no feature {0}")]
+    NoSuchFeature(u32),
+    #[error("the device has no index {0}")]
+    NoSuchIndex(u32),
+    #[error("region {index} does not allow that")]
+    RegionAccess { index: u32 },
+    #[error("{from:#x} is beyond region {index}, which has {size:#x} bytes")]
+    BeyondRegion { index: u32, from: u64, size: u64 },
+    #[error("{count} interrupts from {start} are not among {of}")]
+    IrqRange { start: u32, count: u32, of: u32 },
+    #[error("interrupts of index {index} cannot be masked")]
+    NotMaskable { index: u32 },
+    #[error("index {index} was set up with {enabled} interrupts")]
+    NoResize { index: u32, enabled: u32 },
+    #[error("{0}")]
+    Refused(Refusal),
     #[error("dirty tracking needs a type 1 v2 IOMMU")]
     NotV2,
     #[error("dirty pages are not tracked")]
@@ -67,6 +93,12 @@ pub(crate) enum VfioError {
     Map(#[from] MapError),
 }
 
+impl From<Refusal> for VfioError {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
 impl HasErrno for VfioError {
     fn errno(&self) -> Errno {
         match self {
@@ -82,18 +114,27 @@ impl HasErrno for VfioError {
             | Self::Untrackable { .. }
             | Self::Bitmap { .. }
             | Self::NotAType
+            | Self::NotAGroup
+            | Self::Unbound
+            | Self::NotACdev
+            | Self::NoSuchIndex(_)
+            | Self::RegionAccess { .. }
+            | Self::BeyondRegion { .. }
+            | Self::IrqRange { .. }
+            | Self::NoResize { .. }
             | Self::Negative(_)
             | Self::LongName(_) => Errno::EINVAL,
             Self::NoSuchMapping { .. } => Errno::ENOENT,
-            Self::Emulated | Self::InUse => Errno::EBUSY,
+            Self::Emulated | Self::InUse | Self::HandleTaken => Errno::EBUSY,
             Self::NoSuchType(_) | Self::NoSuchDevice(_) | Self::Gone => Errno::ENODEV,
             Self::Foreign => Errno::EPERM,
             Self::NotAContainer(_) => Errno::EBADFD,
             Self::NoDeviceFd | Self::NotOffered(_) => Errno::EOPNOTSUPP,
             Self::NotV2 => Errno::EACCES,
-            Self::Unknown(_) => Errno::ENOTTY,
+            Self::Unknown(_) | Self::NoReset | Self::NoSuchFeature(_) | Self::NotMaskable { .. } => Errno::ENOTTY,
             Self::Closed => Errno::EBADF,
             Self::Caller(errno) => *errno,
+            Self::Refused(refusal) => refusal.errno(),
             Self::Map(error) => error.errno(),
         }
     }

@@ -2,8 +2,10 @@
 
 use crate::attachment::{Attached, Attachment, GroupHold, MemorySource};
 use crate::bound::Bound;
+use crate::door::{DeviceSeat, Door as DeviceDoor, ThroughGroup};
 use crate::error::VfioError;
-use crate::{Client, GroupFile, Home};
+use crate::usage::{DeviceUse, Usage};
+use crate::{Client, DeviceFile, GroupFile, Home, VfioDevice};
 use devnode::{Broadcast, Caller, DeviceNode, OpenFile, OpenFlags};
 use nix::errno::Errno;
 use parking_lot::Mutex;
@@ -25,13 +27,13 @@ pub struct Group {
     /// Held by whoever takes the memory from the group, until its source has let go of it.
     leaving: Mutex<()>,
     on_detach: Mutex<Vec<Arc<DetachHandler>>>,
+    usage: Usage,
     trace: Mutex<Option<Arc<Broadcast>>>,
 }
 
 #[derive(Default)]
 struct State {
     open: Option<Seat>,
-    closing: bool,
     opened: u64,
     /// Set until the source has let go: nobody attaches the group anew before.
     attached: Option<Arc<Attached>>,
@@ -43,6 +45,9 @@ struct State {
 struct Seat {
     id: u64,
     door: Door,
+    /// Files of the device that this user opened: the last of them ends his turn where he has closed his own.
+    devices: usize,
+    closed: bool,
 }
 
 /// Through which file a group is used.
@@ -63,6 +68,7 @@ impl Group {
             state: Mutex::default(),
             leaving: Mutex::default(),
             on_detach: Mutex::default(),
+            usage: Usage::default(),
             trace: Mutex::default(),
         })
     }
@@ -130,9 +136,24 @@ impl Group {
         attached.hold()
     }
 
+    /// The device of the group, as its driver supplies it. Until [`remove`](Self::remove) the group keeps it.
+    pub fn set_device(&self, device: Arc<dyn VfioDevice>) {
+        self.usage.supply(device);
+    }
+
+    pub(crate) fn usage(&self) -> &Usage {
+        &self.usage
+    }
+
+    /// Process and user of who opened the device that is open.
+    pub fn device_holder(&self) -> Option<(i32, u32)> {
+        self.usage.holder()
+    }
+
     /// The instance is gone: the device loses its memory, and every later call answers ENODEV.
     pub fn remove(&self) {
         self.state.lock().removed = true;
+        self.usage.end();
         self.detach(|_| true);
     }
 
@@ -158,23 +179,52 @@ impl Group {
         }
         state.opened += 1;
         let id = state.opened;
-        state.open = Some(Seat { id, door });
+        state.open = Some(Seat { id, door, devices: 0, closed: false });
         Ok(id)
+    }
+
+    /// Opens the device for user `id`. `client` has the group open, and need not be who attached it. As in the kernel the
+    /// group stays open, and where it is attached, until the device is closed.
+    pub(crate) fn open_device(self: &Arc<Self>, id: u64, client: &dyn Client) -> Result<Arc<DeviceFile>, VfioError> {
+        let (hold, seat) = self.with_open(id, |state| {
+            let hold = state.attached.as_ref().and_then(Attached::hold).ok_or(VfioError::NoIommu)?;
+            if let Some(seat) = &mut state.open {
+                seat.devices += 1;
+            }
+            Ok((hold, DeviceSeat::new(Arc::clone(self), id)))
+        })?;
+        let holder = (hold.home().pid(), client.uid());
+        let device = DeviceUse::begin(self, Some(Arc::clone(hold.space())), holder)?;
+        let door = DeviceDoor::Group(ThroughGroup::new(device, hold, seat));
+        Ok(DeviceFile::new(Arc::clone(self), door))
+    }
+
+    /// A device file that user `id` opened is closed.
+    pub(crate) fn device_closed(&self, id: u64) {
+        let ends = {
+            let mut state = self.state.lock();
+            let Some(seat) = state.open.as_mut().filter(|seat| seat.id == id) else { return };
+            seat.devices -= 1;
+            seat.closed && seat.devices == 0
+        };
+        if ends {
+            self.close(id);
+        }
     }
 
     /// User `id` is done.
     pub(crate) fn close(&self, id: u64) {
         {
             let mut state = self.state.lock();
-            if state.open.is_none_or(|seat| seat.id != id) {
+            let Some(seat) = state.open.as_mut().filter(|seat| seat.id == id) else { return };
+            seat.closed = true;
+            if seat.devices != 0 {
                 return;
             }
             // From here on no call attaches it again, and until the device let go nobody else opens it.
-            state.closing = true;
         }
         self.detach(|_| true);
-        let mut state = self.state.lock();
-        (state.open, state.closing) = (None, false);
+        self.state.lock().open = None;
     }
 
     pub(crate) fn check_open(&self, id: u64) -> Result<bool, VfioError> {
@@ -185,7 +235,7 @@ impl Group {
         let mut state = self.state.lock();
         match state.open {
             _ if state.removed => Err(VfioError::Gone),
-            Some(seat) if seat.id == id && !state.closing => work(&mut state),
+            Some(seat) if seat.id == id && !seat.closed => work(&mut state),
             _ => Err(VfioError::Closed),
         }
     }

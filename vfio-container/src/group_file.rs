@@ -4,7 +4,7 @@ use crate::container_file::{ContainerFile, refuse};
 use crate::error::VfioError;
 use crate::trace::Trace;
 use crate::wire::fetch;
-use crate::{Client, Group};
+use crate::{Client, DeviceFile, Group};
 use devnode::{Caller, Ioctl, IoctlReply, OpenFile};
 use nix::errno::Errno;
 use std::any::Any;
@@ -67,6 +67,19 @@ impl GroupFile {
         let home = client.home()?;
         self.group.attach(self.id, file.container().clone(), home)?;
         Ok(IoctlReply::ok())
+    }
+
+    pub(crate) fn group(&self) -> &Arc<Group> {
+        &self.group
+    }
+
+    /// VFIO_GROUP_GET_DEVICE_FD, for one that has another way to get the descriptor.
+    pub(crate) fn open_device(&self, client: &dyn Client, name: &str) -> Result<Arc<DeviceFile>, VfioError> {
+        self.group.check_open(self.id)?;
+        if name != self.group.device_name() {
+            return Err(VfioError::NoSuchDevice(name.to_owned()));
+        }
+        self.group.open_device(self.id, client)
     }
 
     /// An answer to an ioctl carries no descriptor, so this one ends in EOPNOTSUPP for a request that is right.

@@ -80,6 +80,13 @@ impl VhostFile {
         }
     }
 
+    /// The device file gives up the memory it came with.
+    pub(crate) fn lose_container(&self) {
+        if let Ok(mut state) = self.lock() {
+            state.memory.lose_container(self.session());
+        }
+    }
+
     /// Makes `client` the owner.
     pub(crate) fn set_owner(&self, client: &dyn Client) -> Result<(), VhostError> {
         if self.owner.get().is_some() {

@@ -131,7 +131,14 @@ impl Memory {
 
     /// Takes the container's memory from the device if the group has left it.
     pub fn lose_if_detached(&mut self, session: &Session) {
-        if !matches!(&self.source, Source::Container(hold) if !hold.is_attached()) {
+        if matches!(&self.source, Source::Container(hold) if !hold.is_attached()) {
+            self.lose_container(session);
+        }
+    }
+
+    /// Takes the container's memory from the device, if it has that.
+    pub fn lose_container(&mut self, session: &Session) {
+        if !matches!(&self.source, Source::Container(_)) {
             return;
         }
         if let Err(error) = session.lose_space(CONTAINER_ASID) {

@@ -81,7 +81,11 @@ impl VhostMdev {
 
     /// Opens the node for `client`: the device is reset.
     pub fn open_file(self: &Arc<Self>, client: &dyn Client) -> Result<Arc<VhostFile>, Errno> {
-        let pid = client.home().map_or(client.tid(), |home| home.pid());
+        self.open_for(pid_of(client), client.uid())
+    }
+
+    /// Opens the node for a process of a user.
+    pub(crate) fn open_for(self: &Arc<Self>, pid: i32, uid: u32) -> Result<Arc<VhostFile>, Errno> {
         {
             let mut state = self.state.lock();
             match state.open {
@@ -101,7 +105,7 @@ impl VhostMdev {
                 return Err(error.errno());
             }
         };
-        state.open = Slot::Open { file: Arc::downgrade(&file), pid, uid: client.uid() };
+        state.open = Slot::Open { file: Arc::downgrade(&file), pid, uid };
         let revoked = state.revoked;
         drop(state);
         (self.on_open)(true);
@@ -128,6 +132,19 @@ impl VhostMdev {
         &self.group
     }
 
+    /// Resets the device, and what an open file knows of it.
+    pub(crate) fn reset(&self) -> Result<(), VhostError> {
+        match self.file() {
+            Some(file) => file.reset(),
+            None => Ok(self.session.reset()?),
+        }
+    }
+
+    /// The device was opened (true) or closed (false) as a VFIO device.
+    pub(crate) fn tell(&self, open: bool) {
+        (self.on_open)(open);
+    }
+
     pub(crate) fn trace(&self) -> &Arc<Broadcast> {
         &self.trace
     }
@@ -138,6 +155,11 @@ impl VhostMdev {
             _ => None,
         }
     }
+}
+
+/// The process `client` is a thread of.
+pub(crate) fn pid_of(client: &dyn Client) -> i32 {
+    client.home().map_or(client.tid(), |home| home.pid())
 }
 
 impl DeviceNode for VhostMdev {

@@ -188,11 +188,28 @@ impl VhostFile {
             written?;
             released?;
             if status == 0 {
-                state.log.reset();
-                self.forget_misses(state);
+                self.forget_run(state);
             }
             Ok(())
         })
+    }
+
+    /// The device is reset by another way than its status byte.
+    pub(crate) fn reset(&self) -> Result<(), VhostError> {
+        let session = self.session();
+        self.settle(|state| {
+            session.reset()?;
+            state.memory.release(session)?;
+            self.forget_run(state);
+            Ok(())
+        })
+        .map(drop)
+    }
+
+    /// What is known of the run that a reset ended.
+    fn forget_run(&self, state: &mut crate::file::State) {
+        state.log.reset();
+        self.forget_misses(state);
     }
 
     fn set_vring_addr(

@@ -8,6 +8,7 @@ use crate::watchdog;
 use arc_swap::ArcSwapOption;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use parking_lot::Mutex;
 use rustix::io::{Errno as IoErrno, ReadWriteFlags, preadv2};
 use std::io::IoSliceMut;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -68,17 +69,46 @@ impl AsFd for EventFd {
 
 /// Where interrupts of a queue go now. Replaced at any moment, without a queue having to stop.
 #[derive(Debug, Default)]
-pub struct CallSlot(ArcSwapOption<EventFd>);
+pub struct CallSlot {
+    now: ArcSwapOption<EventFd>,
+    known: Mutex<Known>,
+}
+
+/// Who may be interrupted.
+#[derive(Debug, Default)]
+struct Known {
+    call: Option<EventFd>,
+    standing: Option<EventFd>,
+}
 
 impl CallSlot {
     /// From now on, interrupts go to `call`.
     pub fn set(&self, call: Option<EventFd>) {
-        self.0.store(call.map(Arc::new));
+        self.choose(|known| known.call = call);
+    }
+
+    /// From now on, interrupts go to `standing` whenever there is no call.
+    pub fn set_standing(&self, standing: Option<EventFd>) {
+        self.choose(|known| known.standing = standing);
+    }
+
+    /// An empty slot with the same standing target.
+    pub(crate) fn renewed(&self) -> Self {
+        let slot = Self::default();
+        slot.set_standing(self.known.lock().standing.clone());
+        slot
+    }
+
+    fn choose(&self, change: impl FnOnce(&mut Known)) {
+        let mut known = self.known.lock();
+        change(&mut known);
+        let now = known.call.as_ref().or(known.standing.as_ref());
+        self.now.store(now.cloned().map(Arc::new));
     }
 
     /// Interrupts whoever is to be interrupted; nobody there is success.
     pub fn signal(&self) -> Result<(), Errno> {
-        match &*self.0.load() {
+        match &*self.now.load() {
             Some(call) => call.signal(),
             None => Ok(()),
         }
@@ -86,12 +116,12 @@ impl CallSlot {
 
     /// Whether somebody is there.
     pub fn is_set(&self) -> bool {
-        self.0.load().is_some()
+        self.now.load().is_some()
     }
 
     /// What is in the slot now.
     pub fn get(&self) -> Option<EventFd> {
-        self.0.load().as_deref().cloned()
+        self.now.load().as_deref().cloned()
     }
 }
 
@@ -135,5 +165,20 @@ mod tests {
         slot.set(Some(second.clone()));
         slot.signal().unwrap();
         assert_eq!((first.drain(), second.drain()), (Ok(Some(1)), Ok(Some(1))));
+    }
+    #[test]
+    fn a_standing_target_is_signalled_while_there_is_no_call() {
+        let (standing, call) = (blocking(0), blocking(0));
+        let slot = CallSlot::default();
+        slot.set_standing(Some(standing.clone()));
+        slot.signal().unwrap();
+        slot.set(Some(call.clone()));
+        slot.signal().unwrap();
+        assert_eq!((standing.drain(), call.drain()), (Ok(Some(1)), Ok(Some(1))));
+        slot.set(None);
+        slot.signal().unwrap();
+        assert_eq!((standing.drain(), call.drain()), (Ok(Some(1)), Ok(None)));
+        slot.set_standing(None);
+        assert!(!slot.is_set());
     }
 }

@@ -4,7 +4,7 @@ use crate::tree::DEVICES;
 use devnode::{DeviceNode, NodeId, Tree, TreeError};
 use mdev_parent::Instance;
 use std::sync::Arc;
-use vfio_container::Group;
+use vfio_container::{CdevNode, Group};
 
 /// Device nodes are their owner's alone, as those of VFIO are.
 const NODE_MODE: u16 = 0o600;
@@ -16,7 +16,7 @@ pub(super) struct Nodes {
 }
 
 impl Nodes {
-    /// The group of `instance`, its node, and what of it is below the instance's directory.
+    /// The group of `instance`, its node and its device's, and what of it is below the instance's directory.
     pub fn of_group(tree: &Tree, instance: &Instance, group: &Arc<Group>) -> Result<Self, TreeError> {
         let root = tree.root();
         let mut nodes = Self { tree: tree.clone(), nodes: Vec::new() };
@@ -36,6 +36,8 @@ impl Nodes {
         tree.dir(cdev, &format!("vfio{index}"))?;
 
         nodes.device(instance, "dev/vfio", &number, Arc::clone(group) as _)?;
+        let cdev = Arc::new(CdevNode::new(Arc::clone(group)));
+        nodes.device(instance, "dev/vfio/devices", &format!("vfio{index}"), cdev)?;
         Ok(nodes)
     }
 

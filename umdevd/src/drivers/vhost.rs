@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use std::sync::Arc;
 use uuid::Uuid;
 use vfio_container::Group;
-use vhost_mdev::VhostMdev;
+use vhost_mdev::{VhostMdev, VirtioDevice};
 use virtio_mdev_api::Refusal;
 
 /// The driver.
@@ -48,8 +48,11 @@ impl MdevDriver for VhostMdevDriver {
         let group = Group::new(instance.group(), uuid.to_string());
         group.set_trace(Arc::clone(&trace));
         let vhost = VhostMdev::new(Arc::clone(session), Arc::clone(&group), Arc::clone(&trace), on_open(instance));
-        let nodes = self.add_nodes(instance, &group, &vhost);
-        let nodes = nodes.map_err(|error| Refusal::new(Errno::EEXIST, error.to_string()))?;
+        group.set_device(Arc::new(VirtioDevice::new(Arc::clone(&vhost))));
+        let nodes = self.add_nodes(instance, &group, &vhost).map_err(|error| {
+            group.remove();
+            Refusal::new(Errno::EEXIST, error.to_string())
+        })?;
         self.traces.lock().insert(uuid, trace);
         let traces = Arc::clone(&self.traces);
         Ok(Arc::new(Bound { uuid, group, vhost, nodes: Mutex::new(Some(nodes)), traces }))
@@ -66,7 +69,10 @@ struct Bound {
 
 impl Binding for Bound {
     fn holder(&self) -> Option<String> {
-        self.vhost.holder().map(|(pid, uid)| format!("process {pid} of user {uid}"))
+        self.vhost
+            .holder()
+            .or_else(|| self.group.device_holder())
+            .map(|(pid, uid)| format!("process {pid} of user {uid}"))
     }
 
     fn remove(&self) {

@@ -27,6 +27,7 @@ use crate::{
     AttributeSpec, DeviceInfo, DeviceLink, QueueConfig, QueueInfo, QueueState, Refusal, Status, Transition, VirtioMdev,
 };
 use memory::Space;
+use nix::errno::Errno;
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -91,7 +92,12 @@ struct Queue {
 }
 
 impl Queue {
-    /// After a reset.
+    /// After a reset of what was in the place of the queue. Who is interrupted without a call stays.
+    fn renewed(&self, info: &QueueInfo) -> Self {
+        Self { call: Arc::new(self.call.renewed()), ..Self::new(info) }
+    }
+
+    /// As it is made.
     fn new(info: &QueueInfo) -> Self {
         Self {
             groups: (info.group, info.desc_group),
@@ -239,7 +245,7 @@ impl Session {
         state.features = 0;
         state.asids.clear();
         for (queue, info) in state.queues.iter_mut().zip(&self.info.queues) {
-            *queue = Queue::new(info);
+            *queue = queue.renewed(info);
         }
         self.link.clear_fault();
         Ok(())
@@ -303,6 +309,16 @@ impl Session {
         self.link.config_call().set(call);
     }
 
+    /// Whom configuration interrupts go to while there is no [`set_config_call`](Self::set_config_call).
+    pub fn set_config_irq(&self, irq: Option<EventFd>) {
+        self.link.config_call().set_standing(irq);
+    }
+
+    /// Interrupts as if the configuration had changed.
+    pub fn trigger_config(&self) -> Result<(), SessionError> {
+        Ok(self.link.config_call().signal().map_err(lost_interrupt)?)
+    }
+
     /// Stops all queues, their state readable and settable. Without DRIVER_OK there is nothing to stop.
     pub fn suspend(&self) -> Result<(), SessionError> {
         self.set_suspended(true)
@@ -337,6 +353,7 @@ impl Session {
             state.spaces.clear();
         }
         self.set_config_call(None);
+        self.set_config_irq(None);
         self.device.discard();
     }
 
@@ -363,4 +380,8 @@ impl Session {
         }
         self.state.try_lock_for(LOCK_PATIENCE).ok_or(SessionError::Occupied)
     }
+}
+
+fn lost_interrupt(errno: Errno) -> Refusal {
+    Refusal::new(errno, "the interrupt was lost")
 }

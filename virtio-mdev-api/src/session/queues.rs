@@ -1,11 +1,11 @@
 //! Queues: their set-up, and the one place where they start and stop.
 
-use super::{Session, SessionError, State};
+use super::{Session, SessionError, State, lost_interrupt};
 use crate::dirty::DirtyRecord;
 use crate::executor::VendorFault;
 use crate::features::VIRTIO_F_RING_PACKED;
 use crate::notify::EventFd;
-use crate::{QueueConfig, QueueStart, QueueState, Status};
+use crate::{QueueConfig, QueueStart, QueueState, Refusal, Status};
 use std::sync::Arc;
 
 impl Session {
@@ -84,6 +84,44 @@ impl Session {
     /// Replaces whom a queue's interrupts go to, at any time and at once.
     pub fn set_call(&self, index: u32, call: Option<EventFd>) -> Result<(), SessionError> {
         self.lock()?.queues[self.check_index(index)?].call.set(call);
+        Ok(())
+    }
+
+    /// Replaces whom a queue's interrupts go to while there is no [`set_call`](Self::set_call). It outlives resets.
+    pub fn set_irq(&self, index: u32, irq: Option<EventFd>) -> Result<(), SessionError> {
+        self.lock()?.queues[self.check_index(index)?].call.set_standing(irq);
+        Ok(())
+    }
+
+    /// Interrupts as if the queue had used a buffer.
+    pub fn trigger(&self, index: u32) -> Result<(), SessionError> {
+        let call = Arc::clone(&self.lock()?.queues[self.check_index(index)?].call);
+        Ok(call.signal().map_err(lost_interrupt)?)
+    }
+
+    /// Rings a queue's kick on behalf of a driver that has no eventfd to ring. A queue that was given none gets one; a
+    /// queue that does not run looks at its ring when it starts.
+    pub fn kick(&self, index: u32) -> Result<(), SessionError> {
+        let mut state = self.lock()?;
+        let at = self.check_index(index)?;
+        let queue = &mut state.queues[at];
+        if !queue.running {
+            return Ok(());
+        }
+        let kick = match &queue.kick {
+            Some(kick) => kick.clone(),
+            None => {
+                let kick = EventFd::new().map_err(|errno| Refusal::new(errno, "there is no eventfd for the kick"))?;
+                let (number, ours) = (number(at), Some(kick.clone()));
+                self.device.call("set_kick", move |device| device.set_kick(number, ours))?;
+                state.queues[at].kick.insert(kick).clone()
+            }
+        };
+        drop(state);
+        if let Err(errno) = kick.signal() {
+            // The client's own eventfd, which it made block: its counter says that there is something to see.
+            tracing::debug!(instance = %self.link.name(), index, %errno, "a kick was dropped");
+        }
         Ok(())
     }
 

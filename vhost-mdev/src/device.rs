@@ -1,0 +1,187 @@
+//! A virtio instance as a VFIO device: doorbells, configuration space, interrupts, and vhost's ioctls.
+
+use crate::node::pid_of;
+use crate::{VhostFile, VhostMdev};
+use devnode::{Ioctl, IoctlReply};
+use nix::errno::Errno;
+use parking_lot::Mutex;
+use std::sync::Arc;
+
+use vfio_container::{Client, DeviceShape, IrqAction, IrqChange, IrqData, IrqShape, RegionShape, VfioDevice};
+use virtio_mdev_api::dma::AddressSpace;
+use virtio_mdev_api::notify::EventFd;
+use virtio_mdev_api::vfio::flags::{VFIO_DEVICE_FLAGS_PLATFORM, VFIO_IRQ_INFO_EVENTFD};
+use virtio_mdev_api::{Refusal, Session, SessionError};
+
+/// The type byte of vhost's ioctls.
+const VHOST_TYPE: u8 = 0xaf;
+
+/// The region of doorbells: a page a queue. Whatever is written to a page kicks its queue.
+const DOORBELLS: u32 = 0;
+/// The region that is configuration space.
+const CONFIG: u32 = 1;
+/// Bytes from one doorbell to the next.
+const DOORBELL_STRIDE: u64 = 4096;
+
+/// The interrupts of the queues, one each.
+const QUEUE_IRQS: u32 = 0;
+/// The configuration interrupt.
+const CONFIG_IRQ: u32 = 1;
+
+/// What the driver supplies to the VFIO device file of its instance.
+///
+/// Queues are set up and started by vhost's ioctls on the file. The first of them takes the place of whoever opens the vhost
+/// node, until the last device file is closed.
+#[derive(Debug)]
+pub struct VirtioDevice {
+    node: Arc<VhostMdev>,
+    /// The open vhost file. Held while it is opened: calls of one client wait for each other there.
+    seat: Mutex<Option<Arc<VhostFile>>>,
+}
+
+impl VirtioDevice {
+    /// The device behind a vhost node.
+    pub fn new(node: Arc<VhostMdev>) -> Self {
+        Self { node, seat: Mutex::default() }
+    }
+
+    fn session(&self) -> &Session {
+        self.node.session()
+    }
+
+    fn queues(&self) -> u32 {
+        u32::try_from(self.session().info().queues.len()).unwrap_or(u32::MAX)
+    }
+
+    fn seat(&self, client: &dyn Client) -> Result<Arc<VhostFile>, Errno> {
+        let pid = pid_of(client);
+        let mut seat = self.seat.lock();
+        if let Some(file) = &*seat {
+            return Ok(Arc::clone(file));
+        }
+        let file = self.node.open_for(pid, client.uid())?;
+        Ok(Arc::clone(seat.insert(file)))
+    }
+
+    /// Does `each` for the interrupts from the first of `index`.
+    fn set_events(&self, index: u32, start: u32, events: Vec<Option<EventFd>>) -> Result<(), SessionError> {
+        for (at, event) in (start..).zip(events) {
+            match index {
+                QUEUE_IRQS => self.session().set_irq(at, event)?,
+                _ => self.session().set_config_irq(event),
+            }
+        }
+        Ok(())
+    }
+
+    fn trigger(&self, index: u32, start: u32, which: impl IntoIterator<Item = bool>) -> Result<(), SessionError> {
+        for (at, _) in (start..).zip(which).filter(|&(_, fires)| fires) {
+            match index {
+                QUEUE_IRQS => self.session().trigger(at)?,
+                _ => self.session().trigger_config()?,
+            }
+        }
+        Ok(())
+    }
+
+    fn clear_irqs(&self) {
+        let none = |count| vec![None; usize::try_from(count).unwrap_or(0)];
+        if let Err(error) = self.set_events(QUEUE_IRQS, 0, none(self.queues())) {
+            tracing::warn!(instance = self.session().link().name(), %error, "keeps interrupts of a closed file");
+        }
+        self.session().set_config_irq(None);
+    }
+}
+
+impl VfioDevice for VirtioDevice {
+    fn shape(&self) -> DeviceShape {
+        let config = u64::from(self.session().info().config_size);
+        let doorbells = u64::from(self.queues()) * DOORBELL_STRIDE;
+        let irqs = |count| IrqShape { count, flags: VFIO_IRQ_INFO_EVENTFD };
+        DeviceShape {
+            flags: VFIO_DEVICE_FLAGS_PLATFORM,
+            resettable: true,
+            regions: vec![
+                RegionShape { size: doorbells, readable: false, writable: true },
+                RegionShape { size: config, readable: true, writable: true },
+            ],
+            irqs: vec![irqs(self.queues()), irqs(1)],
+        }
+    }
+
+    fn open(&self) -> Result<(), Refusal> {
+        self.node.tell(true);
+        Ok(())
+    }
+
+    fn close(&self) {
+        if let Some(file) = self.seat.lock().take() {
+            self.node.close(&file);
+        }
+        self.clear_irqs();
+        self.node.tell(false);
+    }
+
+    /// Memory is given when queues start, to a client that proves to hold it: here it is only taken away.
+    fn set_memory(&self, memory: Option<Arc<AddressSpace>>) -> Result<(), Refusal> {
+        let seat = self.seat.lock().clone();
+        if let Some(file) = seat.filter(|_| memory.is_none()) {
+            file.lose_container();
+        }
+        Ok(())
+    }
+
+    fn read(&self, region: u32, offset: u64, out: &mut [u8]) -> Result<(), Refusal> {
+        debug_assert_eq!(region, CONFIG, "doorbells cannot be read");
+        let (offset, len) = config_range(offset, out.len())?;
+        out.copy_from_slice(&self.session().read_config(offset, len)?);
+        Ok(())
+    }
+
+    fn write(&self, region: u32, offset: u64, data: &[u8]) -> Result<(), Refusal> {
+        if region != DOORBELLS {
+            let (offset, _) = config_range(offset, data.len())?;
+            return Ok(self.session().write_config(offset, data.to_vec())?);
+        }
+        let end = offset.saturating_add(u64::try_from(data.len()).unwrap_or(u64::MAX));
+        for queue in offset / DOORBELL_STRIDE..end.div_ceil(DOORBELL_STRIDE) {
+            self.session().kick(u32::try_from(queue).unwrap_or(u32::MAX))?;
+        }
+        Ok(())
+    }
+
+    fn set_irqs(&self, change: IrqChange) -> Result<(), Refusal> {
+        let IrqChange { index, start, action, data } = change;
+        // Without eventfds there is no other action: no index can be masked.
+        debug_assert_eq!(action, IrqAction::Trigger, "nothing can be masked");
+        match data {
+            IrqData::EventFd(events) => self.set_events(index, start, events)?,
+            IrqData::Bool(which) => self.trigger(index, start, which)?,
+            IrqData::None(0) if index == CONFIG_IRQ => self.session().set_config_irq(None),
+            IrqData::None(0) => {
+                self.set_events(QUEUE_IRQS, 0, vec![None; usize::try_from(self.queues()).unwrap_or(0)])?;
+            }
+            IrqData::None(count) => self.trigger(index, start, (0..count).map(|_| true))?,
+        }
+        Ok(())
+    }
+
+    fn reset(&self) -> Result<(), Refusal> {
+        Ok(self.node.reset()?)
+    }
+
+    fn ioctl(&self, client: &dyn Client, call: &Ioctl<'_>) -> Result<IoctlReply, Errno> {
+        if call.type_byte() != VHOST_TYPE {
+            return Err(Errno::ENOTTY);
+        }
+        self.seat(client)?.serve(client, call)
+    }
+}
+
+/// What is within the region, as configuration space takes it.
+fn config_range(offset: u64, len: usize) -> Result<(u32, u32), SessionError> {
+    match (u32::try_from(offset), u32::try_from(len)) {
+        (Ok(offset), Ok(len)) => Ok((offset, len)),
+        _ => Err(SessionError::ConfigRange { offset: u32::MAX, len: u32::MAX }),
+    }
+}
