@@ -1,6 +1,7 @@
 //! The vhost file as its clients see it.
 
 mod config;
+mod device;
 mod groups;
 mod iotlb;
 mod lab;
