@@ -19,12 +19,16 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+use vfio_container::iommufd::IommuNode;
 use vfio_container::{ContainerNode, HandleNode};
 use vhost_net::VhostNet;
 use virtio_mdev_api::Parent;
 
 /// `/dev/vfio/vfio` is everybody's, as the kernel's is.
 const CONTAINER_MODE: u16 = 0o666;
+/// So is `/dev/iommu`, unlike the kernel's: nothing is pinned, and an instance's owner, who need not be the superuser, maps
+/// no other memory than his own.
+const IOMMU_MODE: u16 = 0o666;
 /// Everybody may have a handle: what it becomes is proven by a descriptor of another file.
 const HANDLE_MODE: u16 = 0o666;
 /// `/dev/vhost-net` is the superuser's, as the kernel's is.
@@ -96,6 +100,7 @@ impl Builder {
 
         let vhost_net = VhostNet::new();
         let dev = tree.dirs(tree.root(), "dev").map_err(incomplete)?;
+        tree.device(dev, "iommu", IOMMU_MODE, Arc::new(IommuNode::new())).map_err(incomplete)?;
         tree.device(dev, "vhost-net", VHOST_NET_MODE, Arc::clone(&vhost_net) as _).map_err(incomplete)?;
 
         let traces = Arc::new(Traces::default());

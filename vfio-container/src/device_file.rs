@@ -1,7 +1,8 @@
 //! An open VFIO device.
 
-use crate::door::{Access, Door};
+use crate::door::{Access, Door, ThroughIommufd};
 use crate::error::VfioError;
+use crate::iommufd::Bound;
 use crate::trace::Trace;
 use crate::{Client, Group, HandleFile};
 use crate::{device_info, feature, irqs, regions};
@@ -63,17 +64,54 @@ impl DeviceFile {
     }
 
     fn dispatch(&self, client: &dyn Client, call: &Ioctl<'_>, trace: &mut Trace) -> Result<IoctlReply, VfioError> {
+        if call.cmd == VFIO_DEVICE_BIND_IOMMUFD {
+            return self.bind(client, call.arg, trace);
+        }
         let access = self.access()?;
         match call.cmd {
+            VFIO_DEVICE_ATTACH_IOMMUFD_PT => self.bound(call.cmd)?.bound().attach(client, call.arg, trace),
+            VFIO_DEVICE_DETACH_IOMMUFD_PT => self.bound(call.cmd)?.bound().detach(client, call.arg),
             VFIO_DEVICE_GET_INFO => device_info::device(client, &access, call.arg),
             VFIO_DEVICE_GET_REGION_INFO => device_info::region(client, &access, call.arg, trace),
             VFIO_DEVICE_GET_IRQ_INFO => device_info::irq(client, &access, call.arg, trace),
             VFIO_DEVICE_SET_IRQS => irqs::set(client, &access, call.arg, trace),
             VFIO_DEVICE_RESET => reset(client, &access),
             VFIO_DEVICE_FEATURE => feature::serve(self, client, call.arg, trace),
-            // Only the device's own node can be bound.
-            VFIO_DEVICE_BIND_IOMMUFD => Err(VfioError::NotACdev),
             cmd => Err(device_name(cmd).map_or(VfioError::Unknown(cmd), VfioError::NotOffered)),
+        }
+    }
+
+    /// VFIO_DEVICE_BIND_IOMMUFD: the file is good for use from now on.
+    fn bind(&self, client: &dyn Client, arg: u64, trace: &mut Trace) -> Result<IoctlReply, VfioError> {
+        self.check_bindable()?;
+        let bound = Bound::new(&self.group, client, arg, trace)?;
+        let through = ThroughIommufd::open(bound, &self.group, client)?;
+        through.bound().tell(client, arg)?;
+        // No other thread has bound it: it would have the group.
+        let mut door = self.door.lock();
+        match *door {
+            Door::Unbound => *door = Door::Iommufd(through),
+            _ => {
+                drop(door);
+                return Err(VfioError::Closed);
+            }
+        }
+        Ok(IoctlReply::ok())
+    }
+
+    fn check_bindable(&self) -> Result<(), VfioError> {
+        match *self.door.lock() {
+            Door::Unbound => Ok(()),
+            Door::Iommufd(_) | Door::Group(_) => Err(VfioError::NotACdev),
+            Door::Closed => Err(VfioError::Closed),
+        }
+    }
+
+    /// What call `cmd` is for: a device that came through an open group has no such call.
+    fn bound(&self, cmd: u32) -> Result<Arc<ThroughIommufd>, VfioError> {
+        match &*self.door.lock() {
+            Door::Iommufd(through) => Ok(Arc::clone(through)),
+            _ => Err(VfioError::Unknown(cmd)),
         }
     }
 

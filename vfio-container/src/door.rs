@@ -2,6 +2,7 @@
 
 use crate::attachment::GroupHold;
 use crate::error::VfioError;
+use crate::iommufd::Bound;
 use crate::usage::{DeviceUse, Supplied};
 use crate::{Client, Group, Home};
 use std::sync::Arc;
@@ -10,6 +11,8 @@ use std::sync::Arc;
 pub(crate) enum Door {
     /// The device's own node, and no VFIO_DEVICE_BIND_IOMMUFD yet: every call is EINVAL.
     Unbound,
+    /// The device's own node, bound to an iommufd.
+    Iommufd(Arc<ThroughIommufd>),
     /// An open group.
     Group(Arc<ThroughGroup>),
     /// The file is closed.
@@ -21,6 +24,7 @@ impl Door {
     pub fn access(&self) -> Result<Access, VfioError> {
         match self {
             Self::Unbound => Err(VfioError::Unbound),
+            Self::Iommufd(through) => through.access(),
             Self::Group(through) => through.access(),
             Self::Closed => Err(VfioError::Closed),
         }
@@ -32,13 +36,38 @@ impl Door {
 pub(crate) struct Access {
     pub supplied: Arc<Supplied>,
     home: Home,
-    _open: Arc<ThroughGroup>,
+    _open: Arc<dyn Send + Sync>,
 }
 
 impl Access {
     /// What changes the device is for the address space that gave it its memory. Looks into the client.
     pub fn check_home(&self, client: &dyn Client) -> Result<(), VfioError> {
         if client.lives_in(&self.home) { Ok(()) } else { Err(VfioError::Foreign) }
+    }
+}
+
+/// A device file that was bound to an iommufd. Its device has memory while it is attached; it is let go of in the order of
+/// the fields.
+pub(crate) struct ThroughIommufd {
+    device: DeviceUse,
+    bound: Bound,
+}
+
+impl ThroughIommufd {
+    /// Opens the device for the client that bound it.
+    pub fn open(bound: Bound, group: &Arc<Group>, client: &dyn Client) -> Result<Arc<Self>, VfioError> {
+        let device = DeviceUse::begin(group, None, (bound.home().pid(), client.uid()))?;
+        Ok(Arc::new(Self { device, bound }))
+    }
+
+    pub fn bound(&self) -> &Bound {
+        &self.bound
+    }
+
+    fn access(self: &Arc<Self>) -> Result<Access, VfioError> {
+        self.bound.check_alive()?;
+        let supplied = Arc::clone(self.device.supplied());
+        Ok(Access { supplied, home: self.bound.home().clone(), _open: Arc::clone(self) as _ })
     }
 }
 
@@ -61,7 +90,7 @@ impl ThroughGroup {
             return Err(VfioError::Gone);
         }
         let supplied = Arc::clone(self.device.supplied());
-        Ok(Access { supplied, home: self.hold.home().clone(), _open: Arc::clone(self) })
+        Ok(Access { supplied, home: self.hold.home().clone(), _open: Arc::clone(self) as _ })
     }
 }
 

@@ -33,6 +33,14 @@ pub(crate) enum VfioError {
     Attached,
     #[error("the group is not attached to a container")]
     NotAttached,
+    #[error("there is no such IOAS")]
+    NoIoas,
+    #[error("descriptor {0} is no iommufd")]
+    NotAnIommufd(i32),
+    #[error("the device is bound to an iommufd by another file")]
+    BoundElsewhere,
+    #[error("the device has no PASIDs")]
+    NoPasid,
     #[error("the group's device is in use")]
     InUse,
     #[error("descriptor {0} is no container")]
@@ -51,7 +59,7 @@ pub(crate) enum VfioError {
     HandleTaken,
     #[error("the device is not bound to an iommufd")]
     Unbound,
-    #[error("only the device's own node can be bound to an iommufd")]
+    #[error("only a file of the device's own node can be bound to an iommufd, and once")]
     NotACdev,
     #[error("the device cannot be reset")]
     NoReset,
@@ -117,6 +125,7 @@ impl HasErrno for VfioError {
             | Self::NotAGroup
             | Self::Unbound
             | Self::NotACdev
+            | Self::BoundElsewhere
             | Self::NoSuchIndex(_)
             | Self::RegionAccess { .. }
             | Self::BeyondRegion { .. }
@@ -124,12 +133,12 @@ impl HasErrno for VfioError {
             | Self::NoResize { .. }
             | Self::Negative(_)
             | Self::LongName(_) => Errno::EINVAL,
-            Self::NoSuchMapping { .. } => Errno::ENOENT,
+            Self::NoSuchMapping { .. } | Self::NoIoas => Errno::ENOENT,
             Self::Emulated | Self::InUse | Self::HandleTaken => Errno::EBUSY,
             Self::NoSuchType(_) | Self::NoSuchDevice(_) | Self::Gone => Errno::ENODEV,
             Self::Foreign => Errno::EPERM,
-            Self::NotAContainer(_) => Errno::EBADFD,
-            Self::NoDeviceFd | Self::NotOffered(_) => Errno::EOPNOTSUPP,
+            Self::NotAContainer(_) | Self::NotAnIommufd(_) => Errno::EBADFD,
+            Self::NoDeviceFd | Self::NotOffered(_) | Self::NoPasid => Errno::EOPNOTSUPP,
             Self::NotV2 => Errno::EACCES,
             Self::Unknown(_) | Self::NoReset | Self::NoSuchFeature(_) | Self::NotMaskable { .. } => Errno::ENOTTY,
             Self::Closed => Errno::EBADF,

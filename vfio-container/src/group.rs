@@ -1,7 +1,6 @@
 //! `/dev/vfio/<n>`: the group of one instance.
 
 use crate::attachment::{Attached, Attachment, GroupHold, MemorySource};
-use crate::bound::Bound;
 use crate::door::{DeviceSeat, Door as DeviceDoor, ThroughGroup};
 use crate::error::VfioError;
 use crate::usage::{DeviceUse, Usage};
@@ -57,6 +56,17 @@ enum Door {
     Group,
     /// That of its device, bound to an iommufd.
     Device,
+}
+
+impl State {
+    fn check_free(&self, door: Door) -> Result<(), VfioError> {
+        match self.open {
+            _ if self.removed => Err(VfioError::Gone),
+            Some(seat) if (seat.door, door) == (Door::Device, Door::Device) => Err(VfioError::BoundElsewhere),
+            Some(_) => Err(VfioError::InUse),
+            None => Ok(()),
+        }
+    }
 }
 
 impl Group {
@@ -159,24 +169,23 @@ impl Group {
 
     /// Opens the group: EBUSY while it is open, or its device is bound to an iommufd.
     pub fn open_file(self: Arc<Self>) -> Result<Arc<GroupFile>, Errno> {
-        let id = self.sit(Door::Group)?;
+        let id = self.sit(Door::Group).map_err(|error| error.errno())?;
         Ok(Arc::new(GroupFile::new(self, id)))
     }
 
     /// Takes the group for a file of its device: EBUSY while the group is open, EINVAL while another such file has it.
-    pub fn bind(self: &Arc<Self>) -> Result<Bound, Errno> {
-        let id = self.sit(Door::Device)?;
-        Ok(Bound::new(Arc::clone(self), id))
+    pub(crate) fn take_for_device(&self) -> Result<u64, VfioError> {
+        self.sit(Door::Device)
     }
 
-    fn sit(&self, door: Door) -> Result<u64, Errno> {
+    /// Whether [`take_for_device`](Self::take_for_device) would be refused now.
+    pub(crate) fn check_free_for_device(&self) -> Result<(), VfioError> {
+        self.state.lock().check_free(Door::Device)
+    }
+
+    fn sit(&self, door: Door) -> Result<u64, VfioError> {
         let mut state = self.state.lock();
-        match state.open {
-            _ if state.removed => return Err(VfioError::Gone.errno()),
-            Some(seat) if seat.door == Door::Device && door == Door::Device => return Err(Errno::EINVAL),
-            Some(_) => return Err(Errno::EBUSY),
-            None => {}
-        }
+        state.check_free(door)?;
         state.opened += 1;
         let id = state.opened;
         state.open = Some(Seat { id, door, devices: 0, closed: false });
@@ -252,6 +261,38 @@ impl Group {
         })
     }
 
+    /// Attaches the group for user `id` in place of where it is attached. What it cannot be attached to leaves it there.
+    pub(crate) fn reattach(&self, id: u64, source: Arc<dyn MemorySource>, home: Home) -> Result<(), VfioError> {
+        let _leaving = self.leaving.lock();
+        let now = self.with_open(id, |state| Ok(state.attached.clone()))?;
+        if now.is_some_and(|now| Arc::ptr_eq(now.source(), &source)) {
+            return Ok(());
+        }
+        source.join(self.number, self.trace())?;
+        self.let_go(|_| true);
+        let attached = Attached::new(Arc::clone(&source), home);
+        let placed = self.with_open(id, |state| {
+            state.attached = Some(attached);
+            Ok(())
+        });
+        if placed.is_err() {
+            source.leave(self.number);
+            return placed;
+        }
+        let given = self.usage.set_memory(source.space());
+        if given.is_err() {
+            self.let_go(|_| true);
+        }
+        given
+    }
+
+    /// User `id` takes the memory from the device, in use or not.
+    pub(crate) fn detach_for(&self, id: u64) -> Result<(), VfioError> {
+        self.with_open(id, |_| Ok(()))?;
+        self.detach(|_| true);
+        Ok(())
+    }
+
     /// UNSET_CONTAINER.
     pub(crate) fn unset(&self, id: u64) -> Result<(), VfioError> {
         let leaving = self.with_open(id, |state| {
@@ -276,8 +317,15 @@ impl Group {
     /// Ends the attachment, if it is the one that is meant, and returns when its source has let go.
     fn detach(&self, is_meant: impl FnOnce(&Arc<Attached>) -> bool) {
         let _leaving = self.leaving.lock();
+        self.let_go(is_meant);
+    }
+
+    fn let_go(&self, is_meant: impl FnOnce(&Arc<Attached>) -> bool) {
         let Some(attached) = self.state.lock().attached.clone().filter(is_meant) else { return };
         attached.end();
+        if let Err(error) = self.usage.set_memory(None) {
+            tracing::warn!(device = self.device_name, %error, "keeps memory that may be unmapped now");
+        }
         let handlers = self.on_detach.lock().clone();
         handlers.iter().for_each(|handler| handler());
         attached.source().leave(self.number);

@@ -14,7 +14,6 @@
 
 mod attachment;
 mod bitmap;
-mod bound;
 pub mod call;
 mod cdev;
 mod client;
@@ -32,6 +31,7 @@ mod group_file;
 mod handle;
 mod info;
 mod iommu;
+pub mod iommufd;
 mod irqs;
 mod mappings;
 mod regions;
@@ -42,7 +42,6 @@ mod usage;
 mod wire;
 
 pub use attachment::{Attachment, GroupHold};
-pub use bound::Bound;
 pub use cdev::CdevNode;
 pub use client::{Client, Home, log_bitmap, regions};
 pub use container_file::{ContainerFile, ContainerNode};

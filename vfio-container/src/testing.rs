@@ -7,6 +7,7 @@ use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use virtio_mdev_api::dma::{Backing, Permissions, RemoteMemory};
 use virtio_mdev_api::notify::EventFd;
 
@@ -44,6 +45,7 @@ pub struct FakeSpace {
     descriptors: Mutex<BTreeMap<i32, Descriptor>>,
     /// What another of its threads does while its memory is looked at next.
     meanwhile: Mutex<Option<Deed>>,
+    read_only: AtomicBool,
 }
 
 impl FakeClient {
@@ -55,8 +57,18 @@ impl FakeClient {
     /// A process whose memory shows another file every `stretch` bytes.
     pub fn with_stretches(pid: i32, stretch: u64) -> Self {
         let memory = Mutex::new(vec![0; SIZE]);
-        let (descriptors, meanwhile) = (Mutex::default(), Mutex::default());
-        Self { space: Arc::new(FakeSpace { id: pid, memory, stretch, descriptors, meanwhile }), uid: 1000 }
+        let (descriptors, meanwhile, read_only) = (Mutex::default(), Mutex::default(), AtomicBool::new(false));
+        Self { space: Arc::new(FakeSpace { id: pid, memory, stretch, descriptors, meanwhile, read_only }), uid: 1000 }
+    }
+
+    /// A process of user `uid`.
+    pub fn of_user(pid: i32, uid: u32) -> Self {
+        Self { uid, ..Self::new(pid) }
+    }
+
+    /// Whether answers can not be written to its memory, though everything can be read.
+    pub fn refuse_writes(&self, refuse: bool) {
+        self.space.read_only.store(refuse, Ordering::Relaxed);
     }
 
     /// Another thread of the same process.
@@ -136,6 +148,10 @@ impl RemoteMemory for FakeSpace {
         Ok(())
     }
 
+    fn another(self: Arc<Self>) -> Arc<dyn RemoteMemory> {
+        self
+    }
+
     fn revoke(&self) {}
 }
 
@@ -161,6 +177,9 @@ impl Client for FakeClient {
     }
 
     fn write(&self, addr: u64, buf: &[u8]) -> Result<(), Errno> {
+        if self.space.read_only.load(Ordering::Relaxed) {
+            return Err(Errno::EFAULT);
+        }
         self.space.store(addr, buf)
     }
 

@@ -77,6 +77,15 @@ impl Usage {
         }
     }
 
+    /// The device, if it is open, works in `memory` from now on.
+    pub fn set_memory(&self, memory: Option<Arc<AddressSpace>>) -> Result<(), VfioError> {
+        let state = self.state.lock();
+        match &state.supplied {
+            Some(supplied) if state.files != 0 => Ok(supplied.device.set_memory(memory)?),
+            _ => Ok(()),
+        }
+    }
+
     fn begin(&self, memory: Option<Arc<AddressSpace>>, holder: (i32, u32)) -> Result<Arc<Supplied>, VfioError> {
         let mut state = self.state.lock();
         let supplied = state.supplied.clone().ok_or(VfioError::Gone)?;

@@ -53,6 +53,10 @@ impl RemoteMemory for Remote {
         self.write(addr, &[byte[0] | bits])
     }
 
+    fn another(self: Arc<Self>) -> Arc<dyn RemoteMemory> {
+        Arc::new(Self::new(Arc::clone(&self.space), self.writable))
+    }
+
     fn revoke(&self) {
         self.revoked.store(true, Ordering::Release);
     }

@@ -252,22 +252,3 @@ fn two_clients_at_the_same_iova_never_see_each_other() {
     one.unmap(2, 0, 0).unwrap();
     assert_eq!(two.regions(), [(0x4000, 0x2000)]);
 }
-
-#[test]
-fn a_group_and_its_device_file_exclude_each_other() {
-    let lab = Lab::apart(FakeClient::new(1));
-    assert_eq!(lab.group.bind().err(), Some(Errno::EBUSY), "the group is open");
-    lab.release();
-    let bound = lab.group.bind().unwrap();
-    assert_eq!(lab.group.clone().open_file().err(), Some(Errno::EBUSY), "the device is bound");
-    assert_eq!(
-        lab.group.bind().err(),
-        Some(Errno::EINVAL),
-        "as the kernel, which opens a device by one such file alone"
-    );
-    drop(bound);
-    let file = lab.group.clone().open_file().unwrap();
-    OpenFile::release(&*file);
-    lab.group.remove();
-    assert_eq!(lab.group.bind().err(), Some(Errno::ENODEV));
-}

@@ -8,4 +8,5 @@ mod dirty;
 mod dirty_model;
 mod dma;
 mod group;
+mod iommufd;
 mod lab;

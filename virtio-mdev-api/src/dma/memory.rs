@@ -43,6 +43,9 @@ pub trait RemoteMemory: Send + Sync + Debug {
     /// client undoes what another did; a bit that the client clears meanwhile may come back.
     fn set_bits(&self, addr: u64, bits: u8) -> Result<(), Errno>;
 
+    /// The same memory for another region.
+    fn another(self: Arc<Self>) -> Arc<dyn RemoteMemory>;
+
     /// Ends all access through this object: later calls answer EFAULT. Called for one region, so an object belongs to one
     /// region.
     fn revoke(&self);

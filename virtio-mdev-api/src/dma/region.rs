@@ -1,6 +1,7 @@
 //! What is mapped where.
 
 use super::Backing;
+use std::sync::Arc;
 
 bitflags::bitflags! {
     /// What the **device** may do with memory.
@@ -44,6 +45,25 @@ impl Region {
     /// Whether any byte of the region is in `first..=last`.
     pub fn touches(&self, first: u64, last: u64) -> bool {
         self.iova <= last && first <= self.last()
+    }
+
+    /// The memory of `first..=last`, which is in the region, as a region at `iova` of its own: what becomes of this one does
+    /// not end the other. `None` when an address is outside, or beyond the space.
+    pub fn part(&self, first: u64, last: u64, iova: u64, permissions: Permissions) -> Option<Region> {
+        if first > last || !self.contains(first) || !self.contains(last) {
+            return None;
+        }
+        let skip = first - self.iova;
+        let backing = match &self.backing {
+            Backing::Shared { memory, offset } => {
+                let offset = usize::try_from(skip).ok().and_then(|skip| offset.checked_add(skip))?;
+                Backing::Shared { memory: Arc::clone(memory), offset }
+            }
+            Backing::Remote { memory, addr } => {
+                Backing::Remote { memory: Arc::clone(memory).another(), addr: addr.checked_add(skip)? }
+            }
+        };
+        Some(Region { iova, len: last - first + 1, permissions, backing })
     }
 
     /// The region without its memory.

@@ -188,6 +188,11 @@ impl AddressSpace {
         self.published.load().tree.touching(first, last).map(Region::info).collect()
     }
 
+    /// The regions with any byte in `first..=last`, with their memory, for whoever fills another space with it.
+    pub fn memory_in(&self, first: u64, last: u64) -> Vec<Region> {
+        self.touching(&[(first, last)])
+    }
+
     /// The region that contains `iova`.
     pub fn covering(&self, iova: u64) -> Option<RegionInfo> {
         self.published.load().tree.find(iova).map(Region::info)

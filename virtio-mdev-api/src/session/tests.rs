@@ -128,6 +128,10 @@ impl crate::dma::RemoteMemory for Nowhere {
         Err(Errno::EFAULT)
     }
 
+    fn another(self: Arc<Self>) -> Arc<dyn crate::dma::RemoteMemory> {
+        self
+    }
+
     fn revoke(&self) {}
 }
 

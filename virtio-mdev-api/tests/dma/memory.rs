@@ -114,6 +114,10 @@ impl RemoteMemory for Private {
         Ok(())
     }
 
+    fn another(self: Arc<Self>) -> Arc<dyn RemoteMemory> {
+        self
+    }
+
     fn revoke(&self) {
         self.revoked.store(true, Ordering::Relaxed);
     }

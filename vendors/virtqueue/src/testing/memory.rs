@@ -82,6 +82,10 @@ impl RemoteMemory for Private {
         Ok(())
     }
 
+    fn another(self: Arc<Self>) -> Arc<dyn RemoteMemory> {
+        self
+    }
+
     fn revoke(&self) {
         self.bytes.lock().clear();
     }
