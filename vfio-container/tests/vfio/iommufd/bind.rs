@@ -152,6 +152,29 @@ fn an_attach_to_another_ioas_takes_the_place_of_the_first() {
 }
 
 #[test]
+fn a_device_finds_at_a_copy_what_it_finds_at_the_original() {
+    let lab = Lab::of(FakeClient::with_stretches(1, 0x2000));
+    let instance = Instance::new(0);
+    let file = instance.node.open_file();
+    let (one, two) = (lab.alloc(), lab.alloc());
+    bind(&lab, &file).unwrap();
+    attach(&lab, &file, two).unwrap();
+    let written: Vec<u8> = (0..0x6000u32).map(|at| at.to_le_bytes()[1]).collect();
+    lab.client.put(RAM, &written);
+    lab.map(one, FIXED | RW, RAM, 0x10_0000, 0x3000).unwrap();
+    lab.map(one, FIXED | RW, RAM + 0x3000, 0x10_3000, 0x3000).unwrap();
+    lab.copy(FIXED | RW, (one, 0x10_1000), (two, 0x4000), 0x4000).unwrap();
+    lab.unmap_all(one);
+    let memory = instance.deeds.lock().memory.clone().unwrap();
+    let mut reader = memory.reader("device", Arc::new(|_: &str| {}));
+    let mut read = vec![0; 0x4000];
+    reader.enter().view().read(0x4000, &mut read).unwrap();
+    assert!(read == written[0x1000..0x5000], "a part of each mapping, in the order of addresses");
+    reader.enter().view().write(0x4000, b"device").unwrap();
+    assert_eq!(lab.client.get(RAM + 0x1000, 6), b"device");
+}
+
+#[test]
 fn a_device_without_pasids_says_so() {
     let (lab, instance) = (Lab::new(), Instance::new(0));
     let file = instance.node.open_file();
