@@ -48,6 +48,10 @@ impl RemoteMemory for Nothing {
         Err(Errno::EFAULT)
     }
 
+    fn another(self: Arc<Self>) -> Arc<dyn RemoteMemory> {
+        self
+    }
+
     fn revoke(&self) {}
 }
 
