@@ -47,14 +47,15 @@ pub(crate) struct Usage {
     /// Held while the device is opened for the first file or closed after the last one: one is over before the next
     /// begins.
     state: Mutex<State>,
+    /// Process and user of who opened the first. Apart from the state: a device that is being opened or closed tells of
+    /// it, and whoever hears that asks who it is.
+    holder: Mutex<Option<(i32, u32)>>,
 }
 
 #[derive(Default)]
 struct State {
     supplied: Option<Arc<Supplied>>,
     files: usize,
-    /// Process and user of who opened the first.
-    holder: Option<(i32, u32)>,
 }
 
 impl Usage {
@@ -64,7 +65,7 @@ impl Usage {
 
     /// Who opened the first of its files.
     pub fn holder(&self) -> Option<(i32, u32)> {
-        self.state.lock().holder
+        *self.holder.lock()
     }
 
     /// The device is gone: it loses its memory, and files of it that are open have none.
@@ -72,6 +73,7 @@ impl Usage {
         let mut state = self.state.lock();
         let supplied = state.supplied.take();
         let was_used = std::mem::take(&mut *state).files != 0;
+        *self.holder.lock() = None;
         if let Some(supplied) = supplied.filter(|_| was_used) {
             supplied.let_go();
         }
@@ -95,7 +97,7 @@ impl Usage {
                 supplied.device.close();
                 return Err(refusal.into());
             }
-            state.holder = Some(holder);
+            *self.holder.lock() = Some(holder);
         }
         state.files += 1;
         Ok(supplied)
@@ -106,7 +108,7 @@ impl Usage {
         let Some(supplied) = state.supplied.clone() else { return };
         state.files -= 1;
         if state.files == 0 {
-            state.holder = None;
+            *self.holder.lock() = None;
             supplied.let_go();
         }
     }

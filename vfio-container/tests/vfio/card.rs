@@ -4,7 +4,7 @@ use crate::lab::*;
 use devnode::{Ioctl, IoctlReply, OpenFile};
 use nix::errno::Errno;
 use parking_lot::Mutex;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use vfio_container::testing::{Descriptor, FakeClient};
 use vfio_container::{
     Client, DeviceFile, DeviceShape, Group, HandleFile, IrqAction, IrqChange, IrqData, IrqShape, RegionShape,
@@ -34,6 +34,8 @@ pub struct Deeds {
     pub memory: Option<Arc<AddressSpace>>,
     /// What the next opening answers.
     pub busy: bool,
+    /// Whose holder it asks for when it is opened, as one does who hears of it.
+    pub asks: Weak<Group>,
 }
 
 /// Region 0 is memory, 1 is not there, 2 is write-only, 3 read-only; index 0 are vectors that cannot be resized, 1 a
@@ -74,6 +76,8 @@ impl VfioDevice for Card {
 
     fn open(&self) -> Result<(), Refusal> {
         self.did("open");
+        let asks = self.deeds.lock().asks.clone();
+        asks.upgrade().map(|group| group.device_holder());
         if self.deeds.lock().busy { Err(Refusal::new(Errno::EBUSY, "busy")) } else { Ok(()) }
     }
 

@@ -84,6 +84,14 @@ fn a_handle_that_is_closed_or_taken_gives_the_device_back() {
 }
 
 #[test]
+fn who_holds_a_device_can_be_asked_while_it_is_opened() {
+    let table = Table::new();
+    table.deeds.lock().asks = Arc::downgrade(&table.lab.group);
+    let _open = table.open();
+    assert_eq!(table.calls(), ["open", "memory"]);
+}
+
+#[test]
 fn f30_a_device_is_open_from_its_first_file_to_its_last() {
     let table = Table::new();
     let (first, second) = (table.open(), table.open());
