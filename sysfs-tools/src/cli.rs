@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::ffi::OsString;
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -26,6 +27,7 @@ Examples:
   umdev --json list | jq -r '.[] | select(.state == \"idle\") | .uuid'
   umdev doctor                                    what this machine lacks
   umdev conformance 83b8f4f2-509f-382f-3c1e-e6bfe0fa1001
+  umdev exec -- qemu-system-x86_64 ...            a VFIO program, unmodified
 
 Exit codes:
   0  done
@@ -205,6 +207,39 @@ JSON:
         /// How long a call may take; one that takes longer ends the examination
         #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=600))]
         timeout: u64,
+    },
+
+    /// Run a program that finds the tree at the kernel's own paths
+    #[command(
+        override_usage = "umdev exec [OPTIONS] -- <PROGRAM> [ARGUMENT]...",
+        after_help = "\
+The program, and all it starts, sees the tree of ROOT where it would see the kernel's: /dev/vfio/vfio and
+/dev/vfio/GROUP, /dev/vfio/devices, /dev/iommu, /dev/vhost-vdpa-N, /sys/bus/mdev, /sys/class/mdev_bus,
+/sys/devices/virtual/mdev, /sys/kernel/iommu_groups. What really is in these directories stays there beside it, but
+/dev/vfio/vfio and /dev/iommu are ours, and /dev/vhost-net is the kernel's where there is one. Nothing changes for
+other programs. Instances made later, and a daemon that was started again, are seen too.
+
+VFIO_GROUP_GET_DEVICE_FD gives the program a descriptor, which it does not without exec.
+
+It is the program that runs, not a parent of it: number, terminal, signals and exit code are its own. A process
+beside it answers its ioctls for as long as it or anything it started runs.
+
+Needs Linux 5.14, and CAP_SYS_ADMIN or user name spaces. In a user name space (for who has no CAP_SYS_ADMIN)
+setuid programs have no effect, and a daemon started again is found only where mounts are shared, as
+systemd makes them. One seccomp listener is possible: no exec within exec, or where a container manager has one.
+
+Examples:
+  umdev exec -- qemu-system-x86_64 -device vfio-pci,sysfsdev=/sys/bus/mdev/devices/UUID ...
+  umdev --root /run/other exec -- mdevctl list
+  umdev exec -- sh -c 'ls -l /dev/vfio /sys/bus/mdev/devices'
+
+Exit codes:
+  those of the program; 125 exec failed, 126 the program cannot be started, 127 there is no such program"
+    )]
+    Exec {
+        /// The program and its arguments
+        #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "PROGRAM")]
+        command: Vec<OsString>,
     },
 
     /// Say what this machine lacks, and the way out

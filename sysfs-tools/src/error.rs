@@ -89,17 +89,21 @@ pub enum Error {
         /// The socket.
         socket: PathBuf,
     },
+    /// A program could not be started.
+    #[error(transparent)]
+    Exec(#[from] crate::exec::ExecError),
     /// Standard output does not take what is written to it.
     #[error("standard output: {0}")]
     Output(#[from] io::Error),
 }
 
 impl Error {
-    /// 2 for a wrong command line, 1 for everything else.
+    /// 2 for a wrong command line, 1 for everything else; for a program that could not be started see [`ExecError::exit_code`](crate::exec::ExecError::exit_code).
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Usage(_) => 2,
+            Self::Exec(error) => error.exit_code(),
             _ => 1,
         }
     }

@@ -5,7 +5,8 @@
 //!
 //! # Exit codes
 //!
-//! 0: done. 1: refused or failed, the reason is on standard error in words. 2: the command line is wrong.
+//! 0: done. 1: refused or failed, the reason is on standard error in words. 2: the command line is wrong. `exec` has those of its program; 125 to 127 when it
+//! could not be started, as env(1).
 //!
 //! # JSON
 //!
@@ -33,6 +34,7 @@ mod create;
 mod detail;
 pub mod doctor;
 mod error;
+pub mod exec;
 mod output;
 mod remove;
 mod render;
@@ -83,6 +85,7 @@ fn dispatch(cli: &Cli, output: &mut Output) -> Result<ExitCode, Error> {
             output.conformance(&report)?;
             return Ok(if report.conforms { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
+        Command::Exec { command } => match exec::exec(root, command)? {},
         Command::Doctor => {
             let report = doctor::examine(root);
             output.report(&report)?;

@@ -1,0 +1,134 @@
+//! What a program sees at the kernel's paths.
+
+use crate::{exec, shell};
+use nix::sys::signal::Signal;
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Child, ChildStdout, Stdio};
+use std::time::Duration;
+use umdev_tests::driver::{Daemon, eventually, group_number};
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+#[test]
+fn a_program_finds_an_instance_at_the_kernels_paths_where_mdev_was_never_loaded() {
+    let daemon = Daemon::start();
+    let uuid = daemon.create();
+    let group = group_number(daemon.root(), &uuid).unwrap();
+    assert_eq!(shell(&daemon, "ls /sys/bus/mdev/devices"), uuid);
+    assert_eq!(shell(&daemon, "ls /sys/class/mdev_bus /sys/devices/virtual/mdev | sort -u | grep loop"), "loopback0");
+    let links = shell(&daemon, &format!("cd /sys/bus/mdev/devices/{uuid} && realpath . subsystem iommu_group"));
+    let device = format!("/sys/devices/virtual/mdev/loopback0/{uuid}");
+    assert_eq!(
+        links.lines().collect::<Vec<_>>(),
+        [device.as_str(), "/sys/bus/mdev", &format!("/sys/kernel/iommu_groups/{group}")]
+    );
+    let member = shell(&daemon, &format!("realpath /sys/kernel/iommu_groups/{group}/devices/*"));
+    assert_eq!(member, device);
+    let nodes = shell(&daemon, &format!("ls -d /dev/vfio/vfio /dev/vfio/{group} $(realpath /dev/vhost-vdpa-0)"));
+    assert_eq!(nodes, format!("/dev/vfio/{group}\n/dev/vfio/vfio\n/dev/vhost-mdev/{uuid}"));
+}
+
+#[test]
+fn nothing_of_it_is_seen_outside() {
+    let daemon = Daemon::start();
+    let uuid = daemon.create();
+    let group = group_number(daemon.root(), &uuid).unwrap();
+    shell(&daemon, "ls /dev/vfio/vfio /sys/bus/mdev");
+    for path in ["/sys/bus/mdev/devices", "/sys/devices/virtual/mdev/loopback0", "/dev/vhost-vdpa-0"] {
+        assert!(!Path::new(path).exists(), "{path}");
+    }
+    assert!(!Path::new("/dev/vfio").join(group).exists());
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(!mounts.contains(" /dev/vfio "), "{mounts}");
+}
+
+#[test]
+fn what_is_really_there_stays() {
+    let daemon = Daemon::start();
+    let list = "ls -a /dev /sys/bus /sys/class /sys/devices/virtual";
+    let inside = shell(&daemon, list);
+    let outside = std::process::Command::new("sh").args(["-c", list]).output().unwrap();
+    let outside = String::from_utf8(outside.stdout).unwrap();
+    let missing: Vec<&str> = outside.lines().filter(|name| !inside.lines().any(|line| &line == name)).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+    assert_eq!(
+        shell(&daemon, "echo into >/dev/null; head -c 4 /dev/zero | wc -c; readlink /dev/fd"),
+        "4\n/proc/self/fd"
+    );
+    assert_eq!(shell(&daemon, "cat /sys/class/net/lo/ifindex; cat /sys/devices/virtual/net/lo/ifindex"), "1\n1");
+    assert_eq!(shell(&daemon, "echo 1 > /sys/devices/virtual/net/lo/tx_queue_len && echo written"), "written");
+}
+
+#[test]
+fn an_instance_is_made_and_removed_at_the_kernels_paths() {
+    let daemon = Daemon::start();
+    let uuid = umdev_tests::driver::new_uuid();
+    let script = format!(
+        "echo {uuid} > /sys/class/mdev_bus/loopback0/mdev_supported_types/loopback-net/create && \
+         ls /sys/bus/mdev/devices && echo 1 > /sys/bus/mdev/devices/{uuid}/remove && ls /sys/bus/mdev/devices"
+    );
+    assert_eq!(shell(&daemon, &script), uuid);
+}
+
+#[test]
+fn a_daemon_that_is_started_again_is_found_by_a_program_that_runs() {
+    let mut daemon = Daemon::start();
+    let former = daemon.create();
+    let mut program = Inside::start(&daemon);
+    assert!(program.sees(&format!("/sys/bus/mdev/devices/{former}")));
+    for signal in [Signal::SIGKILL, Signal::SIGTERM] {
+        daemon.end(signal);
+        daemon.start_again();
+        let uuid = daemon.create();
+        let places = ["/sys/bus/mdev/devices/", "/sys/devices/virtual/mdev/loopback0/", "/dev/vhost-mdev/"];
+        let paths = places.map(|place| format!("{place}{uuid}"));
+        let own = daemon.instance_dir(&uuid).to_str().unwrap().to_owned();
+        for path in paths.iter().chain([&own]) {
+            assert!(eventually(PATIENCE, || program.sees(path)), "{path} after {signal}");
+        }
+        let group = format!("/dev/vfio/{}", group_number(daemon.root(), &uuid).unwrap());
+        assert!(program.sees(&group), "{group} after {signal}");
+    }
+}
+
+#[test]
+fn instances_come_and_go_while_a_program_runs() {
+    let daemon = Daemon::start();
+    let mut program = Inside::start(&daemon);
+    let uuid = daemon.create();
+    assert!(program.sees(&format!("/sys/bus/mdev/devices/{uuid}")));
+    assert!(eventually(PATIENCE, || program.sees("/dev/vhost-vdpa-0")));
+    daemon.remove(&uuid, "1").unwrap();
+    assert!(!program.sees(&format!("/sys/bus/mdev/devices/{uuid}")));
+    assert!(eventually(PATIENCE, || !program.sees("/dev/vhost-vdpa-0")));
+}
+
+/// A shell inside, asked one thing after the other.
+struct Inside {
+    shell: Child,
+    answers: BufReader<ChildStdout>,
+}
+
+impl Inside {
+    fn start(daemon: &Daemon) -> Self {
+        let mut shell = exec(daemon.root(), "sh", &[]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let answers = BufReader::new(shell.stdout.take().unwrap());
+        Self { shell, answers }
+    }
+
+    fn sees(&mut self, path: &str) -> bool {
+        let script = self.shell.stdin.as_mut().unwrap();
+        writeln!(script, "test -L {path} -o -e {path}; echo $?").unwrap();
+        let mut answer = String::new();
+        self.answers.read_line(&mut answer).unwrap();
+        answer == "0\n"
+    }
+}
+
+impl Drop for Inside {
+    fn drop(&mut self) {
+        drop(self.shell.stdin.take());
+        self.shell.wait().unwrap();
+    }
+}
