@@ -2,7 +2,7 @@
 //!
 //! All methods run on executor threads, never on the thread that reads `/dev/fuse`, and may block for a bounded time.
 
-use crate::{Caller, PollEvents, WaitQueue};
+use crate::{Caller, PollEvents, Releases, WaitQueue};
 use nix::errno::Errno;
 use std::any::Any;
 use std::os::fd::OwnedFd;
@@ -40,6 +40,12 @@ pub trait DeviceNode: Send + Sync {
     /// Opens the device. A refusal that may end by itself (EBUSY while a release is under way) is retried by the
     /// server, see `mechanism B4` in SECURITY.md; the implementor just answers what is true now.
     fn open(self: Arc<Self>, caller: &Caller, flags: OpenFlags) -> Result<Arc<dyn OpenFile>, Errno>;
+
+    /// Which releases an open that is refused waits for. Asked once, for the node: nodes that keep each other busy say the
+    /// same; any other has its own.
+    fn releases(&self) -> Releases {
+        Releases::default()
+    }
 }
 
 /// One open device file.
@@ -76,6 +82,12 @@ pub trait OpenFile: Any + Send + Sync {
     ///
     /// Any other file, and this one where the kernel lacks FUSE passthrough, cannot be mapped: ENODEV.
     fn backing(&self) -> Option<Arc<OwnedFd>> {
+        None
+    }
+
+    /// Where its release is counted, if not with those of its node: for a file that came to hold another node's device.
+    /// Asked when the release was read, before anything of it is done, by the thread that reads requests.
+    fn releases(&self) -> Option<Releases> {
         None
     }
 

@@ -2,7 +2,7 @@
 
 use crate::door::Door;
 use crate::{DeviceFile, Group};
-use devnode::{Caller, DeviceNode, OpenFile, OpenFlags};
+use devnode::{Caller, DeviceNode, OpenFile, OpenFlags, Releases};
 use nix::errno::Errno;
 use std::sync::Arc;
 
@@ -28,5 +28,9 @@ impl CdevNode {
 impl DeviceNode for CdevNode {
     fn open(self: Arc<Self>, _caller: &Caller, _flags: OpenFlags) -> Result<Arc<dyn OpenFile>, Errno> {
         Ok(self.open_file())
+    }
+
+    fn releases(&self) -> Releases {
+        self.group.releases().clone()
     }
 }

@@ -6,7 +6,7 @@ use crate::iommufd::Bound;
 use crate::trace::Trace;
 use crate::{Client, Group, HandleFile};
 use crate::{device_info, feature, irqs, regions};
-use devnode::{Caller, Ioctl, IoctlReply, OpenFile, Read};
+use devnode::{Caller, Ioctl, IoctlReply, OpenFile, Read, Releases};
 use nix::errno::Errno;
 use parking_lot::Mutex;
 use std::any::Any;
@@ -158,6 +158,10 @@ impl OpenFile for DeviceFile {
 
     fn write(&self, caller: &Caller, offset: u64, data: &[u8]) -> Result<usize, Errno> {
         self.serve_write(caller, offset, data)
+    }
+
+    fn releases(&self) -> Option<Releases> {
+        Some(self.group.releases().clone())
     }
 
     fn release(&self) {

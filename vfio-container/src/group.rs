@@ -5,7 +5,7 @@ use crate::door::{DeviceSeat, Door as DeviceDoor, ThroughGroup};
 use crate::error::VfioError;
 use crate::usage::{DeviceUse, Usage};
 use crate::{Client, DeviceFile, GroupFile, Home, VfioDevice};
-use devnode::{Broadcast, Caller, DeviceNode, OpenFile, OpenFlags};
+use devnode::{Broadcast, Caller, DeviceNode, OpenFile, OpenFlags, Releases};
 use nix::errno::Errno;
 use parking_lot::Mutex;
 use std::fmt;
@@ -27,6 +27,7 @@ pub struct Group {
     leaving: Mutex<()>,
     on_detach: Mutex<Vec<Arc<DetachHandler>>>,
     usage: Usage,
+    releases: Releases,
     trace: Mutex<Option<Arc<Broadcast>>>,
 }
 
@@ -79,6 +80,7 @@ impl Group {
             leaving: Mutex::default(),
             on_detach: Mutex::default(),
             usage: Usage::default(),
+            releases: Releases::default(),
             trace: Mutex::default(),
         })
     }
@@ -153,6 +155,11 @@ impl Group {
 
     pub(crate) fn usage(&self) -> &Usage {
         &self.usage
+    }
+
+    /// The releases under way on the files of the group, of its device, and of whatever else keeps the device in use.
+    pub fn releases(&self) -> &Releases {
+        &self.releases
     }
 
     /// Process and user of who opened the device that is open.
@@ -336,6 +343,10 @@ impl Group {
 impl DeviceNode for Group {
     fn open(self: Arc<Self>, _caller: &Caller, _flags: OpenFlags) -> Result<Arc<dyn OpenFile>, Errno> {
         Ok(self.open_file()?)
+    }
+
+    fn releases(&self) -> Releases {
+        self.releases.clone()
     }
 }
 

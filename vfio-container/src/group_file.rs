@@ -43,7 +43,10 @@ impl GroupFile {
             VFIO_GROUP_GET_STATUS => get_status(client, call.arg, attached),
             VFIO_GROUP_SET_CONTAINER => self.set_container(client, call.arg, trace),
             VFIO_GROUP_UNSET_CONTAINER if attached && !self.group.attached_by(client) => Err(VfioError::Foreign),
-            VFIO_GROUP_UNSET_CONTAINER => self.group.unset(self.id).map(|()| IoctlReply::ok()),
+            VFIO_GROUP_UNSET_CONTAINER => {
+                self.group.releases().retry(|| self.group.unset(self.id))?;
+                Ok(IoctlReply::ok())
+            }
             VFIO_GROUP_GET_DEVICE_FD => self.get_device_fd(client, call.arg, trace),
             cmd => Err(refuse(cmd)),
         }

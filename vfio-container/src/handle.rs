@@ -4,7 +4,7 @@ use crate::call::argument;
 use crate::error::VfioError;
 use crate::trace::Trace;
 use crate::{Client, DeviceFile, GroupFile};
-use devnode::{Caller, DeviceNode, Ioctl, IoctlReply, OpenFile, OpenFlags, PollEvents, Read, WaitQueue};
+use devnode::{Caller, DeviceNode, Ioctl, IoctlReply, OpenFile, OpenFlags, PollEvents, Read, Releases, WaitQueue};
 use nix::errno::Errno;
 use parking_lot::Mutex;
 use std::any::Any;
@@ -116,6 +116,10 @@ impl OpenFile for HandleFile {
 
     fn write(&self, caller: &Caller, offset: u64, data: &[u8]) -> Result<usize, Errno> {
         self.became().ok_or(Errno::EINVAL)?.write(caller, offset, data)
+    }
+
+    fn releases(&self) -> Option<Releases> {
+        self.became()?.releases()
     }
 
     fn release(&self) {

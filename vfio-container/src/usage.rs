@@ -4,6 +4,7 @@ use crate::error::VfioError;
 use crate::{DeviceShape, Group, VfioDevice};
 use parking_lot::Mutex;
 use std::sync::Arc;
+use virtio_mdev_api::Refusal;
 use virtio_mdev_api::dma::AddressSpace;
 
 /// The device of a group, as its driver supplied it.
@@ -30,6 +31,11 @@ impl Supplied {
         if let Some(enabled) = self.enabled.lock().get_mut(at) {
             *enabled = count;
         }
+    }
+
+    fn open(&self, memory: Option<Arc<AddressSpace>>) -> Result<(), Refusal> {
+        self.device.open()?;
+        self.device.set_memory(memory).inspect_err(|_| self.device.close())
     }
 
     fn let_go(&self) {
@@ -92,12 +98,11 @@ impl Usage {
         let mut state = self.state.lock();
         let supplied = state.supplied.clone().ok_or(VfioError::Gone)?;
         if state.files == 0 {
-            supplied.device.open()?;
-            if let Err(refusal) = supplied.device.set_memory(memory) {
-                supplied.device.close();
+            *self.holder.lock() = Some(holder);
+            if let Err(refusal) = supplied.open(memory) {
+                *self.holder.lock() = None;
                 return Err(refusal.into());
             }
-            *self.holder.lock() = Some(holder);
         }
         state.files += 1;
         Ok(supplied)

@@ -1,5 +1,6 @@
 //! A virtio instance as a VFIO device: doorbells, configuration space, interrupts, and vhost's ioctls.
 
+use crate::error::VhostError;
 use crate::node::pid_of;
 use crate::{VhostFile, VhostMdev};
 use devnode::{Ioctl, IoctlReply};
@@ -11,7 +12,7 @@ use vfio_container::{Client, DeviceShape, IrqAction, IrqChange, IrqData, IrqShap
 use virtio_mdev_api::dma::AddressSpace;
 use virtio_mdev_api::notify::EventFd;
 use virtio_mdev_api::vfio::flags::{VFIO_DEVICE_FLAGS_PLATFORM, VFIO_IRQ_INFO_EVENTFD};
-use virtio_mdev_api::{Refusal, Session, SessionError};
+use virtio_mdev_api::{HasErrno, Refusal, Session, SessionError};
 
 /// The type byte of vhost's ioctls.
 const VHOST_TYPE: u8 = 0xaf;
@@ -59,7 +60,9 @@ impl VirtioDevice {
         if let Some(file) = &*seat {
             return Ok(Arc::clone(file));
         }
-        let file = self.node.open_for(pid, client.uid())?;
+        // Who had the node and closed it just now is none in the way.
+        let opened = self.node.group().releases().retry(|| Ok(self.node.open_for(pid, client.uid())?));
+        let file = opened.map_err(|error: VhostError| error.errno())?;
         Ok(Arc::clone(seat.insert(file)))
     }
 
@@ -115,9 +118,8 @@ impl VfioDevice for VirtioDevice {
     }
 
     fn close(&self) {
-        if let Some(file) = self.seat.lock().take() {
-            self.node.close(&file);
-        }
+        let seat = self.seat.lock().take();
+        seat.inspect(|file| self.node.close(file));
         self.clear_irqs();
         self.node.tell(false);
     }

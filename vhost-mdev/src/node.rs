@@ -2,7 +2,7 @@
 
 use crate::VhostFile;
 use crate::error::VhostError;
-use devnode::{Broadcast, Caller, DeviceNode, OpenFile, OpenFlags};
+use devnode::{Broadcast, Caller, DeviceNode, OpenFile, OpenFlags, Releases};
 use nix::errno::Errno;
 use parking_lot::Mutex;
 use std::fmt;
@@ -165,6 +165,10 @@ pub(crate) fn pid_of(client: &dyn Client) -> i32 {
 impl DeviceNode for VhostMdev {
     fn open(self: Arc<Self>, caller: &Caller, _flags: OpenFlags) -> Result<Arc<dyn OpenFile>, Errno> {
         Ok(self.open_file(caller)?)
+    }
+
+    fn releases(&self) -> Releases {
+        self.group.releases().clone()
     }
 }
 

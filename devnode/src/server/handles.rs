@@ -1,12 +1,12 @@
 //! Open files, by numbers from a kept counter.
 
 use super::backing::Backing;
-use crate::OpenFile;
 use crate::tree::Node;
+use crate::{OpenFile, Releases};
 use parking_lot::{Mutex, RwLock};
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 /// One open file.
 pub(crate) struct Handle {
@@ -14,6 +14,17 @@ pub(crate) struct Handle {
     pub kind: Opened,
     /// What it shows when it is mapped.
     pub backing: Option<Arc<Backing>>,
+    releases: OnceLock<Releases>,
+}
+
+impl Handle {
+    /// Where its release is counted: the same from the first time that it is asked for.
+    pub fn releases(&self) -> &Releases {
+        self.releases.get_or_init(|| match &self.kind {
+            Opened::Device(file) => file.releases().unwrap_or_else(|| self.node.releases.clone()),
+            Opened::Attribute(_) => self.node.releases.clone(),
+        })
+    }
 }
 
 pub(crate) enum Opened {
@@ -45,7 +56,7 @@ pub(crate) struct Handles {
 impl Handles {
     pub fn insert(&self, node: Arc<Node>, kind: Opened, backing: Option<Arc<Backing>>) -> u64 {
         let number = self.last.fetch_add(1, Ordering::Relaxed) + 1;
-        self.open.write().insert(number, Arc::new(Handle { node, kind, backing }));
+        self.open.write().insert(number, Arc::new(Handle { node, kind, backing, releases: OnceLock::new() }));
         number
     }
 

@@ -210,7 +210,7 @@ fn open(core: &Core, request: &Request<'_>, flight: &Arc<Flight>, flags: u32) {
             if unclaimed {
                 guarded(|| file.release()).ok();
             }
-            end_of_hold(&node, unclaimed);
+            node.releases.end(unclaimed);
         }
         Err(errno) => {
             core.answer(flight, &Answer::Error(errno));
@@ -239,45 +239,27 @@ fn open_device(
 ) -> Result<Arc<dyn OpenFile>, Errno> {
     let deadline = Instant::now() + core.config.release_wait;
     loop {
-        let before = {
-            let mut releases = node.releases.lock();
-            releases.running += 1;
-            releases.ended
-        };
+        let before = node.releases.begin();
         match guarded(|| device.clone().open(caller, flags)) {
             Ok(Ok(file)) => return Ok(file),
-            Ok(Err(Errno::EBUSY)) => end_of_hold(node, false),
+            Ok(Err(Errno::EBUSY)) => node.releases.end(false),
             // It may have held the device for a while.
             Ok(Err(errno)) | Err(errno) => {
-                end_of_hold(node, true);
+                node.releases.end(true);
                 return Err(errno);
             }
         }
         caller.still_there()?;
-        let mut releases = node.releases.lock();
-        while releases.running != 0 && releases.ended == before {
-            if node.released.wait_until(&mut releases, deadline).timed_out() {
-                return Err(Errno::EBUSY);
-            }
-        }
-        if releases.ended == before || Instant::now() >= deadline {
+        if !node.releases.wait(before, deadline) {
             return Err(Errno::EBUSY);
         }
     }
 }
 
-/// A release or an open ended; `freed` says whether the device may be free now and was not before.
-fn end_of_hold(node: &Node, freed: bool) {
-    let mut releases = node.releases.lock();
-    releases.running -= 1;
-    releases.ended += u64::from(freed);
-    node.released.notify_all();
-}
-
 /// Counts a release that was read from the kernel: opens that are read later know of it.
 pub(super) fn release_begins(core: &Core, fh: u64) {
     if let Some(handle) = core.host.handles.get(fh) {
-        handle.node.releases.lock().running += 1;
+        handle.releases().begin();
     }
 }
 
@@ -286,7 +268,7 @@ fn release(core: &Core, flight: &Flight, fh: u64) {
         if let Opened::Device(file) = &handle.kind {
             guarded(|| file.release()).ok();
         }
-        end_of_hold(&handle.node, true);
+        handle.releases().end(true);
     }
     core.answer(flight, &Answer::empty());
 }

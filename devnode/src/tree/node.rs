@@ -2,8 +2,8 @@
 
 use super::NodeId;
 use crate::server::LastBacking;
-use crate::{Attribute, DeviceNode};
-use parking_lot::{Condvar, Mutex};
+use crate::{Attribute, DeviceNode, Releases};
+use parking_lot::Mutex;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,11 +14,8 @@ pub(crate) struct Node {
     pub parent: NodeId,
     pub kind: Kind,
     pub meta: Mutex<Meta>,
-    /// Releases and opens under way on this device file, and how many of them may have freed it: what an open that was
-    /// refused waits for.
-    pub releases: Mutex<Releases>,
-    /// Signalled when one of them ends.
-    pub released: Condvar,
+    /// Releases and opens under way on this device file: what an open that was refused waits for.
+    pub releases: Releases,
     /// What its open files show when they are mapped.
     pub backing: Mutex<LastBacking>,
     removed: AtomicBool,
@@ -41,22 +38,19 @@ pub(crate) struct Meta {
     pub modified: SystemTime,
 }
 
-#[derive(Default, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Releases {
-    pub running: u32,
-    pub ended: u64,
-}
-
 impl Node {
     pub fn new(id: NodeId, parent: NodeId, kind: Kind, mode: u16) -> Self {
+        let releases = match &kind {
+            Kind::Device(device) => device.releases(),
+            _ => Releases::default(),
+        };
         let meta = Meta { mode, uid: 0, gid: 0, modified: SystemTime::now() };
         Self {
             id,
             parent,
             kind,
             meta: Mutex::new(meta),
-            releases: Mutex::default(),
-            released: Condvar::new(),
+            releases,
             backing: Mutex::default(),
             removed: AtomicBool::new(false),
         }

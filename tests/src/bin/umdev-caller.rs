@@ -1,7 +1,7 @@
 //! `umdev-caller DEED …`: what a test needs another process to do with the files of an instance. Prints what came of it.
 //!
 //! `empty ROOT UUID` drives an instance without mapping anything; `inherited FD` uses a vhost file that it was started
-//! with; `passed` gets one from a socket, its standard input, and becomes the owner if there is none; `forks ROOT UUID`
+//! with; `device FD` uses a VFIO device file that it was started with; `device-holder ROOT UUID` runs on one until it is killed; `passed` gets one from a socket, its standard input, and becomes the owner if there is none; `forks ROOT UUID`
 //! uses its own file in a child; `signals ROOT UUID` calls while a timer interrupts it a thousand times a second;
 //! `hangs ROOT UUID` runs its queues and never comes back from a call, because the memory its argument is in never
 //! answers; `reopens ROOT UUID` closes and opens 300 times; `rings ROOT INTERFACE` runs rings of vhost-net on an
@@ -17,7 +17,7 @@ use std::time::Duration;
 use umdev_tests::driver::abi::{
     VHOST_SET_VRING_CALL, VHOST_SET_VRING_ERR, VHOST_SET_VRING_KICK, VHOST_VDPA_GET_CONFIG, VHOST_VDPA_SET_GROUP_ASID,
 };
-use umdev_tests::driver::{CallResult, Client, DriverError, Memory, Options, Ring, Vhost, memory, sys};
+use umdev_tests::driver::{CallResult, Client, Device, DriverError, Memory, Options, Ring, Vhost, Via, memory, sys};
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -30,12 +30,14 @@ fn main() -> ExitCode {
         ["reopens", root, uuid] => reopens(Path::new(root), uuid),
         ["kills", root, uuid, program] => kills(Path::new(root), uuid, program),
         ["forks", root, uuid] => forks(Path::new(root), uuid),
+        ["device", fd] => device(fd.parse().expect("a number")),
+        ["device-holder", root, uuid] => device_holder(Path::new(root), uuid),
         ["passed"] => passed(),
         ["inherited", fd] => inherited(fd.parse().expect("a number")),
         _ => {
             eprintln!(
-                "usage: umdev-caller empty|signals|hangs|reopens|forks ROOT UUID | rings ROOT INTERFACE | kills ROOT UUID PROGRAM \
-                 | inherited FD | passed"
+                "usage: umdev-caller empty|signals|hangs|reopens|forks|device-holder ROOT UUID | rings ROOT INTERFACE | kills ROOT UUID PROGRAM \
+                 | inherited FD | device FD | passed"
             );
             return ExitCode::from(2);
         }
@@ -49,6 +51,35 @@ fn main() -> ExitCode {
             println!("{error}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Everything that changes a device, on a file of another process, and one thing that does not.
+fn device(fd: i32) -> CallResult<String> {
+    let device = Device(File::from(sys::inherited(fd)));
+    let vhost = Vhost(device.0.try_clone().map_err(DriverError::io("dup"))?);
+    let calls: [(&str, CallResult<()>); 7] = [
+        ("RESET", device.reset()),
+        ("SET_IRQS", device.set_events(0, &[-1])),
+        ("doorbell", device.kick(0)),
+        ("pread", device.read(1 << 40, 1).map(drop)),
+        ("pwrite", device.write(1 << 40, &[0]).map(drop)),
+        ("SET_OWNER", vhost.set_owner()),
+        ("GET_STATUS", vhost.status().map(drop)),
+    ];
+    let said = calls.map(|(name, result)| match result.map_err(|error| error.errno()) {
+        Ok(()) => format!("{name} done"),
+        Err(errno) => format!("{name} {}", errno.map_or("?".to_owned(), |errno| format!("{errno:?}"))),
+    });
+    let info = if device.info().is_ok() { "told" } else { "not told" };
+    Ok(format!("{}; info {info}", said.join(", ")))
+}
+
+/// Runs on a VFIO device file for as long as it is let.
+fn device_holder(root: &Path, uuid: &str) -> CallResult<String> {
+    let _client = Client::start(root, uuid, Options { via: Via::Device, ..Options::default() })?;
+    loop {
+        std::thread::park();
     }
 }
 

@@ -1,4 +1,4 @@
-//! Numbers of the vhost, vhost-vdpa and VFIO interfaces, as the kernel's headers have them.
+//! Numbers of the vhost, vhost-vdpa and VFIO interfaces as the kernel's headers have them.
 
 #![allow(missing_docs)] // the names are the kernel's
 
@@ -54,6 +54,24 @@ pub const VFIO_SET_IOMMU: u32 = 0x3b66;
 pub const VFIO_GROUP_GET_STATUS: u32 = 0x3b67;
 pub const VFIO_GROUP_SET_CONTAINER: u32 = 0x3b68;
 pub const VFIO_GROUP_UNSET_CONTAINER: u32 = 0x3b69;
+pub const VFIO_GROUP_GET_DEVICE_FD: u32 = 0x3b6a;
+pub const VFIO_DEVICE_GET_INFO: u32 = 0x3b6b;
+pub const VFIO_DEVICE_GET_REGION_INFO: u32 = 0x3b6c;
+pub const VFIO_DEVICE_GET_IRQ_INFO: u32 = 0x3b6d;
+pub const VFIO_DEVICE_SET_IRQS: u32 = 0x3b6e;
+pub const VFIO_DEVICE_RESET: u32 = 0x3b6f;
+pub const VFIO_DEVICE_IOEVENTFD: u32 = 0x3b74;
+pub const VFIO_DEVICE_FEATURE: u32 = 0x3b75;
+pub const VFIO_DEVICE_FLAGS_RESET: u32 = 1;
+pub const VFIO_DEVICE_FLAGS_PLATFORM: u32 = 4;
+pub const VFIO_IRQ_INFO_EVENTFD: u32 = 1;
+pub const VFIO_IRQ_SET_DATA_NONE: u32 = 1;
+pub const VFIO_IRQ_SET_DATA_BOOL: u32 = 2;
+pub const VFIO_IRQ_SET_DATA_EVENTFD: u32 = 4;
+pub const VFIO_IRQ_SET_ACTION_MASK: u32 = 8;
+pub const VFIO_IRQ_SET_ACTION_TRIGGER: u32 = 32;
+/// Of `dev/vfio/handle`, a node of our own.
+pub const UMDEV_HANDLE_GET_DEVICE: u32 = 0x4048_5510;
 pub const VFIO_IOMMU_GET_INFO: u32 = 0x3b70;
 pub const VFIO_IOMMU_MAP_DMA: u32 = 0x3b71;
 pub const VFIO_IOMMU_UNMAP_DMA: u32 = 0x3b72;

@@ -5,7 +5,7 @@ use super::memory::{BUFFER_ROOM, Memory};
 use super::ring::{Descriptor, Ring};
 use super::vfio::{Container, Group};
 use super::vhost::Vhost;
-use super::{CallResult, DriverError};
+use super::{CallResult, Device, DriverError};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,6 +25,8 @@ pub enum Via {
     Container,
     /// IOTLB messages on the vhost file.
     Iotlb,
+    /// As by the container, and vhost's calls go to the VFIO device file: no vhost file is opened.
+    Device,
 }
 
 /// What a driver is to be like.
@@ -49,7 +51,7 @@ impl Default for Options {
 /// A driver of one instance. Files are closed in the order a client of VFIO closes them: device, group, container.
 #[derive(Debug)]
 pub struct Client {
-    /// The vhost file.
+    /// The vhost file, or what serves as one.
     pub vhost: Vhost,
     /// Group and container, unless IOTLB messages serve.
     pub vfio: Option<(Group, Container)>,
@@ -75,7 +77,7 @@ impl Client {
     pub fn open_unmapped(root: &Path, uuid: &str, options: Options, memory: Memory) -> CallResult<Self> {
         let vfio = match options.via {
             Via::Iotlb => None,
-            Via::Container => {
+            Via::Container | Via::Device => {
                 let container = Container::open(root)?;
                 container.check()?;
                 let group = Group::open(root, uuid)?;
@@ -104,12 +106,20 @@ impl Client {
         memory: Memory,
         vfio: Option<(Group, Container)>,
     ) -> CallResult<Self> {
-        let vhost = Vhost::open(root, uuid)?;
+        let vhost = match &vfio {
+            Some((group, _)) if options.via == Via::Device => Vhost(Device::of(root, group, uuid)?.0),
+            _ => Vhost::open(root, uuid)?,
+        };
         vhost.set_owner()?;
         let memory = Arc::new(memory);
         let rx = Ring::new(Arc::clone(&memory), 0, options.queue_size)?;
         let tx = Ring::new(Arc::clone(&memory), 1, options.queue_size)?;
         Ok(Self { vhost, vfio, memory, rx, tx, options })
+    }
+
+    /// The VFIO device file that serves as its vhost file.
+    pub fn device(&self) -> CallResult<Device> {
+        self.vhost.0.try_clone().map(Device).map_err(DriverError::io("dup"))
     }
 
     /// Opens and starts.
@@ -168,7 +178,8 @@ impl Client {
         self.vhost.set_vring_enable(ring.index, true)
     }
 
-    pub(super) fn offer_receive_buffers(&mut self) -> CallResult<()> {
+    /// Gives the device all receive buffers.
+    pub fn offer_receive_buffers(&mut self) -> CallResult<()> {
         let len = u32::try_from(BUFFER_ROOM).expect("a page");
         for at in 0..self.rx.size {
             let addr = self.memory.iova(self.rx.buffer(at));

@@ -6,6 +6,7 @@
 pub mod abi;
 mod client;
 mod daemon;
+pub mod device;
 mod error;
 pub mod memory;
 mod ring;
@@ -16,6 +17,7 @@ mod vhost_net;
 
 pub use client::{Client, HEADER, Options, QUEUE_SIZE, Via};
 pub use daemon::{Daemon, eventually, new_uuid};
+pub use device::Device;
 pub use error::{CallResult, DriverError};
 pub use memory::Memory;
 pub use ring::{Descriptor, Ring, Used};

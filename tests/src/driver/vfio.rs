@@ -27,7 +27,7 @@ impl AsFd for Group {
     }
 }
 
-fn open(path: &Path) -> CallResult<File> {
+pub(super) fn open(path: &Path) -> CallResult<File> {
     let file = OpenOptions::new().read(true).write(true).open(path);
     file.map_err(DriverError::io(format_args!("open {}", path.display())))
 }

@@ -34,8 +34,9 @@ pub struct Deeds {
     pub memory: Option<Arc<AddressSpace>>,
     /// What the next opening answers.
     pub busy: bool,
-    /// Whose holder it asks for when it is opened, as one does who hears of it.
-    pub asks: Weak<Group>,
+    /// Whom the group names as the holder, asked by the card when it is opened and closed.
+    pub holders: Vec<Option<(i32, u32)>>,
+    pub group: Weak<Group>,
 }
 
 /// Region 0 is memory, 1 is not there, 2 is write-only, 3 read-only; index 0 are vectors that cannot be resized, 1 a
@@ -50,6 +51,12 @@ impl Card {
     pub fn new(deeds: Arc<Mutex<Deeds>>) -> Self {
         let memory = Mutex::new((0..u8::MAX).chain([0xff]).collect());
         Self { deeds, resettable: true, memory }
+    }
+
+    fn note_holder(&self) {
+        let group = self.deeds.lock().group.clone();
+        let holder = group.upgrade().and_then(|group| group.device_holder());
+        self.deeds.lock().holders.push(holder);
     }
 
     fn did(&self, what: impl Into<String>) {
@@ -76,13 +83,13 @@ impl VfioDevice for Card {
 
     fn open(&self) -> Result<(), Refusal> {
         self.did("open");
-        let asks = self.deeds.lock().asks.clone();
-        asks.upgrade().map(|group| group.device_holder());
+        self.note_holder();
         if self.deeds.lock().busy { Err(Refusal::new(Errno::EBUSY, "busy")) } else { Ok(()) }
     }
 
     fn close(&self) {
         self.did("close");
+        self.note_holder();
     }
 
     fn set_memory(&self, memory: Option<Arc<AddressSpace>>) -> Result<(), Refusal> {
@@ -133,7 +140,8 @@ impl Table {
     }
 
     pub fn of(lab: Lab) -> Self {
-        let deeds = Arc::new(Mutex::new(Deeds::default()));
+        let group = Arc::downgrade(&lab.group);
+        let deeds = Arc::new(Mutex::new(Deeds { group, ..Deeds::default() }));
         lab.group.set_device(Arc::new(Card::new(Arc::clone(&deeds))));
         lab.client.install(GROUP_FD, Descriptor::Device(lab.file.clone()));
         Self { lab, deeds }
