@@ -5,7 +5,7 @@
 use crate::{Caller, PollEvents, Releases, WaitQueue};
 use nix::errno::Errno;
 use std::any::Any;
-use std::os::fd::OwnedFd;
+use std::fs::File;
 use std::sync::Arc;
 use virtio_mdev_api::Refusal;
 
@@ -81,7 +81,7 @@ pub trait OpenFile: Any + Send + Sync {
     /// with a backing is no stream: its reads do not wait (EAGAIN), and `poll` tells when there is something.
     ///
     /// Any other file, and this one where the kernel lacks FUSE passthrough, cannot be mapped: ENODEV.
-    fn backing(&self) -> Option<Arc<OwnedFd>> {
+    fn backing(&self) -> Option<Arc<File>> {
         None
     }
 

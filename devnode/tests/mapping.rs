@@ -15,7 +15,6 @@ use nix::sys::wait::WaitStatus;
 use parking_lot::Mutex;
 use std::fs::File;
 use std::io::{Read as _, Write as _};
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -26,11 +25,11 @@ const PAGES: usize = 3;
 const READ_WRITE: ProtFlags = ProtFlags::PROT_READ.union(ProtFlags::PROT_WRITE);
 const SEALS: SealFlag = SealFlag::F_SEAL_SHRINK.union(SealFlag::F_SEAL_GROW).union(SealFlag::F_SEAL_SEAL);
 
-fn memory(seals: SealFlag) -> Arc<OwnedFd> {
+fn memory(seals: SealFlag) -> Arc<File> {
     let file = File::from(memfd_create(c"backing", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING).unwrap());
     file.set_len((PAGES * PAGE) as u64).unwrap();
     fcntl(&file, FcntlArg::F_ADD_SEALS(seals)).unwrap();
-    Arc::new(file.into())
+    Arc::new(file)
 }
 
 /// Where somebody wrote, and what.
@@ -38,12 +37,12 @@ type Writes = Arc<Mutex<Vec<(u64, Vec<u8>)>>>;
 
 /// A node whose files show what it has when they are opened.
 struct Node {
-    shown: Mutex<Option<Arc<OwnedFd>>>,
+    shown: Mutex<Option<Arc<File>>>,
     writes: Writes,
 }
 
 struct Opened {
-    shown: Option<Arc<OwnedFd>>,
+    shown: Option<Arc<File>>,
     writes: Writes,
     waiters: WaitQueue,
 }
@@ -81,14 +80,14 @@ impl OpenFile for Opened {
         PollEvents::OUT
     }
 
-    fn backing(&self) -> Option<Arc<OwnedFd>> {
+    fn backing(&self) -> Option<Arc<File>> {
         self.shown.clone()
     }
 
     fn release(&self) {}
 }
 
-fn mounted(shown: Option<Arc<OwnedFd>>) -> (Mounted, Arc<Node>, PathBuf) {
+fn mounted(shown: Option<Arc<File>>) -> (Mounted, Arc<Node>, PathBuf) {
     devnode::can_map().expect("this test needs Linux 6.9 with CONFIG_FUSE_PASSTHROUGH, and root");
     let mounted = Mounted::new();
     let node = Arc::new(Node { shown: Mutex::new(shown), writes: Arc::default() });
@@ -111,7 +110,7 @@ fn mapped_file(memory: Memory) -> File {
 fn m4_a_map_shows_the_memory_of_the_node_and_reads_writes_and_ioctls_still_come_to_it() {
     let memory = memory(SEALS);
     let (_mounted, node, path) = mounted(Some(memory.clone()));
-    let inside = File::from(memory.try_clone().unwrap());
+    let inside = memory.clone();
     inside.write_at(b"shown", PAGE as u64).unwrap();
     Client::run(|| {
         let mut file = client::open(&path).unwrap();
@@ -126,6 +125,9 @@ fn m4_a_map_shows_the_memory_of_the_node_and_reads_writes_and_ioctls_still_come_
         file.write_all(b"and this").unwrap();
         file.read_exact(&mut place).unwrap();
         assert_eq!([0, 1, 2, 3, 4].map(|at| mapping.get(at)), *b"shown");
+        // A child has what its parent has mapped.
+        Client::run(|| mapping.set(16, &[0xa5]));
+        assert_eq!(mapping.get(16), 0xa5);
         // Another open file of the node while this one is open shows the same.
         let other = map(&client::open(&path).unwrap(), 0, PAGES * PAGE, READ_WRITE, MapFlags::MAP_SHARED).unwrap();
         assert_eq!(other.get(PAGE + 8), 0x5a);
@@ -187,7 +189,7 @@ fn m4_a_client_can_neither_shrink_nor_grow_nor_execute_what_it_maps() {
         assert_eq!(mapping.get(3), 0);
     });
     let mut bytes = [0; PAGE];
-    File::from(memory.try_clone().unwrap()).read_exact_at(&mut bytes, ((PAGES - 1) * PAGE) as u64).unwrap();
+    memory.read_exact_at(&mut bytes, ((PAGES - 1) * PAGE) as u64).unwrap();
     assert_eq!(bytes[PAGE - 1], 9);
 }
 
@@ -216,9 +218,9 @@ fn the_next_client_of_a_node_gets_memory_that_the_last_one_has_not_mapped() {
         map(&file, 0, PAGE, READ_WRITE, MapFlags::MAP_SHARED).unwrap().set(0, &[2]);
     });
     mapping.set(1, &[1]);
-    let first_bytes = |memory: &OwnedFd| {
+    let first_bytes = |memory: &File| {
         let mut bytes = [0; 2];
-        File::from(memory.try_clone().unwrap()).read_exact_at(&mut bytes, 0).unwrap();
+        memory.read_exact_at(&mut bytes, 0).unwrap();
         bytes
     };
     assert_eq!((first_bytes(&first), first_bytes(&second)), ([0, 1], [2, 0]));

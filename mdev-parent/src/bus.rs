@@ -17,18 +17,24 @@ use virtio_mdev_api::{AttributeSpec, CreateRequest, Device, DeviceLink, Parent, 
 /// Events a subscriber may be behind before it loses some.
 const BACKLOG: usize = 4096;
 
-/// How patient the bus is.
+/// What the bus can offer, and how patient it is.
 #[derive(Debug, Clone, Copy)]
 pub struct BusOptions {
     /// How long one call of vendor code may take.
     pub vendor_deadline: Duration,
     /// How long a holder has to let go of an instance that is to be removed.
     pub remove_patience: Duration,
+    /// Whether clients can map doorbell pages.
+    pub doorbell_pages: bool,
 }
 
 impl Default for BusOptions {
     fn default() -> Self {
-        Self { vendor_deadline: executor::DEFAULT_DEADLINE, remove_patience: Duration::from_secs(5) }
+        Self {
+            vendor_deadline: executor::DEFAULT_DEADLINE,
+            remove_patience: Duration::from_secs(5),
+            doorbell_pages: false,
+        }
     }
 }
 
@@ -313,6 +319,7 @@ impl BusInner {
             uuid: text.uuid,
             type_name: parent.types()[type_index].info.name.clone(),
             parameters: text.parameters.clone(),
+            doorbell_pages: self.options.doorbell_pages,
             link: link.clone(),
         };
         let deadline = self.options.vendor_deadline;

@@ -147,7 +147,7 @@ struct Fixture {
 
 impl Fixture {
     fn new(left: u32, max: Option<u32>) -> Self {
-        let bus = Bus::new(BusOptions { vendor_deadline: SHORT, remove_patience: SHORT });
+        let bus = Bus::new(BusOptions { vendor_deadline: SHORT, remove_patience: SHORT, doorbell_pages: false });
         let events = bus.subscribe();
         let left = Arc::new(AtomicU32::new(left));
         let holder = Arc::default();

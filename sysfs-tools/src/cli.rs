@@ -99,6 +99,7 @@ Examples:
   umdev create loopback0/loopback-net 83b8f4f2-509f-382f-3c1e-e6bfe0fa1001
   umdev create tap-net mac=52:54:00:12:34:56 owner=alice
   umdev create tap-net pairs=4 queue-size=256 features=-mrg_rxbuf
+  umdev create tap-net doorbell=page
 
 The same by a shell:
   echo UUID > ROOT/sys/class/mdev_bus/PARENT/mdev_supported_types/TYPE/create

@@ -50,6 +50,29 @@ fn qemu_7_has_two_pairs_and_a_control_queue() -> LabResult<()> {
     guest_with_two_pairs(Qemu7, Linux6_1)
 }
 
+/// QEMU maps the doorbells of both queues and has the guest store to them; a kick is no eventfd then.
+fn guest_that_kicks_by_stores(qemu: QemuName, kernel: KernelName) -> LabResult<()> {
+    let scene = TapScene::build_with(64, "doorbell=page")?;
+    let file = format!("dev/vhost-mdev/{}", scene.uuid());
+    let mut most = 0;
+    scene.run_guest_told(qemu, kernel, scene.vhost_vdpa_by(VdpaWay::PagePerQueue), Memory::Shared, |process| {
+        let maps = std::fs::read_to_string(format!("/proc/{process}/maps")).unwrap_or_default();
+        most = most.max(maps.lines().filter(|line| line.contains(&file)).count());
+    })?;
+    assert_eq!(most, 2, "QEMU did not map the doorbells");
+    scene.remove_instance()
+}
+
+#[test]
+fn qemu_10_kicks_by_stores() -> LabResult<()> {
+    guest_that_kicks_by_stores(Qemu10, Linux6_12)
+}
+
+#[test]
+fn qemu_7_kicks_by_stores() -> LabResult<()> {
+    guest_that_kicks_by_stores(Qemu7, Linux6_1)
+}
+
 /// A guest that is not offered multiqueue: the third of nine queues takes its commands, and is shadowed alone.
 #[test]
 fn qemu_10_uses_one_pair_of_four() -> LabResult<()> {

@@ -84,13 +84,17 @@ impl Builder {
     }
 
     /// Mounts the root, registers the parents, restores what `create` made earlier in this boot, and serves.
-    pub fn start(self) -> Result<Daemon, DaemonError> {
+    pub fn start(mut self) -> Result<Daemon, DaemonError> {
         let state_dir = self.state_dir.unwrap_or_else(|| beside(&self.root, ".state"));
         fs::create_dir_all(&state_dir).map_err(DaemonError::path("make", &state_dir))?;
         let lock = lock::take(&self.root, &state_dir)?;
         let signals = Signals::block()?;
         raise_descriptor_limit();
 
+        match devnode::can_map() {
+            Ok(()) => self.options.doorbell_pages = true,
+            Err(errno) => tracing::info!(%errno, "no doorbell pages: clients cannot map files here"),
+        }
         let tree = Tree::new();
         let incomplete = |error: devnode::TreeError| DaemonError::Serve(std::io::Error::other(error));
         let (view, bus) = TreeView::new(tree.clone(), self.options).map_err(incomplete)?;

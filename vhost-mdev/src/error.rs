@@ -38,6 +38,8 @@ pub(crate) enum VhostError {
     NotOffered(&'static str),
     #[error("there is no command {0:#x} here")]
     Unknown(u32),
+    #[error("no memory for doorbells: {0}")]
+    Doorbells(Errno),
     #[error("the caller: {0}")]
     Caller(#[from] Errno),
     #[error(transparent)]
@@ -64,7 +66,7 @@ impl HasErrno for VhostError {
             | Self::Message(_) => Errno::EINVAL,
             Self::Unknown(_) => Errno::ENOTTY,
             Self::NoLog => Errno::EFAULT,
-            Self::Caller(errno) => *errno,
+            Self::Caller(errno) | Self::Doorbells(errno) => *errno,
             Self::Map(error) => error.errno(),
             Self::Session(error) => error.errno(),
         }

@@ -8,12 +8,14 @@ use crate::miss::MissQueue;
 use devnode::{Caller, Ioctl, IoctlReply, OpenFile, PollEvents, Read, WaitQueue};
 use nix::errno::Errno;
 use parking_lot::{MappedMutexGuard, Mutex, MutexGuard};
+use std::fs::File;
 use std::sync::{Arc, OnceLock};
 use vfio_container::trace::Trace;
 use vfio_container::{Client, Home};
 use vhost_abi::command::{self, Access};
 use vhost_abi::{MESSAGE_SIZE, Message};
-use virtio_mdev_api::Session;
+use virtio_mdev_api::doorbell::Doorbells;
+use virtio_mdev_api::{Capabilities, Session};
 
 /// An open vhost file.
 ///
@@ -22,6 +24,8 @@ use virtio_mdev_api::Session;
 pub struct VhostFile {
     pub(crate) node: Arc<VhostMdev>,
     owner: OnceLock<Home>,
+    /// Where the client may ring, for a device that watches.
+    doorbells: Option<Arc<Doorbells>>,
     pub(crate) misses: Arc<MissQueue>,
     /// `None` once the file is closed or revoked.
     state: Mutex<Option<State>>,
@@ -41,9 +45,10 @@ impl VhostFile {
     pub(crate) fn open(node: Arc<VhostMdev>) -> Result<Self, VhostError> {
         node.session().reset()?;
         node.session().use_desc_groups(false)?;
+        let doorbells = doorbells(node.session())?;
         let memory = Memory::new(node.session())?;
         let state = State { memory, backend_features: 0, log: LogState::default(), answers_misses: false };
-        Ok(Self { node, owner: OnceLock::new(), misses: MissQueue::new(), state: Mutex::new(Some(state)) })
+        Ok(Self { node, owner: OnceLock::new(), doorbells, misses: MissQueue::new(), state: Mutex::new(Some(state)) })
     }
 
     pub(crate) fn session(&self) -> &Session {
@@ -67,6 +72,9 @@ impl VhostFile {
             tracing::warn!(instance = session.link().name(), %error, "cannot be reset");
         }
         session.set_config_call(None);
+        if let Err(error) = session.set_doorbells(None) {
+            tracing::debug!(instance = session.link().name(), %error, "keeps its doorbells");
+        }
         open.memory.clear(session);
         drop(state);
         self.misses.waiters().wake();
@@ -133,6 +141,17 @@ impl VhostFile {
     }
 }
 
+/// Doorbells of their own for a new client: one that was here before may still have its pages mapped.
+fn doorbells(session: &Session) -> Result<Option<Arc<Doorbells>>, VhostError> {
+    let info = session.info();
+    if !info.capabilities.contains(Capabilities::DOORBELL_PAGE) {
+        return Ok(None);
+    }
+    let doorbells = Doorbells::new(info.queues.len()).map_err(VhostError::Doorbells)?;
+    session.set_doorbells(Some(Arc::clone(&doorbells)))?;
+    Ok(Some(doorbells))
+}
+
 impl OpenFile for VhostFile {
     fn ioctl(&self, caller: &Caller, call: &Ioctl<'_>) -> Result<IoctlReply, Errno> {
         self.serve(caller, call)
@@ -152,6 +171,10 @@ impl OpenFile for VhostFile {
 
     fn poll(&self, caller: &Caller, wanted: PollEvents) -> PollEvents {
         self.serve_poll(caller, wanted)
+    }
+
+    fn backing(&self) -> Option<Arc<File>> {
+        self.doorbells.as_ref().map(|doorbells| Arc::clone(doorbells.file()))
     }
 
     fn release(&self) {

@@ -11,7 +11,7 @@ use vhost_abi::feature::VHOST_VRING_F_LOG;
 use virtio_mdev_api::dirty::{DirtyRecord, LoggedRing, RingLog};
 use virtio_mdev_api::notify::{CallSlot, EventFd};
 use virtio_mdev_api::{DeviceLink, QueueConfig, QueueStart, QueueState, VirtioMdev};
-use virtio_net::{LinkState, MAX_QUEUE_SIZE, Mac, NetDevice, NetParameters};
+use virtio_net::{Doorbell, LinkState, MAX_QUEUE_SIZE, Mac, NetDevice, NetParameters};
 
 /// Receive and transmit.
 pub(crate) const RINGS: usize = 2;
@@ -209,6 +209,7 @@ impl Ring {
             asid: 0,
             ring_asid: 0,
             kick: self.kick.clone(),
+            doorbell: None,
             call: Arc::clone(&self.call),
             err: Arc::clone(&self.err),
             dirty: Arc::clone(common.dirty),
@@ -240,6 +241,14 @@ fn network_device(
     let link_state = Arc::new(LinkState::new(link.clone()));
     // The interface knows the MTU and drops what is longer.
     let (mac, queue_size) = (Mac::from([0; 6]), MAX_QUEUE_SIZE);
-    let parameters = NetParameters { mac, mtu: u16::MAX, pairs: 1, queue_size, features: 0, ring_group: false };
+    let parameters = NetParameters {
+        mac,
+        mtu: u16::MAX,
+        pairs: 1,
+        queue_size,
+        features: 0,
+        ring_group: false,
+        doorbell: Doorbell::EventFd,
+    };
     Ok(NetDevice::new(&parameters, link, link_state, vec![TapPort::new(tap)], Box::new(()))?)
 }

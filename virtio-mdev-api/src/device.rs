@@ -16,6 +16,8 @@ bitflags::bitflags! {
         /// The device has an IOMMU of its own: it wants [`VirtioMdev::dma_map`] and [`VirtioMdev::dma_unmap`]
         /// (the `vhost` DMA model) and does not take the mappings of a VFIO container.
         const OWN_IOMMU = 1;
+        /// The device watches [`QueueStart::doorbell`], so that its driver can kick by a store.
+        const DOORBELL_PAGE = 2;
     }
 }
 
@@ -178,6 +180,9 @@ pub struct CreateRequest {
     pub type_name: String,
     /// `key=value` parameters, as written. A parent refuses keys it does not know with EINVAL.
     pub parameters: std::collections::BTreeMap<String, String>,
+    /// Whether clients can map doorbell pages here. Without it a device with [`Capabilities::DOORBELL_PAGE`] would promise
+    /// what nobody can use.
+    pub doorbell_pages: bool,
     /// The device's line to whoever drives it.
     pub link: DeviceLink,
 }

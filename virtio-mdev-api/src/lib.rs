@@ -9,6 +9,7 @@
 mod device;
 pub mod dirty;
 pub mod dma;
+pub mod doorbell;
 mod error;
 pub mod executor;
 pub mod features;

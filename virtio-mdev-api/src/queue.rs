@@ -2,6 +2,7 @@
 
 use crate::dirty::DirtyRecord;
 use crate::dma::AddressSpace;
+use crate::doorbell::Doorbell;
 use crate::notify::{CallSlot, EventFd};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -105,6 +106,8 @@ pub struct QueueStart {
     pub ring_space: Arc<AddressSpace>,
     /// Rung by the driver when there is work. May be replaced later by [`set_kick`](crate::VirtioMdev::set_kick).
     pub kick: Option<EventFd>,
+    /// Rung as well, where the device has [`DOORBELL_PAGE`](crate::Capabilities::DOORBELL_PAGE). A ring wakes nobody.
+    pub doorbell: Option<Doorbell>,
     /// Whom to tell of used buffers. Its content may change at any moment; look each time.
     pub call: Arc<CallSlot>,
     /// Whom to tell when the ring is faulty.

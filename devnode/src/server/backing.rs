@@ -7,6 +7,7 @@ use crate::sys::{backing_close, backing_open};
 use crate::tree::Node;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
@@ -18,12 +19,12 @@ const SEALS: SealFlag = SealFlag::F_SEAL_SHRINK.union(SealFlag::F_SEAL_GROW).uni
 #[derive(Debug)]
 pub(crate) struct Backing {
     fuse: Arc<OwnedFd>,
-    memory: Arc<OwnedFd>,
+    memory: Arc<File>,
     pub number: i32,
 }
 
 impl Backing {
-    fn register(fuse: &Arc<OwnedFd>, memory: &Arc<OwnedFd>) -> Result<Self, Errno> {
+    fn register(fuse: &Arc<OwnedFd>, memory: &Arc<File>) -> Result<Self, Errno> {
         let seals = SealFlag::from_bits_retain(fcntl(&**memory, FcntlArg::F_GET_SEALS)?);
         if !seals.contains(SEALS) {
             return Err(Errno::EINVAL);
@@ -56,7 +57,7 @@ impl Backings {
 
     /// The backing of a file of `node` that is being opened. All files of a node that are open at a time have one, or the
     /// kernel refuses the open. None where the kernel has no such thing, or does not let us: then a map is ENODEV.
-    pub fn find(&self, fuse: &Arc<OwnedFd>, node: &Node, memory: &Arc<OwnedFd>) -> Option<Arc<Backing>> {
+    pub fn find(&self, fuse: &Arc<OwnedFd>, node: &Node, memory: &Arc<File>) -> Option<Arc<Backing>> {
         if !self.negotiated.load(Ordering::Relaxed) {
             return None;
         }

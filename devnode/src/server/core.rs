@@ -16,7 +16,7 @@ use parking_lot::{Condvar, Mutex};
 use std::io::{self, IoSlice};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use zerocopy::IntoBytes;
 
 pub(crate) struct Core {
@@ -29,6 +29,8 @@ pub(crate) struct Core {
     pub stopping: AtomicBool,
     /// Held by the one thread that reads requests.
     pub leader: Mutex<()>,
+    /// Requests read by whoever led.
+    pub read: AtomicU64,
     /// Threads that wait to lead.
     pub waiting: AtomicUsize,
     pub threads: Mutex<usize>,
@@ -50,6 +52,7 @@ impl Core {
             stop: EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?,
             stopping: AtomicBool::new(false),
             leader: Mutex::new(()),
+            read: AtomicU64::new(0),
             waiting: AtomicUsize::new(0),
             threads: Mutex::new(0),
             ended: Condvar::new(),
@@ -146,6 +149,7 @@ impl Core {
         let gate = self.gate.lock();
         ServerStats {
             threads: *self.threads.lock(),
+            read: self.read.load(Ordering::Relaxed),
             busy: gate.running(),
             stuck: gate.stuck(),
             queued: gate.queued(),

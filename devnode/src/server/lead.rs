@@ -154,7 +154,10 @@ fn read(core: &Core, buffer: &mut [u8]) -> Option<usize> {
             return None;
         }
         match nix::unistd::read(&core.fuse, buffer) {
-            Ok(len) => return Some(len),
+            Ok(len) => {
+                core.read.fetch_add(1, Ordering::Relaxed);
+                return Some(len);
+            }
             Err(Errno::EAGAIN) => {
                 let mut fds = [
                     PollFd::new(core.fuse.as_fd(), PollFlags::POLLIN),

@@ -75,6 +75,8 @@ pub struct ServerStats {
     pub busy: usize,
     /// Threads given up because a client holds them.
     pub stuck: usize,
+    /// Requests read since the start.
+    pub read: u64,
     /// Requests that wait for a thread, by user.
     pub queued: HashMap<u32, usize>,
     /// Requests read and not yet done.

@@ -100,6 +100,7 @@ impl Guest {
             space: Arc::clone(&self.space),
             ring_space: Arc::clone(&self.space),
             kick: None,
+            doorbell: None,
             call: slot(),
             err: slot(),
             dirty: Arc::clone(&self.dirty),

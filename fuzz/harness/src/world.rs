@@ -44,6 +44,7 @@ pub fn loopback(kind: u8, link: &DeviceLink) -> Box<dyn VirtioMdev> {
         uuid: Uuid::from_u128(1),
         type_name: types[usize::from(kind) % types.len()].name.clone(),
         parameters: std::collections::BTreeMap::new(),
+        doorbell_pages: false,
         link: link.clone(),
     };
     match parent.create(request) {

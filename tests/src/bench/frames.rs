@@ -34,9 +34,17 @@ pub fn measure(daemon: &Daemon, sizes: &[usize], time: Duration) -> Vec<Frames> 
 fn run(daemon: &Daemon, bytes: usize, time: Duration) -> CallResult<Frames> {
     let uuid = daemon.create();
     let mut client = Client::start(daemon.root(), &uuid, Options::default())?;
+    let frames = pass(&mut client, bytes, time, || daemon.processor_time())?;
+    drop(client);
+    daemon.remove(&uuid, "1").map_err(DriverError::io("remove"))?;
+    Ok(frames)
+}
+
+/// Frames of this size for a while; `worked` says how long the device has worked so far.
+pub fn pass(client: &mut Client, bytes: usize, time: Duration, worked: impl Fn() -> Duration) -> CallResult<Frames> {
     let mut frame = vec![0x5a; bytes];
     let (mut sent, mut received, mut in_flight) = (0_u64, 0_u64, 0);
-    let (begun, before) = (Instant::now(), daemon.processor_time());
+    let (begun, before) = (Instant::now(), worked());
     while begun.elapsed() < time || received < sent {
         let mut posted = 0;
         while begun.elapsed() < time && posted < BURST && in_flight < client.tx.size {
@@ -50,7 +58,7 @@ fn run(daemon: &Daemon, bytes: usize, time: Duration) -> CallResult<Frames> {
         while client.tx.take().is_some() {
             in_flight -= 1;
         }
-        if !receive_burst(&mut client, &mut received, bytes)? && posted == 0 {
+        if !receive_burst(client, &mut received, bytes)? && posted == 0 {
             // Nothing to do: the device's thread may need this core.
             std::thread::yield_now();
         }
@@ -59,9 +67,7 @@ fn run(daemon: &Daemon, bytes: usize, time: Duration) -> CallResult<Frames> {
         }
     }
     let took = begun.elapsed().as_secs_f64();
-    let worked = daemon.processor_time().saturating_sub(before).as_secs_f64();
-    drop(client);
-    daemon.remove(&uuid, "1").map_err(DriverError::io("remove"))?;
+    let worked = worked().saturating_sub(before).as_secs_f64();
     let count = f64::from(u32::try_from(received).unwrap_or(u32::MAX));
     Ok(Frames { bytes, frames: received, frames_per_second: count / took, daemon_ns: worked * 1e9 / count })
 }

@@ -3,6 +3,7 @@
 pub mod calls;
 pub mod compare;
 pub mod container;
+pub mod doorbells;
 pub mod frames;
 pub mod iotlb;
 pub mod samples;
@@ -37,6 +38,8 @@ pub struct Report {
     pub scale: scale::Scale,
     /// Frames a second.
     pub loopback: Vec<frames::Frames>,
+    /// Ways to kick.
+    pub doorbells: Vec<doorbells::Doorbell>,
     /// This build against another.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub comparison: Vec<compare::Comparison>,
@@ -58,6 +61,7 @@ pub fn run(base: Option<&Path>) -> Report {
         (calls, iotlb::measure(&daemon, iotlb::MANY), container::measure(&daemon))
     });
     let dirty = container::measure_dirty(&start(None));
+    let doorbells = doorbells::measure(&start(None));
     let loopback = frames::measure(&start(None), &[64, 256, 1514], frames::LONG);
     Report {
         build: if cfg!(debug_assertions) { "debug" } else { "release" },
@@ -72,13 +76,27 @@ pub fn run(base: Option<&Path>) -> Report {
         snapshot: snapshot::measure(),
         scale: scale::measure(&start(None)),
         loopback,
+        doorbells,
         comparison,
     }
 }
 
 /// For people.
 pub fn print(report: &Report) {
-    let Report { build, kernel, processors, calls, iotlb, maps, dirty, snapshot, scale, loopback, comparison } = report;
+    let Report {
+        build,
+        kernel,
+        processors,
+        calls,
+        iotlb,
+        maps,
+        dirty,
+        snapshot,
+        scale,
+        loopback,
+        doorbells,
+        comparison,
+    } = report;
     println!("{build} build, Linux {kernel}, {processors} processors");
     println!();
     println!("{:<64} {:>10} {:>10} {:>10}", "control call, on one processor", "median µs", "p99 µs", "× floor");
@@ -118,6 +136,7 @@ pub fn print(report: &Report) {
         line(&format!("frames of {} bytes a second", frames.bytes), format!("{rate:.0}"));
         line("and the daemon's processor time for each, ns", format!("{cost:.0}"));
     }
+    doorbells::print(doorbells);
     if !comparison.is_empty() {
         compare::print(comparison);
     }

@@ -129,6 +129,14 @@ impl Client {
         Ok(client)
     }
 
+    /// From now on its queues are kicked by a store to their doorbells, and never by their eventfds.
+    pub fn map_doorbells(&mut self) -> CallResult<()> {
+        for ring in [&mut self.rx, &mut self.tx] {
+            ring.doorbell = Some(self.vhost.map_doorbell(ring.index)?);
+        }
+        Ok(())
+    }
+
     /// Maps all of its memory, in one call.
     pub fn map_memory(&self) -> CallResult<()> {
         let (size, address) = (self.memory.size(), self.memory.address());

@@ -123,6 +123,14 @@ impl Daemon {
         uuid
     }
 
+    /// Creates an instance of `loopback-net` with parameters.
+    pub fn create_with(&self, parameters: &str) -> String {
+        let uuid = new_uuid();
+        fs::write(self.type_dir("loopback-net").join("create"), format!("{uuid} {parameters}"))
+            .unwrap_or_else(|error| panic!("create {uuid} {parameters}: {error}\n{}", self.log()));
+        uuid
+    }
+
     /// Writes to an instance's `remove`.
     pub fn remove(&self, uuid: &str, text: &str) -> io::Result<()> {
         fs::write(self.instance_dir(uuid).join("remove"), text)
@@ -191,6 +199,16 @@ impl Daemon {
         let times = tasks.flatten().filter_map(|task| fs::read_to_string(task.path().join("schedstat")).ok());
         let nanos = times.filter_map(|time| time.split(' ').next()?.parse::<u64>().ok()).sum();
         Duration::from_nanos(nanos)
+    }
+
+    /// The processor time of an instance's thread.
+    pub fn thread_time(&self, uuid: &str) -> Duration {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.pid())).expect("its threads");
+        let is_its = |name: String| !name.trim_end().is_empty() && uuid.starts_with(name.trim_end());
+        let mut tasks = tasks.flatten().map(|task| task.path());
+        let task = tasks.find(|task| fs::read_to_string(task.join("comm")).is_ok_and(is_its)).expect("a thread");
+        let time = fs::read_to_string(task.join("schedstat")).expect("its times");
+        Duration::from_nanos(time.split(' ').next().and_then(|nanos| nanos.parse().ok()).expect("a number"))
     }
 
     /// A number of `/proc/<pid>/status`, such as `VmRSS` (in KiB) or `Threads`.

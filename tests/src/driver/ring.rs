@@ -1,6 +1,7 @@
 //! A split virtqueue (virtio 1.3 §2.7) under the full control of its driver.
 
 use super::memory::{BUFFER_ROOM, BUFFERS, Memory, QUEUE_ROOM};
+use super::sys::Map;
 use super::{CallResult, DriverError};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -62,6 +63,8 @@ pub struct Ring {
     pub kick: EventFd,
     /// The driver listens here.
     pub call: EventFd,
+    /// What the driver kicks in place of its eventfd.
+    pub doorbell: Option<Map>,
 }
 
 impl Ring {
@@ -69,7 +72,7 @@ impl Ring {
     pub fn new(memory: Arc<Memory>, index: u32, size: u16) -> CallResult<Self> {
         let event = || EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK);
         let event = || event().map_err(DriverError::call("eventfd"));
-        let ring = Self { memory, index, size, avail_idx: 0, seen: 0, kick: event()?, call: event()? };
+        let ring = Self { memory, index, size, avail_idx: 0, seen: 0, kick: event()?, call: event()?, doorbell: None };
         ring.clear();
         Ok(ring)
     }
@@ -151,8 +154,12 @@ impl Ring {
         self.memory.load(self.used_offset() + 2)
     }
 
-    /// Kicks the device.
+    /// Kicks the device: by the doorbell where there is one.
     pub fn notify(&self) -> CallResult<()> {
+        if let Some(doorbell) = &self.doorbell {
+            doorbell.store(0, u16::try_from(self.index).expect("a queue's number"));
+            return Ok(());
+        }
         self.kick.write(1).map(drop).map_err(DriverError::call("kick"))
     }
 

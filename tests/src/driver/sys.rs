@@ -146,8 +146,19 @@ unsafe impl Sync for Map {}
 impl Map {
     /// Maps `len` bytes of a file.
     pub fn of(fd: impl AsFd, len: NonZeroUsize, prot: ProtFlags, flags: MapFlags) -> nix::Result<Self> {
+        Self::of_part(fd, 0, len, prot, flags)
+    }
+
+    /// Maps `len` bytes of a file from `offset` on.
+    pub fn of_part(
+        fd: impl AsFd,
+        offset: i64,
+        len: NonZeroUsize,
+        prot: ProtFlags,
+        flags: MapFlags,
+    ) -> nix::Result<Self> {
         // SAFETY: a new mapping at an address of the kernel's choice.
-        let base = unsafe { mmap(None, len, prot, flags, fd, 0) }?;
+        let base = unsafe { mmap(None, len, prot, flags, fd, offset) }?;
         Ok(Self { base, len: len.get() })
     }
 

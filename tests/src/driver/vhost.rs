@@ -1,10 +1,12 @@
 //! The vhost file of an instance.
 
 use super::abi::*;
-use super::sys;
+use super::sys::{self, Map};
 use super::{CallResult, DriverError};
+use nix::sys::mman::{MapFlags, ProtFlags};
 use std::fs::{File, OpenOptions};
 use std::io::Write;
+use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::Path;
 
@@ -143,6 +145,13 @@ impl Vhost {
     /// VHOST_SET_VRING_KICK, CALL or ERR.
     pub fn set_vring_fd(&self, cmd: u32, index: u32, fd: impl AsFd) -> CallResult<()> {
         self.set_vring_fd_number(cmd, index, fd.as_fd().as_raw_fd())
+    }
+
+    /// Maps the doorbell of a queue, as clients of vhost-vdpa do.
+    pub fn map_doorbell(&self, index: u32) -> CallResult<Map> {
+        let page = NonZeroUsize::new(4096).expect("a page");
+        let mapped = Map::of_part(self, i64::from(index) * 4096, page, ProtFlags::PROT_WRITE, MapFlags::MAP_SHARED);
+        mapped.map_err(DriverError::call("mmap"))
     }
 
     /// VHOST_VDPA_SET_CONFIG_CALL.

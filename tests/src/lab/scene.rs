@@ -13,6 +13,7 @@ use super::shim::Shim;
 use super::vdpa::{Vdpa, VdpaWay};
 use super::vm::{Memory, Netdev, Vm, VmOptions};
 use super::{LabError, LabResult};
+use nix::unistd::Pid;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tempfile::TempDir;
@@ -97,12 +98,28 @@ impl TapScene {
         netdev: Netdev,
         memory: Memory,
     ) -> LabResult<NetworkReport> {
+        self.run_guest_told(qemu, name, netdev, memory, |_| {})
+    }
+
+    /// The same; `told` is called with QEMU's process at each step of the guest.
+    pub fn run_guest_told(
+        &self,
+        qemu: QemuName,
+        name: KernelName,
+        netdev: Netdev,
+        memory: Memory,
+        mut told: impl FnMut(Pid),
+    ) -> LabResult<NetworkReport> {
         let kernel = Kernel::find(name)?;
         let (_initramfs, archive) = guest_files(&kernel)?;
         let processors = netdev.processors();
         let options = VmOptions { qemu, netdev, memory, processors, ..VmOptions::new(&kernel, &archive) };
         let mut vm = Vm::boot(&options)?;
-        let followed = NetworkReport::follow(&mut vm, |line| println!("{line}"));
+        let process = vm.qemu().pid();
+        let followed = NetworkReport::follow(&mut vm, |line| {
+            println!("{line}");
+            told(process);
+        });
         let with_log = |error| LabError::Wrong(format!("{error}\n--- umdevd:\n{}", self.daemon.log()));
         let report = followed.map_err(with_log)?;
         println!("it fetched and summed the file in {:.1} s", report.download.took.as_secs_f64());

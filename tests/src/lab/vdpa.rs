@@ -22,6 +22,8 @@ pub enum VdpaWay {
     Iommu,
     /// Shows the device as it is, without a network card of its own (`vhost-vdpa-device-pci`, QEMU 10.0 alone).
     Generic,
+    /// Opens it, and gives each of the guest's queues a page to kick it by (`page-per-vq=on`).
+    PagePerQueue,
     /// So many pairs of queues, and a control queue.
     Pairs(u16),
 }
@@ -58,6 +60,7 @@ impl Vdpa {
             VdpaWay::Descriptor => ("vhostfd=9".to_owned(), String::new()),
             VdpaWay::ShadowQueues => (format!("vhostdev={path},x-svq=on"), String::new()),
             VdpaWay::Iommu => (format!("vhostdev={path}"), ",iommu_platform=on".to_owned()),
+            VdpaWay::PagePerQueue => (format!("vhostdev={path}"), ",page-per-vq=on".to_owned()),
             VdpaWay::Pairs(pairs) => {
                 (format!("vhostdev={path},queues={pairs}"), format!(",mq=on,vectors={}", 2 * pairs + 2))
             }

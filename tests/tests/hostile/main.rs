@@ -3,6 +3,7 @@
 mod control;
 mod descriptors;
 mod dma;
+mod doorbells;
 mod identity;
 mod memory;
 mod repetition;

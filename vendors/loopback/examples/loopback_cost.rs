@@ -21,6 +21,7 @@ fn guest(features: u64) -> Guest {
         uuid: Uuid::from_u128(1),
         type_name: "net".to_owned(),
         parameters: std::collections::BTreeMap::new(),
+        doorbell_pages: false,
         link: DeviceLink::new("cost"),
     };
     let Ok(Device::Virtio(device)) = Loopback::new("loopback0", 1).create(request) else {

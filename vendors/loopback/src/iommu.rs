@@ -50,7 +50,8 @@ impl IommuDevice {
 
 impl VirtioMdev for IommuDevice {
     fn info(&self) -> DeviceInfo {
-        DeviceInfo { capabilities: Capabilities::OWN_IOMMU, ..self.net.info() }
+        let info = self.net.info();
+        DeviceInfo { capabilities: info.capabilities | Capabilities::OWN_IOMMU, ..info }
     }
 
     fn start_queue(&mut self, index: u16, queue: QueueStart) -> Result<(), Refusal> {

@@ -18,6 +18,7 @@ fn after_a_thousand_instances_descriptors_and_threads_are_where_they_were() {
             uuid: Uuid::from_u128(n),
             type_name: "net".to_owned(),
             parameters: std::collections::BTreeMap::new(),
+            doorbell_pages: false,
             link: DeviceLink::new(format!("leak-{n}")),
         };
         let Ok(Device::Virtio(device)) = parent.create(request) else { panic!("no device") };

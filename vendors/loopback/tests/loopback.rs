@@ -25,6 +25,7 @@ fn create_with(
         uuid: Uuid::from_u128(1),
         type_name: kind.to_owned(),
         parameters,
+        doorbell_pages: false,
         link: link.clone(),
     })
 }

@@ -22,8 +22,13 @@ const CTRL: usize = 8;
 fn device(kind: &str, link: &DeviceLink, parameters: &[(&str, &str)]) -> Box<dyn VirtioMdev> {
     let parameters: BTreeMap<String, String> =
         parameters.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
-    let request =
-        CreateRequest { uuid: Uuid::from_u128(1), type_name: kind.to_owned(), parameters, link: link.clone() };
+    let request = CreateRequest {
+        uuid: Uuid::from_u128(1),
+        type_name: kind.to_owned(),
+        parameters,
+        doorbell_pages: false,
+        link: link.clone(),
+    };
     match Loopback::new("loopback0", 4).create(request).unwrap() {
         Device::Virtio(device) => device,
         _ => panic!("not a virtio device"),

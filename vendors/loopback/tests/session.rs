@@ -30,6 +30,7 @@ impl Client {
             uuid: Uuid::from_u128(1),
             type_name: kind.to_owned(),
             parameters: std::collections::BTreeMap::new(),
+            doorbell_pages: false,
             link: link.clone(),
         };
         let Ok(Device::Virtio(device)) = Loopback::new("loopback0", 1).create(request) else { panic!("no device") };

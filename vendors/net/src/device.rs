@@ -4,7 +4,7 @@ use crate::config::{CONFIG_SIZE, LinkState, NetConfig};
 use crate::control::control_queue;
 use crate::features::{VIRTIO_NET_F_CTRL_VQ, VIRTIO_NET_F_MAC, effective};
 use crate::mac::Mac;
-use crate::parameters::NetParameters;
+use crate::parameters::{Doorbell, NetParameters};
 use crate::port::{Controls, Port};
 use crate::service::NetService;
 use crate::state::CardState;
@@ -33,6 +33,7 @@ pub struct NetDevice<P: Port> {
     features: u64,
     queue_size: u16,
     ring_group: bool,
+    doorbell: Doorbell,
     config: Arc<NetConfig>,
     /// What the driver accepted, or all that is offered before it did.
     accepted: u64,
@@ -68,7 +69,7 @@ impl<P: Port> NetDevice<P> {
     ) -> Result<Self, Refusal> {
         let waker = Waker::new().map_err(|errno| Refusal::new(errno, "no eventfd for the device's thread"))?;
         let (health, statistics) = (Health::new(link), Arc::new(Statistics::default()));
-        let NetParameters { mac, mtu, pairs, queue_size, features, ring_group } = *parameters;
+        let NetParameters { mac, mtu, pairs, queue_size, features, ring_group, doorbell } = *parameters;
         debug_assert_eq!(ports.len(), usize::from(pairs));
         let config = Arc::new(NetConfig::new(mac, mtu, pairs));
         let service = NetService::new(
@@ -82,6 +83,7 @@ impl<P: Port> NetDevice<P> {
             features,
             queue_size,
             ring_group,
+            doorbell,
             config,
             accepted: features,
             driver_ok: false,
@@ -185,7 +187,10 @@ impl<P: Port> VirtioMdev for NetDevice<P> {
             queue_align: 16,
             address_spaces: if self.has_control_queue() { 2 } else { 1 },
             limits: Limits::default(),
-            capabilities: Capabilities::empty(),
+            capabilities: match self.doorbell {
+                Doorbell::EventFd => Capabilities::empty(),
+                Doorbell::Page => Capabilities::DOORBELL_PAGE,
+            },
         }
     }
 
@@ -277,7 +282,7 @@ impl<P: Port> VirtioMdev for NetDevice<P> {
 
     fn attributes(&self) -> Vec<AttributeSpec> {
         let mut attributes = Statistics::attributes();
-        let read = ["mtu", "pairs", "pairs_enabled", "queue-size", "features"].map(|name| (name, false));
+        let read = ["mtu", "pairs", "pairs_enabled", "queue-size", "features", "doorbell"].map(|name| (name, false));
         let card = [("mac", true)].into_iter().chain(read);
         attributes.extend(card.map(|(name, writable)| AttributeSpec { name: name.to_owned(), writable }));
         attributes.extend(self.controls.attributes());
@@ -292,6 +297,7 @@ impl<P: Port> VirtioMdev for NetDevice<P> {
             "pairs_enabled" => return Ok(self.config.enabled().to_string()),
             "queue-size" => return Ok(self.queue_size.to_string()),
             "features" => return Ok(format!("{:#x}", self.features)),
+            "doorbell" => return Ok(self.doorbell.as_str().to_owned()),
             _ => {}
         }
         if let Some(count) = self.statistics.show(name) {

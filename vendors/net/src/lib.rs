@@ -24,7 +24,7 @@ pub use config::{CONFIG_SIZE, LinkState};
 pub use device::{NetDevice, VIRTIO_ID_NET};
 pub use header::{HEADER, is_valid};
 pub use mac::Mac;
-pub use parameters::{DEFAULT_MTU, MAX_PAIRS, MAX_QUEUE_SIZE, MIN_MTU, NetParameters, Offer};
+pub use parameters::{DEFAULT_MTU, Doorbell, MAX_PAIRS, MAX_QUEUE_SIZE, MIN_MTU, NetParameters, Offer};
 pub use port::{Controls, Port, Sent};
 pub use receiver::{Delivery, Receiver};
 pub use seats::{Seat, Seats};

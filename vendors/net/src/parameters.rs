@@ -6,7 +6,6 @@ use crate::features::{
 use crate::mac::Mac;
 use nix::errno::Errno;
 use std::collections::BTreeMap;
-use uuid::Uuid;
 use virtio_mdev_api::{CreateRequest, ParameterSpec, Refusal, Values};
 
 /// Smallest MTU: what IPv4 needs (virtio 1.3 §5.1.4.1).
@@ -44,6 +43,40 @@ pub struct NetParameters {
     pub features: u64,
     /// As the type [offers](Offer::ring_group) it.
     pub ring_group: bool,
+    /// `doorbell=`.
+    pub doorbell: Doorbell,
+}
+
+/// How a driver kicks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Doorbell {
+    /// By the eventfds it hands over, alone.
+    EventFd,
+    /// By a store to a page as well, which the device watches.
+    Page,
+}
+
+impl Doorbell {
+    /// The value of the parameter.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::EventFd => "eventfd",
+            Self::Page => "page",
+        }
+    }
+
+    fn parse(spec: &ParameterSpec, value: &str, pages: bool) -> Result<Self, Refusal> {
+        match value {
+            "eventfd" => Ok(Self::EventFd),
+            "page" if pages => Ok(Self::Page),
+            "page" => {
+                let why =
+                    "clients cannot map files here: that takes Linux 6.9 with FUSE passthrough, and CAP_SYS_ADMIN";
+                Err(Refusal::new(Errno::EOPNOTSUPP, format!("{}={value}: {why}", spec.name)))
+            }
+            _ => Err(spec.refuse(value, "neither eventfd nor page")),
+        }
+    }
 }
 
 impl Offer {
@@ -83,6 +116,12 @@ impl Offer {
                 Some(format!("{:#x}", self.with_pairs(1))),
                 "what is offered: a mask, or what to leave out; pairs= adds its own to the default",
             ),
+            spec(
+                "doorbell",
+                Values::Shape("eventfd|page"),
+                Some(Doorbell::EventFd.as_str().to_owned()),
+                "how a driver kicks; a page is rung by a store, and costs processor time to watch",
+            ),
         ]
     }
 }
@@ -91,22 +130,15 @@ impl NetParameters {
     /// Takes the parameters of a card out of the request; `own` are those the parent itself takes. Any other key is
     /// EINVAL, and so is a value that another contradicts.
     pub fn parse(request: &CreateRequest, offer: &Offer, own: &[ParameterSpec]) -> Result<Self, Refusal> {
-        Self::from_map(&request.uuid, &request.parameters, offer, own)
-    }
-
-    fn from_map(
-        uuid: &Uuid,
-        written: &BTreeMap<String, String>,
-        offer: &Offer,
-        own: &[ParameterSpec],
-    ) -> Result<Self, Refusal> {
+        let written = &request.parameters;
         let mut parsed = Self {
-            mac: Mac::for_instance(uuid),
+            mac: Mac::for_instance(&request.uuid),
             mtu: DEFAULT_MTU,
             pairs: 1,
             queue_size: MAX_QUEUE_SIZE,
             features: 0,
             ring_group: offer.ring_group,
+            doorbell: Doorbell::EventFd,
         };
         let specs = [&offer.parameters(), own].concat();
         let mut features = None;
@@ -122,6 +154,7 @@ impl NetParameters {
                 "pairs" => parsed.pairs = spec.number(value)?,
                 "queue-size" => parsed.queue_size = spec.number(value)?,
                 "features" => features = Some((spec, value)),
+                "doorbell" => parsed.doorbell = Doorbell::parse(spec, value, request.doorbell_pages)?,
                 // The parent's own.
                 _ => {}
             }
@@ -159,15 +192,27 @@ impl NetParameters {
 mod tests {
     use super::*;
     use crate::features::Profile;
+    use uuid::Uuid;
+    use virtio_mdev_api::DeviceLink;
 
     fn offer() -> Offer {
         Offer { features: Profile::Migratable.features(), control: false, ring_group: false }
     }
 
     fn parse(pairs: &[(&str, &str)]) -> Result<NetParameters, Refusal> {
-        let map = pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        parse_where(true, pairs)
+    }
+
+    fn parse_where(doorbell_pages: bool, pairs: &[(&str, &str)]) -> Result<NetParameters, Refusal> {
+        let request = CreateRequest {
+            uuid: Uuid::from_u128(7),
+            type_name: "net".to_owned(),
+            parameters: pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
+            doorbell_pages,
+            link: DeviceLink::new("test"),
+        };
         let ifname = ParameterSpec { name: "ifname", values: Values::Shape("NAME"), default: None, what: "" };
-        NetParameters::from_map(&Uuid::from_u128(7), &map, &offer(), &[ifname])
+        NetParameters::parse(&request, &offer(), &[ifname])
     }
 
     fn refused(pairs: &[(&str, &str)]) -> String {
@@ -188,7 +233,7 @@ mod tests {
 
     #[test]
     fn an_unknown_key_is_told_what_is_known() {
-        let known = "mac, mtu, pairs, queue-size, features, ifname, owner";
+        let known = "mac, mtu, pairs, queue-size, features, doorbell, ifname, owner";
         assert_eq!(refused(&[("speed", "10")]), format!("unknown parameter speed; known are: {known}"));
     }
 
@@ -201,6 +246,17 @@ mod tests {
         assert_eq!(refused(&[("queue-size", "100")]), "queue-size=100: not a power of two in 2..1024");
         let group = "mac=01:02:03:04:05:06: this is the address of a group of stations";
         assert_eq!(refused(&[("mac", "01:02:03:04:05:06")]), group);
+    }
+
+    #[test]
+    fn doorbell_pages_are_had_where_clients_can_map_them() {
+        let page = [("doorbell", "page")];
+        assert_eq!(parse(&page).unwrap().doorbell, Doorbell::Page);
+        let refusal = parse_where(false, &page).unwrap_err();
+        assert_eq!(refusal.errno(), Errno::EOPNOTSUPP);
+        assert!(refusal.reason().starts_with("doorbell=page: clients cannot map files here"), "{refusal}");
+        assert_eq!(parse_where(false, &[("doorbell", "eventfd")]).unwrap().doorbell, Doorbell::EventFd);
+        assert_eq!(refused(&[("doorbell", "Page")]), "doorbell=Page: neither eventfd nor page");
     }
 
     #[test]

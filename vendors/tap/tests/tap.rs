@@ -39,6 +39,7 @@ fn create(parent: &Tap, link: &DeviceLink, uuid: u128, parameters: &[(&str, &str
         uuid: Uuid::from_u128(uuid),
         type_name: "net".to_owned(),
         parameters: parameters.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
+        doorbell_pages: false,
         link: link.clone(),
     })
 }

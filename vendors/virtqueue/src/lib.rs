@@ -23,6 +23,7 @@ mod ring;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod waker;
+mod watch;
 mod worker;
 
 pub use chain::{Buffer, Chain};

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use virtio_mdev_api::dirty::DirtyRecord;
 use virtio_mdev_api::dma::{AccessError, AddressSpace, Burst, Reader, Snapshot, StallHandler, SubscriptionGuard, View};
+use virtio_mdev_api::doorbell::Doorbell;
 use virtio_mdev_api::notify::{CallSlot, EventFd};
 use virtio_mdev_api::{QueueStart, QueueState};
 
@@ -23,6 +24,7 @@ pub struct Queue {
     ring_reader: Option<Reader>,
     health: Arc<Health>,
     kick: Option<EventFd>,
+    doorbell: Option<Doorbell>,
     call: Arc<CallSlot>,
     err: Arc<CallSlot>,
     dirty: Arc<DirtyRecord>,
@@ -64,6 +66,7 @@ impl Queue {
             ring_reader,
             health,
             kick: start.kick,
+            doorbell: start.doorbell,
             call: start.call,
             err: start.err,
             dirty: start.dirty,
@@ -89,6 +92,11 @@ impl Queue {
     /// What the driver kicks.
     pub fn kick(&self) -> Option<&EventFd> {
         self.kick.as_ref()
+    }
+
+    /// What the driver rings, where it does so by a store. A device that needs a reset is rung in vain.
+    pub(crate) fn doorbell(&self) -> Option<&Doorbell> {
+        self.doorbell.as_ref().filter(|_| !self.health.is_stopped())
     }
 
     pub(crate) fn replace_kick(&mut self, kick: Option<EventFd>) -> Option<EventFd> {

@@ -1,11 +1,13 @@
 //! The thread of a device: started with its first queue, joined with its last.
 //!
-//! It sleeps until a driver kicks, the back end is ready, memory comes or control wants something. A client that makes
+//! It sleeps until a driver kicks, the back end is ready, memory comes or control wants something; where a driver rings by
+//! a store, it looks now and then. A client that makes
 //! it block holds up its own device alone; whoever waits for the thread does so for a bounded time.
 
 use crate::health::Health;
 use crate::queue::Queue;
 use crate::waker::Waker;
+use crate::watch;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, bounded, unbounded};
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
@@ -84,6 +86,17 @@ impl Queues {
         let middle = usize::from(later).min(self.0.len());
         let (low, high) = self.0.split_at_mut(middle);
         [low.get_mut(usize::from(first)), high.first_mut()].map(|queue| queue.and_then(Option::as_mut))
+    }
+
+    fn have_doorbells(&self) -> bool {
+        self.0.iter().flatten().any(|queue| queue.doorbell().is_some())
+    }
+
+    /// Whether a queue was rung since this was last asked.
+    fn take_rings(&self) -> bool {
+        // Of each, not only of the first that was rung.
+        let doorbells = self.0.iter().flatten().filter_map(Queue::doorbell);
+        doorbells.filter(|doorbell| doorbell.take()).count() > 0
     }
 
     fn put(&mut self, queue: Queue) {
@@ -329,8 +342,13 @@ impl<S: Service> Thread<S> {
     }
 
     fn sleep(&mut self) -> Result<(), Errno> {
+        let mut patience = EpollTimeout::NONE;
+        if self.queues.have_doorbells() {
+            watch::wait(&self.epoll.0, || self.queues.take_rings())?;
+            patience = EpollTimeout::ZERO;
+        }
         let mut events = [EpollEvent::empty(); 16];
-        let count = match self.epoll.wait(&mut events, EpollTimeout::NONE) {
+        let count = match self.epoll.wait(&mut events, patience) {
             Ok(count) => count,
             Err(Errno::EINTR) => 0,
             Err(errno) => return Err(errno),

@@ -20,6 +20,7 @@ pub use error::SessionError;
 pub use saved::{SavedQueue, SavedSession};
 
 use crate::dirty::DirtyRecord;
+use crate::doorbell::Doorbells;
 use crate::executor::Guarded;
 use crate::features::{self, VIRTIO_F_RING_PACKED};
 use crate::notify::{CallSlot, EventFd};
@@ -71,6 +72,8 @@ struct State {
     /// Nothing runs, and the driver does not know: the device is to be moved. A reset by the driver changes nothing of it.
     frozen: bool,
     queues: Vec<Queue>,
+    /// Where the driver rings, one for each queue.
+    doorbells: Option<Arc<Doorbells>>,
     /// The memory of the device, by address space id.
     spaces: BTreeMap<u32, Space>,
     /// The address space id of each group that is not in the first one.
@@ -127,6 +130,7 @@ impl Session {
                 suspended: false,
                 frozen: false,
                 queues,
+                doorbells: None,
                 spaces: BTreeMap::new(),
                 asids: BTreeMap::new(),
                 desc_groups: false,

@@ -2,6 +2,7 @@
 
 use super::{Session, SessionError, State, lost_interrupt};
 use crate::dirty::DirtyRecord;
+use crate::doorbell::Doorbells;
 use crate::executor::VendorFault;
 use crate::features::VIRTIO_F_RING_PACKED;
 use crate::notify::EventFd;
@@ -78,6 +79,13 @@ impl Session {
             let number = number(index);
             self.device.call("set_kick", move |device| device.set_kick(number, kick))?;
         }
+        Ok(())
+    }
+
+    /// Where the driver rings beside its kicks, from the next start of a queue on. For a device with
+    /// [`DOORBELL_PAGE`](crate::Capabilities::DOORBELL_PAGE).
+    pub fn set_doorbells(&self, doorbells: Option<Arc<Doorbells>>) -> Result<(), SessionError> {
+        self.lock()?.doorbells = doorbells;
         Ok(())
     }
 
@@ -162,6 +170,7 @@ impl Session {
             ring_asid,
             ring_space: state.memory(ring_asid)?,
             kick: queue.kick.clone(),
+            doorbell: state.doorbells.as_ref().and_then(|doorbells| doorbells.of_queue(index)),
             call: Arc::clone(&queue.call),
             err: Arc::clone(&queue.err),
             dirty: self.dirty_of(asid, ring_asid),

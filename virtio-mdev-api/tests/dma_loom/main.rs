@@ -1,10 +1,12 @@
-//! The orders two files stand on, checked in every interleaving: the files themselves, on the model checker's atomics.
+//! The orders three files stand on, checked in every interleaving: the files themselves, on the model checker's atomics.
 
 mod dirty;
+#[path = "doorbell.rs"]
+mod doorbell_model;
 mod quiesce_model;
 
 mod sync {
-    pub use loom::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
+    pub use loom::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
 }
 
 #[path = "../../src/dma/quiesce.rs"]
@@ -13,3 +15,6 @@ mod quiesce;
 
 #[path = "../../src/dirty/word.rs"]
 mod word;
+
+#[path = "../../src/doorbell/word.rs"]
+mod doorbell;

@@ -94,6 +94,7 @@ impl Guest {
             ring_asid: 0,
             ring_space: Arc::clone(&self.space),
             kick: Some(self.kicks[at].clone()),
+            doorbell: None,
             call: Arc::new(call),
             err: Arc::default(),
             dirty: Arc::clone(&self.dirty),

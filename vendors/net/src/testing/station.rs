@@ -60,6 +60,7 @@ impl Station {
                 ring_asid: 0,
                 ring_space: Arc::clone(&self.space),
                 kick: Some(kick.clone()),
+                doorbell: None,
                 call: Arc::new(CallSlot::default()),
                 err: Arc::default(),
                 dirty: Arc::clone(&self.dirty),

@@ -85,6 +85,7 @@ impl Rig {
             ring_asid: 0,
             ring_space: Arc::clone(&self.space),
             kick: None,
+            doorbell: None,
             call: slot(&self.call),
             err: slot(&self.err),
             dirty: Arc::clone(&self.dirty),

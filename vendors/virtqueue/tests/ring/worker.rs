@@ -1,9 +1,11 @@
 //! The thread of a device.
 
 use crate::rig::{DATA, MEMORY, Rig, echo};
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use virtio_mdev_api::QueueState;
+use virtio_mdev_api::doorbell::Doorbells;
 use virtio_mdev_api::notify::EventFd;
 use virtqueue::testing::Ram;
 use virtqueue::{Next, Queues, Service, Worker, WorkerError};
@@ -89,6 +91,103 @@ fn a_driver_that_kicks_only_when_asked_is_never_forgotten() {
         assert!(kicks < 20_001, "{kicks}");
         worker.end().unwrap();
     }
+}
+
+/// The rig's queue with a doorbell and no kick, on a thread.
+fn start_with_doorbell(rig: &mut Rig) -> (Worker<Echo>, Arc<Doorbells>) {
+    let (worker, doorbells) = (spawn(rig), Doorbells::new(4).unwrap());
+    let start = virtio_mdev_api::QueueStart { doorbell: doorbells.of_queue(3), ..rig.queue_start(0) };
+    let queue = virtqueue::Queue::start(3, start, 1024, Arc::clone(&rig.health), Arc::clone(&rig.waker)).unwrap();
+    worker.start_queue(queue).unwrap();
+    (worker, doorbells)
+}
+
+/// What a driver does that has the page mapped: it stores the number of the queue.
+fn ring(doorbells: &Doorbells) {
+    doorbells.file().write_all_at(&3u16.to_le_bytes(), 3 * 4096).unwrap();
+}
+
+#[test]
+fn a_driver_that_rings_by_a_store_when_asked_is_never_forgotten() {
+    for features in [0, crate::rig::EVENT_IDX] {
+        let mut rig = Rig::new(features);
+        let (worker, doorbells) = start_with_doorbell(&mut rig);
+        let mut rings = 0;
+        for n in 1..=20_000u16 {
+            let old = rig.driver.next_avail();
+            rig.driver.add(&[(DATA, 1, false)]);
+            std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
+            let asked = if features == 0 {
+                rig.driver.used_flags() & 1 == 0
+            } else {
+                n.wrapping_sub(rig.driver.avail_event()).wrapping_sub(1) < n.wrapping_sub(old)
+            };
+            if asked {
+                rings += 1;
+                ring(&doorbells);
+            }
+            while rig.driver.outstanding() == rig.driver.size {
+                if rig.driver.take_used().is_none() {
+                    std::thread::yield_now();
+                }
+            }
+            while rig.driver.take_used().is_some() {}
+        }
+        wait_for("the last chain", || rig.driver.used_idx() == 20_000);
+        assert!(rings < 20_001, "{rings}");
+        worker.end().unwrap();
+    }
+}
+
+#[test]
+fn a_ring_after_a_rest_is_found_and_a_rest_costs_little() {
+    let mut rig = Rig::new(0);
+    rig.link = virtio_mdev_api::DeviceLink::new("at rest");
+    let (worker, doorbells) = start_with_doorbell(&mut rig);
+    std::thread::sleep(Duration::from_millis(50));
+    let before = cpu_time("at rest");
+    std::thread::sleep(Duration::from_millis(500));
+    let spent = cpu_time("at rest") - before;
+    assert!(spent < Duration::from_millis(50), "{spent:?} of processor time");
+    rig.driver.add(&[(DATA, 1, false)]);
+    ring(&doorbells);
+    wait_for("the echo", || rig.driver.used_idx() == 1);
+    assert_eq!(worker.stop_queue(3), Ok(Some(QueueState::Split { avail: 1 })));
+    worker.end().unwrap();
+}
+
+#[test]
+fn a_queue_with_a_doorbell_is_kicked_as_ever() {
+    let mut rig = Rig::new(0);
+    let (worker, _doorbells) = start_with_doorbell(&mut rig);
+    let kick = EventFd::new().unwrap();
+    worker.set_kick(3, Some(kick.clone()));
+    for n in 1..=100 {
+        rig.driver.add(&[(DATA, 1, false)]);
+        kick.signal().unwrap();
+        wait_for("the echo", || rig.driver.used_idx() == n);
+    }
+    worker.end().unwrap();
+}
+
+#[test]
+fn a_device_that_needs_a_reset_is_rung_in_vain_and_at_no_cost() {
+    let mut rig = Rig::new(0);
+    rig.link = virtio_mdev_api::DeviceLink::new("rung");
+    let (worker, doorbells) = start_with_doorbell(&mut rig);
+    rig.driver.add(&[(DATA, 1, false)]);
+    ring(&doorbells);
+    wait_for("the echo", || rig.driver.used_idx() == 1);
+    rig.health.fault(None, "another queue");
+    std::thread::sleep(Duration::from_millis(50));
+    let before = cpu_time("rung");
+    let until = Instant::now() + Duration::from_millis(200);
+    while Instant::now() < until {
+        ring(&doorbells);
+    }
+    let spent = cpu_time("rung") - before;
+    assert!(spent < Duration::from_millis(20), "{spent:?} of processor time");
+    worker.end().unwrap();
 }
 
 #[test]

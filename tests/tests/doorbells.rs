@@ -1,0 +1,121 @@
+//! Kicks by a store to a mapped page, and the way of notifications altogether: no call, no socket, no file of the tree.
+
+use nix::errno::Errno;
+use std::time::Duration;
+use umdev_tests::driver::{Client, Daemon, Options, eventually};
+
+const FRAME: [u8; 300] = [0x3c; 300];
+
+fn requests(daemon: &Daemon) -> u64 {
+    daemon.ask(&serde_json::json!({ "op": "stats" })).0["read"].as_u64().unwrap()
+}
+
+/// A driver that never writes to a kick.
+fn driver(daemon: &Daemon, uuid: &str) -> Client {
+    let mut client = Client::open(daemon.root(), uuid, Options::default()).unwrap();
+    client.map_doorbells().unwrap();
+    client.run().unwrap();
+    client
+}
+
+#[test]
+fn a_driver_that_kicks_by_stores_alone_has_its_frames_passed() {
+    let daemon = Daemon::start();
+    let uuid = daemon.create_with("doorbell=page");
+    assert_eq!(daemon.attribute(&uuid, "doorbell"), "page");
+    let mut client = driver(&daemon, &uuid);
+    for n in 0..2_000 {
+        client.exchange(&FRAME[..64 + n % 200]).unwrap();
+    }
+    // After a rest, a reset, and a stop.
+    std::thread::sleep(Duration::from_millis(300));
+    client.exchange(&FRAME).unwrap();
+    client.restart().unwrap();
+    client.exchange(&FRAME).unwrap();
+    client.vhost.suspend().unwrap();
+    client.vhost.resume().unwrap();
+    client.exchange(&FRAME).unwrap();
+    for ring in [&client.rx, &client.tx] {
+        assert_eq!(ring.kick.read(), Err(Errno::EAGAIN), "a kick that nobody meant");
+    }
+}
+
+#[test]
+fn an_instance_without_doorbell_pages_cannot_be_mapped() {
+    let daemon = Daemon::start();
+    let uuid = daemon.create();
+    assert_eq!(daemon.attribute(&uuid, "doorbell"), "eventfd");
+    let mut client = Client::start(daemon.root(), &uuid, Options::default()).unwrap();
+    assert_eq!(client.map_doorbells().unwrap_err().errno(), Some(Errno::ENODEV));
+    client.exchange(&FRAME).unwrap();
+}
+
+#[test]
+fn a_client_that_keeps_its_pages_rings_nobody_else() {
+    let daemon = Daemon::start();
+    let uuid = daemon.create_with("doorbell=page");
+    let mut old = driver(&daemon, &uuid);
+    old.exchange(&FRAME).unwrap();
+    let stale = old.vhost.map_doorbell(1).unwrap();
+    drop(old);
+    let mut client = Client::start(daemon.root(), &uuid, Options::default()).unwrap();
+    client.exchange(&FRAME).unwrap();
+    let fresh = client.vhost.map_doorbell(1).unwrap();
+    std::thread::sleep(Duration::from_millis(100));
+    let before = fresh.load(0);
+    stale.store(0, 0x1234);
+    std::thread::sleep(Duration::from_millis(20));
+    assert_eq!((fresh.load(0), stale.load(0)), (before, 0x1234), "nobody watches the one, nobody rang the other");
+    client.exchange(&FRAME).unwrap();
+}
+
+#[test]
+fn pages_outlive_their_instance() {
+    let daemon = Daemon::start();
+    let uuid = daemon.create_with("doorbell=page");
+    let mut client = driver(&daemon, &uuid);
+    client.exchange(&FRAME).unwrap();
+    daemon.remove(&uuid, "force").unwrap();
+    client.tx.notify().unwrap();
+    client.rx.notify().unwrap();
+    let open = daemon.open_fds();
+    drop(client);
+    assert!(eventually(Duration::from_secs(10), || daemon.open_fds() < open), "the daemon keeps what nobody has");
+}
+
+#[test]
+fn a_restarted_daemon_brings_doorbell_pages_back() {
+    let mut daemon = Daemon::start();
+    let uuid = daemon.create_with("doorbell=page");
+    daemon.end(nix::sys::signal::Signal::SIGTERM);
+    daemon.start_again();
+    assert_eq!(daemon.attribute(&uuid, "doorbell"), "page");
+    driver(&daemon, &uuid).exchange(&FRAME).unwrap();
+}
+
+#[test]
+fn a_million_kicks_and_their_interrupts_are_no_requests() {
+    const KICKS: usize = 1_000_000;
+    const FRAMES: usize = 20_000;
+    let daemon = Daemon::start();
+    for (doorbell, kind) in [("eventfd", false), ("page", true)] {
+        let uuid = daemon.create_with(&format!("doorbell={doorbell}"));
+        let mut client = Client::open(daemon.root(), &uuid, Options::default()).unwrap();
+        if kind {
+            client.map_doorbells().unwrap();
+        }
+        client.run().unwrap();
+        let before = requests(&daemon);
+        for kick in 0..KICKS {
+            if kick % (KICKS / FRAMES) == 0 {
+                // Waits for the interrupts of both queues.
+                client.exchange(&FRAME).unwrap();
+            } else {
+                client.tx.notify().unwrap();
+            }
+        }
+        // The question itself looks for the socket.
+        let asked = requests(&daemon) - before;
+        assert!(asked < 20, "{asked} requests while {KICKS} kicks by {doorbell} were served");
+    }
+}
