@@ -262,10 +262,10 @@ fn session_of(
         }
         Device::Vfio(device) => {
             let asked = executor::run("shape", deadline, move || {
-                (device.shape(), device.identity(), device.attributes(), device)
+                (device.shape(), device.movable(), device.attributes(), device)
             });
-            let (shape, identity, attributes, device) = asked?;
-            let session = VfioSession::new(device, shape, identity, link, deadline);
+            let (shape, movable, attributes, device) = asked?;
+            let session = VfioSession::new(device, shape, movable, link, deadline);
             Ok((InstanceDevice::Vfio(Arc::new(session)), attributes))
         }
         _ => Err(BusError::Unknown { what: "driver for this kind of device", name: String::new() }),

@@ -10,8 +10,8 @@ const GROUP: &str = "faults/";
 /// Longer faults than this are hangs.
 const MAX_MILLISECONDS: u32 = 60_000;
 
-/// The callbacks that can hang or panic.
-const CALLBACKS: [&str; 10] = [
+/// The callbacks that can hang or panic: of a virtio device, and of one of another kind.
+const CALLBACKS: [&str; 17] = [
     "set_features",
     "read_config",
     "write_config",
@@ -22,6 +22,13 @@ const CALLBACKS: [&str; 10] = [
     "reset",
     "save_state",
     "restore_state",
+    "open",
+    "release",
+    "set_memory",
+    "read",
+    "write",
+    "ioctl",
+    "irqs_changed",
 ];
 
 /// A number that is 0 while all is well.
@@ -95,6 +102,12 @@ impl Faults {
     pub fn attributes(&self) -> Vec<AttributeSpec> {
         let names = self.dials().map(|(name, _)| name).into_iter().chain(self.words().map(|(name, _)| name));
         names.map(|name| AttributeSpec { name: format!("{GROUP}{name}"), writable: true }).collect()
+    }
+
+    /// Those that any kind of device can have.
+    pub fn common_attributes(&self) -> Vec<AttributeSpec> {
+        let names = self.words().map(|(name, _)| format!("{GROUP}{name}"));
+        names.map(|name| AttributeSpec { name, writable: true }).into()
     }
 
     /// The text of attribute `name`; `None` when it is no fault.

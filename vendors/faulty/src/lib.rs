@@ -18,23 +18,29 @@
 //! | `panic` | callback | the callback panics |
 //!
 //! 0, or no word at all, is health. Callbacks are the methods of [`virtio_mdev_api::VirtioMdev`] by name.
+//!
+//! The type `register` is no virtio device but one register of eight bytes. It has `hang` and `panic` alone, with the methods of
+//! [`virtio_mdev_api::vfio::VfioMdev`].
 
 mod device;
 mod faults;
 mod memory;
 mod port;
+mod register;
 mod relay;
 
 use device::FaultyDevice;
 use faults::Faults;
 use nix::errno::Errno;
 use port::FaultyPort;
+use register::Register;
 use std::sync::Arc;
 use virtio_mdev_api::{CreateRequest, Device, DmaModel, Parent, Refusal, TypeInfo};
 use virtio_net::features::Profile;
 use virtio_net::{LinkState, NetDevice, NetParameters, Offer, Seats};
 
 const TYPE: &str = "net";
+const REGISTER: &str = "register";
 const OFFER: Offer = Offer { features: Profile::Migratable.features(), control: false, ring_group: false };
 
 /// The parent.
@@ -62,14 +68,23 @@ impl Parent for Faulty {
     }
 
     fn types(&self) -> Vec<TypeInfo> {
-        vec![TypeInfo {
+        let net = TypeInfo {
             name: TYPE.to_owned(),
             pretty_name: "faulty network card".to_owned(),
             description: "loopback virtio-net that misbehaves as its faults/ attributes say; for tests".to_owned(),
             device_api: "virtio-mdev",
             dma_model: DmaModel::Vfio,
             parameters: OFFER.parameters(),
-        }]
+        };
+        let register = TypeInfo {
+            name: REGISTER.to_owned(),
+            pretty_name: "faulty register".to_owned(),
+            description: "a register that is driven through VFIO and misbehaves as told; for tests".to_owned(),
+            device_api: "vfio-platform",
+            dma_model: DmaModel::Vfio,
+            parameters: Vec::new(),
+        };
+        vec![net, register]
     }
 
     fn available(&self, _type_name: &str) -> u32 {
@@ -77,6 +92,12 @@ impl Parent for Faulty {
     }
 
     fn create(&self, request: CreateRequest) -> Result<Device, Refusal> {
+        if request.type_name == REGISTER {
+            if let Some(key) = request.parameters.keys().next() {
+                return Err(Refusal::new(Errno::EINVAL, format!("unknown parameter {key}; none are known")));
+            }
+            return Ok(Device::Vfio(Box::new(Register::new(self.seats.take()?))));
+        }
         if request.type_name != TYPE {
             return Err(Refusal::new(Errno::EINVAL, format!("no type {}", request.type_name)));
         }

@@ -1,4 +1,5 @@
 //! What a device is that is no virtio device: regions, interrupts and a state of its own, which a client sees through VFIO.
+#![doc = include_str!("../worked_vfio_parent.md")]
 
 mod interrupts;
 mod irq;
@@ -45,6 +46,15 @@ pub struct OwnAnswer {
     pub output: Vec<u8>,
 }
 
+/// What the state of a device is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Movable {
+    /// Names what it fits, version included: only a device that says the same is given it.
+    pub identity: Vec<u8>,
+    /// About how many bytes it has.
+    pub size: u64,
+}
+
 /// A device as its vendor makes it, where it is no virtio device.
 ///
 /// Calls never overlap: they are made one at a time, on a thread that is the device's own for the length of a call,
@@ -60,13 +70,12 @@ pub trait VfioMdev: Send {
     /// What the device is made of. Asked once, after creation.
     fn shape(&self) -> DeviceShape;
 
-    /// Names what its state fits, version included; `None` when it cannot be moved. Asked once, after creation. Only a device
-    /// that says the same is given the state.
-    fn identity(&self) -> Option<Vec<u8>> {
+    /// What its state is; `None` when it cannot be moved to another device. Asked once, after creation.
+    fn movable(&self) -> Option<Movable> {
         None
     }
 
-    /// A client opened it.
+    /// A client opened it: it is at work.
     fn open(&mut self, opened: Opened) -> Result<(), Refusal>;
 
     /// The client is gone: whatever the device got from it, it lets go of.
@@ -96,8 +105,8 @@ pub trait VfioMdev: Send {
         Ok(())
     }
 
-    /// Stops the device; when it returns, its state stands still but for what the client does. It is told no interrupt is
-    /// to come: one that is raised now arrives when it runs again.
+    /// Stops the device; when it returns, its state stands still but for what the client does. An interrupt that is
+    /// raised now arrives when it runs again.
     fn stop(&mut self) -> Result<(), Refusal> {
         Ok(())
     }
@@ -112,7 +121,7 @@ pub trait VfioMdev: Send {
         Err(Refusal::new(Errno::ENOTTY, "the state of the device cannot be moved"))
     }
 
-    /// Takes a state that a device of the same [identity](Self::identity) is said to have given. A client may have made it up:
+    /// Takes a state that a device of the same [identity](Movable::identity) is said to have given. A client may have made it up:
     /// a refusal leaves the device as it was. It is stopped.
     fn restore(&mut self, _state: &[u8]) -> Result<(), Refusal> {
         Err(Refusal::new(Errno::ENOTTY, "the state of the device cannot be moved"))
@@ -133,3 +142,6 @@ pub trait VfioMdev: Send {
         Err(Refusal::new(Errno::EACCES, format!("attribute {name} is read-only")))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,6 @@
 //! The session between a device that is no virtio device and whoever drives it.
 
-use super::{DeviceShape, Interrupts, IrqChange, Opened, OwnAnswer, OwnCall, RegionShape, VfioMdev};
+use super::{DeviceShape, Interrupts, IrqChange, Movable, Opened, OwnAnswer, OwnCall, RegionShape, VfioMdev};
 use crate::dirty::DirtyRecord;
 use crate::dma::AddressSpace;
 use crate::executor::{Guarded, VendorFault};
@@ -68,7 +68,7 @@ impl HasErrno for VfioSessionError {
 /// not, and that its interrupts are silent while it is stopped.
 pub struct VfioSession {
     shape: DeviceShape,
-    identity: Option<Vec<u8>>,
+    movable: Option<Movable>,
     link: DeviceLink,
     device: Guarded<dyn VfioMdev>,
     interrupts: Arc<Interrupts>,
@@ -76,17 +76,17 @@ pub struct VfioSession {
 }
 
 impl VfioSession {
-    /// The session of `device`, which is of `shape` and has a state that fits `identity`.
+    /// The session of `device`, which is of `shape` and `movable` so.
     pub fn new(
         device: Box<dyn VfioMdev>,
         shape: DeviceShape,
-        identity: Option<Vec<u8>>,
+        movable: Option<Movable>,
         link: DeviceLink,
         deadline: Duration,
     ) -> Self {
         let interrupts = Arc::new(Interrupts::new(&shape.irqs));
         let device = Guarded::new(device, deadline);
-        Self { shape, identity, link, device, interrupts, dirty: DirtyRecord::new() }
+        Self { shape, movable, link, device, interrupts, dirty: DirtyRecord::new() }
     }
 
     /// What the device is made of.
@@ -94,9 +94,9 @@ impl VfioSession {
         &self.shape
     }
 
-    /// What its state fits; `None` when it cannot be moved.
-    pub fn identity(&self) -> Option<&[u8]> {
-        self.identity.as_deref()
+    /// What its state is; `None` when it cannot be moved.
+    pub fn movable(&self) -> Option<&Movable> {
+        self.movable.as_ref()
     }
 
     /// Where the device reports what it writes to its memory.
@@ -189,8 +189,8 @@ impl VfioSession {
 
     /// Whether a state that fits `identity` fits this device.
     pub fn accepts(&self, identity: &[u8]) -> Result<(), VfioSessionError> {
-        let ours = self.identity().unwrap_or_default();
-        if self.identity.is_some() && identity == ours {
+        let ours = self.movable.as_ref().map_or(&[][..], |movable| &movable.identity);
+        if self.movable.is_some() && identity == ours {
             return Ok(());
         }
         let words = |bytes: &[u8]| String::from_utf8_lossy(&bytes[..bytes.len().min(64)]).into_owned();
