@@ -24,12 +24,13 @@ Parents:
   loopback   instances return every frame they are sent; types loopback-net, loopback-net-fast, loopback-net-cvq,
              loopback-net-iommu
   tap        instances are virtio-net devices on TAP interfaces; types tap-net, tap-net-fast
-  Both know capacity=N, the number of instances they have room for.
+  mtty       instances are PCI serial cards, for VFIO alone; types mtty-1, mtty-2 of one and two ports
+  All know capacity=N, the number of instances they have room for; of mtty it is the number of ports (24).
 
 What `create` made is restored when the daemon starts again in the same boot; it is kept in DIR.state beside DIR.
 SIGTERM unmounts and ends the daemon. One daemon serves a root.";
 
-/// Serves mediated virtio devices from user space, as the kernel's mdev bus, VFIO and vhost would.
+/// Serves mediated devices from user space, as the kernel's mdev bus, VFIO and vhost would.
 #[derive(Parser)]
 #[command(version, after_help = EXAMPLES)]
 struct Arguments {
