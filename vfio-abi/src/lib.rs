@@ -5,6 +5,7 @@
 pub mod command;
 pub mod handle;
 pub mod iommufd;
+pub mod migration;
 mod wire;
 
 pub use wire::{

@@ -51,6 +51,30 @@ impl<'c> Bitmap<'c> {
         Ok(())
     }
 
+    /// Sets `bits`, which come in order, and leaves all others as they are. Looks into the client.
+    pub fn set(&self, bits: impl IntoIterator<Item = u64>) -> Result<(), Errno> {
+        let mut run = Run::default();
+        for bit in bits {
+            if !run.takes(bit / 64) {
+                self.add(&run)?;
+                run = Run::default();
+            }
+            run.set(bit);
+        }
+        self.add(&run)
+    }
+
+    fn add(&self, run: &Run) -> Result<(), Errno> {
+        if run.words.is_empty() {
+            return Ok(());
+        }
+        let at = run.first.checked_mul(8).and_then(|from| self.data.checked_add(from)).ok_or(Errno::EFAULT)?;
+        let mut words = vec![0; run.words.len()];
+        self.client.read(at, words.as_mut_bytes())?;
+        words.iter_mut().zip(&run.words).for_each(|(word, bits)| *word |= bits);
+        self.client.write(at, words.as_bytes())
+    }
+
     fn bit(&self, iova: u64) -> u64 {
         (iova - self.base) / PAGE
     }
@@ -84,6 +108,32 @@ impl<'c> Bitmap<'c> {
             dirty[begin..].iter().take_while(|word| set(&mut words, zero, **word)).for_each(drop);
         }
         self.client.write(at, words.as_bytes())
+    }
+}
+
+/// Bits of neighbouring words.
+#[derive(Default)]
+struct Run {
+    first: u64,
+    words: Vec<u64>,
+}
+
+impl Run {
+    /// Whether a word, not before those that it has, belongs to it: it is near, and there is room.
+    fn takes(&self, word: u64) -> bool {
+        /// A page of the client's.
+        const NEAR: u64 = 512;
+        let len = self.words.len() as u64;
+        self.words.is_empty() || word < self.first + (len + NEAR).min(STRETCH as u64)
+    }
+
+    fn set(&mut self, bit: u64) {
+        if self.words.is_empty() {
+            self.first = bit / 64;
+        }
+        let Ok(at) = usize::try_from(bit / 64 - self.first) else { return };
+        self.words.resize(self.words.len().max(at + 1), 0);
+        self.words[at] |= 1 << (bit % 64);
     }
 }
 

@@ -4,9 +4,9 @@ use crate::door::{Access, Door, ThroughIommufd};
 use crate::error::VfioError;
 use crate::iommufd::Bound;
 use crate::trace::Trace;
-use crate::{Client, Group, HandleFile};
+use crate::{Client, DataStream, Group, HandleFile};
 use crate::{device_info, feature, irqs, regions};
-use devnode::{Caller, Ioctl, IoctlReply, OpenFile, Read, Releases};
+use devnode::{Broadcast, Caller, Ioctl, IoctlReply, OpenFile, Read, Releases};
 use nix::errno::Errno;
 use parking_lot::Mutex;
 use std::any::Any;
@@ -48,6 +48,17 @@ impl DeviceFile {
         Ok(access)
     }
 
+    /// Who hears of calls on it.
+    pub(crate) fn trace(&self) -> Option<Arc<Broadcast>> {
+        self.group.trace()
+    }
+
+    /// Brings its device to a migration state, by number; the data stream of it, where the last hop begins one.
+    pub(crate) fn set_state(&self, state: u32) -> Result<Option<Arc<DataStream>>, VfioError> {
+        let Access { supplied, .. } = &self.access()?;
+        supplied.machine.set(&supplied.device, state, true)
+    }
+
     /// Serves an ioctl of `client`: VFIO's own, and those of other types that the device's driver has.
     pub fn serve(&self, client: &dyn Client, call: &Ioctl<'_>) -> Result<IoctlReply, Errno> {
         let name = device_name(call.cmd).unwrap_or("unknown");
@@ -76,7 +87,7 @@ impl DeviceFile {
             VFIO_DEVICE_GET_IRQ_INFO => device_info::irq(client, &access, call.arg, trace),
             VFIO_DEVICE_SET_IRQS => irqs::set(client, &access, call.arg, trace),
             VFIO_DEVICE_RESET => reset(client, &access),
-            VFIO_DEVICE_FEATURE => feature::serve(self, client, call.arg, trace),
+            VFIO_DEVICE_FEATURE => feature::serve(&access, client, call.arg, trace),
             cmd => Err(device_name(cmd).map_or(VfioError::Unknown(cmd), VfioError::NotOffered)),
         }
     }
@@ -143,7 +154,7 @@ fn reset(client: &dyn Client, access: &Access) -> Result<IoctlReply, VfioError> 
         return Err(VfioError::NoReset);
     }
     access.check_home(client)?;
-    access.supplied.device.reset()?;
+    access.supplied.reset()?;
     Ok(IoctlReply::ok())
 }
 

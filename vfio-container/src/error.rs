@@ -1,5 +1,6 @@
 //! Why a VFIO call is refused.
 
+use crate::migration::{State, StreamError};
 use nix::errno::Errno;
 use thiserror::Error;
 use virtio_mdev_api::dma::MapError;
@@ -79,6 +80,34 @@ pub(crate) enum VfioError {
     NoResize { index: u32, enabled: u32 },
     #[error("{0}")]
     Refused(Refusal),
+    #[error("this is no file of a device")]
+    NotADevice,
+    #[error("the state of the device cannot be moved")]
+    NoMigration,
+    #[error("there is no migration state {0} that one can ask for")]
+    NoSuchState(u32),
+    #[error("no way leads from {from:?} to {to:?}")]
+    NoArc { from: State, to: State },
+    #[error("a data descriptor cannot be put into the caller by this call: dev/vfio/handle gives one")]
+    NoDataFd,
+    #[error("the device has left the state that the data stream is for")]
+    StreamEnded,
+    #[error("the device runs no more, or does not migrate")]
+    NotPreCopy,
+    #[error(transparent)]
+    Stream(#[from] StreamError),
+    #[error("what the device writes is logged already")]
+    Logging,
+    #[error("what the device writes is not logged")]
+    NotLogging,
+    #[error("no pages of {page_size:#x} bytes can be logged, nor any of no range")]
+    LogPages { page_size: u64 },
+    #[error("{0} ranges are too many to be logged")]
+    TooManyRanges(u32),
+    #[error("{length:#x} bytes at {iova:#x} wrap around")]
+    LogWraps { iova: u64, length: u64 },
+    #[error("two ranges to be logged have {iova:#x}")]
+    LogOverlap { iova: u64 },
     #[error("dirty tracking needs a type 1 v2 IOMMU")]
     NotV2,
     #[error("dirty pages are not tracked")]
@@ -131,19 +160,34 @@ impl HasErrno for VfioError {
             | Self::BeyondRegion { .. }
             | Self::IrqRange { .. }
             | Self::NoResize { .. }
+            | Self::NotADevice
+            | Self::NoSuchState(_)
+            | Self::NoArc { .. }
+            | Self::NotPreCopy
+            | Self::Logging
+            | Self::NotLogging
+            | Self::LogPages { .. }
+            | Self::LogOverlap { .. }
             | Self::Negative(_)
             | Self::LongName(_) => Errno::EINVAL,
             Self::NoSuchMapping { .. } | Self::NoIoas => Errno::ENOENT,
             Self::Emulated | Self::InUse | Self::HandleTaken => Errno::EBUSY,
-            Self::NoSuchType(_) | Self::NoSuchDevice(_) | Self::Gone => Errno::ENODEV,
+            Self::NoSuchType(_) | Self::NoSuchDevice(_) | Self::Gone | Self::StreamEnded => Errno::ENODEV,
             Self::Foreign => Errno::EPERM,
             Self::NotAContainer(_) | Self::NotAnIommufd(_) => Errno::EBADFD,
-            Self::NoDeviceFd | Self::NotOffered(_) | Self::NoPasid => Errno::EOPNOTSUPP,
+            Self::NoDeviceFd | Self::NoDataFd | Self::NotOffered(_) | Self::NoPasid => Errno::EOPNOTSUPP,
             Self::NotV2 => Errno::EACCES,
-            Self::Unknown(_) | Self::NoReset | Self::NoSuchFeature(_) | Self::NotMaskable { .. } => Errno::ENOTTY,
+            Self::Unknown(_)
+            | Self::NoReset
+            | Self::NoSuchFeature(_)
+            | Self::NotMaskable { .. }
+            | Self::NoMigration => Errno::ENOTTY,
             Self::Closed => Errno::EBADF,
             Self::Caller(errno) => *errno,
+            Self::TooManyRanges(_) => Errno::E2BIG,
+            Self::LogWraps { .. } => Errno::EOVERFLOW,
             Self::Refused(refusal) => refusal.errno(),
+            Self::Stream(error) => error.errno(),
             Self::Map(error) => error.errno(),
         }
     }

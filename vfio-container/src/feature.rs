@@ -1,9 +1,11 @@
 //! VFIO_DEVICE_FEATURE: what is asked of which feature.
 
+use crate::Client;
+use crate::door::Access;
 use crate::error::VfioError;
+use crate::migration::feature::{self as migration, FeatureCall};
 use crate::trace::Trace;
 use crate::wire::{check_flags, fetch};
-use crate::{Client, DeviceFile};
 use devnode::IoctlReply;
 use std::mem::size_of;
 use vfio_abi::DeviceFeature;
@@ -17,7 +19,7 @@ const PROBE: u32 = VFIO_DEVICE_FEATURE_PROBE;
 
 /// One call.
 pub(crate) fn serve(
-    _file: &DeviceFile,
+    access: &Access,
     client: &dyn Client,
     arg: u64,
     trace: &mut Trace,
@@ -32,5 +34,5 @@ pub(crate) fn serve(
     if header.flags & (GET | SET | PROBE) == GET | SET {
         return Err(VfioError::Flags { flags: header.flags, allowed });
     }
-    Err(VfioError::NoSuchFeature(feature))
+    migration::serve(access, &FeatureCall { client, header, arg }, trace)
 }

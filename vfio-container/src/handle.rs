@@ -3,13 +3,14 @@
 use crate::call::argument;
 use crate::error::VfioError;
 use crate::trace::Trace;
-use crate::{Client, DeviceFile, GroupFile};
+use crate::{Client, DataStream, DeviceFile, GroupFile};
 use devnode::{Caller, DeviceNode, Ioctl, IoctlReply, OpenFile, OpenFlags, PollEvents, Read, Releases, WaitQueue};
 use nix::errno::Errno;
 use parking_lot::Mutex;
 use std::any::Any;
 use std::sync::{Arc, OnceLock};
-use vfio_abi::handle::{GetDevice, UMDEV_HANDLE_GET_DEVICE, UMDEV_HANDLE_MIG_STATE};
+use vfio_abi::handle::{GetDevice, MigState, UMDEV_HANDLE_GET_DEVICE, UMDEV_HANDLE_MIG_STATE};
+use zerocopy::IntoBytes;
 
 /// The node: every open of it is an empty handle.
 #[derive(Debug, Default)]
@@ -39,6 +40,12 @@ impl HandleFile {
         DeviceFile::behind(Arc::clone(self.became()?))
     }
 
+    /// The data stream it is, if it is one.
+    pub fn stream(&self) -> Option<Arc<DataStream>> {
+        let file: Arc<dyn Any + Send + Sync> = Arc::clone(self.became()?) as _;
+        file.downcast().ok()
+    }
+
     /// Makes it `file`, which is released where the handle is closed already, or is another file by now.
     fn become_file(&self, file: Arc<dyn OpenFile>) -> Result<(), VfioError> {
         let (file, error) = {
@@ -61,7 +68,7 @@ impl HandleFile {
     pub fn serve(&self, client: &dyn Client, call: &Ioctl<'_>) -> Result<IoctlReply, Errno> {
         let outcome = match call.cmd {
             UMDEV_HANDLE_GET_DEVICE => return self.get_device(client, call),
-            UMDEV_HANDLE_MIG_STATE => Err(VfioError::NotOffered("a data stream")),
+            UMDEV_HANDLE_MIG_STATE => return self.set_state(client, call),
             cmd => Err(VfioError::Unknown(cmd)),
         };
         Trace::begin(None).answer(client, "handle", "unknown", outcome)
@@ -80,6 +87,37 @@ impl HandleFile {
         });
         trace.answer(client, "handle", "UMDEV_HANDLE_GET_DEVICE", outcome)
     }
+}
+
+impl HandleFile {
+    /// The device file is the proof: whoever has it open may move its device.
+    fn set_state(&self, client: &dyn Client, call: &Ioctl<'_>) -> Result<IoctlReply, Errno> {
+        let mut device = None;
+        let decoded = decode_state(client, call, &mut device);
+        let mut trace = Trace::begin(device.as_ref().and_then(|device| device.trace()));
+        let outcome = decoded.and_then(|argument| {
+            trace.arg("state", argument.state);
+            let device = device.ok_or(VfioError::NotADevice)?;
+            let stream = device.set_state(argument.state)?;
+            let value = i32::from(stream.is_some());
+            if let Some(stream) = stream {
+                self.become_file(stream)?;
+            }
+            Ok(IoctlReply { value, output: argument.as_bytes().to_vec() })
+        });
+        trace.answer(client, "handle", "UMDEV_HANDLE_MIG_STATE", outcome)
+    }
+}
+
+/// What is wanted; the device is put where it is wanted as soon as it is known.
+fn decode_state(
+    client: &dyn Client,
+    call: &Ioctl<'_>,
+    device: &mut Option<Arc<DeviceFile>>,
+) -> Result<MigState, VfioError> {
+    let state: MigState = argument(call)?;
+    *device = DeviceFile::behind(client.device_file(state.device)?);
+    Ok(state)
 }
 
 /// The name; the group is put where it is wanted as soon as it is known.

@@ -34,6 +34,7 @@ mod iommu;
 pub mod iommufd;
 mod irqs;
 mod mappings;
+mod migration;
 mod regions;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
@@ -51,4 +52,5 @@ pub use group::Group;
 pub use group_file::GroupFile;
 pub use handle::{HandleFile, HandleNode};
 pub use mappings::{MAX_MAPPINGS, MAX_REGIONS, Mappings};
+pub use migration::{DataStream, State as MigrationState};
 pub use virtio_mdev_api::vfio::{DeviceShape, IrqAction, IrqChange, IrqData, IrqShape, RegionShape};

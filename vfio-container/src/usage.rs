@@ -1,8 +1,10 @@
 //! A device while files of it are open.
 
 use crate::error::VfioError;
+use crate::migration::{DmaLog, Machine};
 use crate::{DeviceShape, Group, VfioDevice};
 use parking_lot::Mutex;
+use std::convert::Infallible;
 use std::sync::Arc;
 use virtio_mdev_api::Refusal;
 use virtio_mdev_api::dma::AddressSpace;
@@ -11,6 +13,10 @@ use virtio_mdev_api::dma::AddressSpace;
 pub(crate) struct Supplied {
     pub device: Arc<dyn VfioDevice>,
     pub shape: DeviceShape,
+    /// Its migration state.
+    pub machine: Machine,
+    /// The pages it writes, while somebody wants to know.
+    pub log: DmaLog,
     /// Of each index that cannot be resized: how many interrupts were set up, from the first.
     enabled: Mutex<Vec<u32>>,
 }
@@ -19,7 +25,7 @@ impl Supplied {
     pub fn new(device: Arc<dyn VfioDevice>) -> Arc<Self> {
         let shape = device.shape();
         let enabled = Mutex::new(vec![0; shape.irqs.len()]);
-        Arc::new(Self { device, shape, enabled })
+        Arc::new(Self { device, shape, machine: Machine::default(), log: DmaLog::default(), enabled })
     }
 
     /// How many interrupts of index `at` were set up.
@@ -38,11 +44,21 @@ impl Supplied {
         self.device.set_memory(memory).inspect_err(|_| self.device.close())
     }
 
+    /// VFIO_DEVICE_RESET.
+    pub fn reset(&self) -> Result<(), VfioError> {
+        Ok(self.machine.reset(|| self.device.reset())?)
+    }
+
     fn let_go(&self) {
+        self.log.stop();
         if let Err(error) = self.device.set_memory(None) {
             tracing::warn!(%error, "a device keeps memory that is unmapped now");
         }
-        self.device.close();
+        let closed: Result<(), Infallible> = self.machine.reset(|| {
+            self.device.close();
+            Ok(())
+        });
+        let Ok(()) = closed;
         self.enabled.lock().fill(0);
     }
 }
@@ -82,6 +98,7 @@ impl Usage {
         *self.holder.lock() = None;
         if let Some(supplied) = supplied.filter(|_| was_used) {
             supplied.let_go();
+            supplied.machine.end();
         }
     }
 

@@ -8,7 +8,8 @@ use nix::errno::Errno;
 use parking_lot::Mutex;
 use std::sync::Arc;
 
-use vfio_container::{Client, DeviceShape, IrqAction, IrqChange, IrqData, IrqShape, RegionShape, VfioDevice};
+use vfio_container::{Client, DeviceShape, IrqAction, IrqChange, IrqData, IrqShape, Migratable, RegionShape, VfioDevice};
+use virtio_mdev_api::dirty::DirtyRecord;
 use virtio_mdev_api::dma::AddressSpace;
 use virtio_mdev_api::notify::EventFd;
 use virtio_mdev_api::vfio::flags::{VFIO_DEVICE_FLAGS_PLATFORM, VFIO_IRQ_INFO_EVENTFD};
@@ -46,7 +47,7 @@ impl VirtioDevice {
         Self { node, seat: Mutex::default() }
     }
 
-    fn session(&self) -> &Session {
+    pub(crate) fn session(&self) -> &Session {
         self.node.session()
     }
 
@@ -55,13 +56,35 @@ impl VirtioDevice {
     }
 
     fn seat(&self, client: &dyn Client) -> Result<Arc<VhostFile>, Errno> {
-        let pid = pid_of(client);
+        self.seat_of(pid_of(client), client.uid())
+    }
+
+    /// The vhost file of the device file, where nobody has the vhost node open: a device that came from elsewhere is
+    /// continued, and must not be reset when it is first called.
+    pub(crate) fn take_seat(&self) -> Result<(), Refusal> {
+        let (pid, uid) = self.node.group().device_holder().unwrap_or_default();
+        match self.seat_of(pid, uid) {
+            Ok(_) => Ok(()),
+            // Its driver goes on by the vhost node.
+            Err(Errno::EBUSY) => Ok(()),
+            Err(errno) => Err(Refusal::new(errno, "the device cannot be driven")),
+        }
+    }
+
+    /// A device that was stopped goes on in the memory of whoever drives it.
+    pub(crate) fn give_memory(&self) -> Result<(), Refusal> {
+        let Some(file) = self.node.file() else { return Ok(()) };
+        let is_seat = self.seat.lock().as_ref().is_some_and(|seat| Arc::ptr_eq(seat, &file));
+        Ok(file.give_memory(is_seat)?)
+    }
+
+    fn seat_of(&self, pid: i32, uid: u32) -> Result<Arc<VhostFile>, Errno> {
         let mut seat = self.seat.lock();
         if let Some(file) = &*seat {
             return Ok(Arc::clone(file));
         }
         // Who had the node and closed it just now is none in the way.
-        let opened = self.node.group().releases().retry(|| Ok(self.node.open_for(pid, client.uid())?));
+        let opened = self.node.group().releases().retry(|| Ok(self.node.open_for(pid, uid)?));
         let file = opened.map_err(|error: VhostError| error.errno())?;
         Ok(Arc::clone(seat.insert(file)))
     }
@@ -121,6 +144,12 @@ impl VfioDevice for VirtioDevice {
         let seat = self.seat.lock().take();
         seat.inspect(|file| self.node.close(file));
         self.clear_irqs();
+        // Whoever has the device next finds it at work.
+        if self.session().is_frozen()
+            && let Err(refusal) = self.reset()
+        {
+            tracing::warn!(instance = self.session().link().name(), %refusal, "stays stopped");
+        }
         self.node.tell(false);
     }
 
@@ -169,7 +198,16 @@ impl VfioDevice for VirtioDevice {
     }
 
     fn reset(&self) -> Result<(), Refusal> {
-        Ok(self.node.reset()?)
+        self.node.reset()?;
+        Ok(self.session().thaw()?)
+    }
+
+    fn migration(&self) -> Option<&dyn Migratable> {
+        Some(self)
+    }
+
+    fn dirty(&self) -> Option<&Arc<DirtyRecord>> {
+        Some(self.session().dirty())
     }
 
     fn ioctl(&self, client: &dyn Client, call: &Ioctl<'_>) -> Result<IoctlReply, Errno> {

@@ -3,7 +3,7 @@
 use crate::VhostMdev;
 use crate::error::VhostError;
 use crate::log::LogState;
-use crate::memory::Memory;
+use crate::memory::{Memory, has_own_iommu};
 use crate::miss::MissQueue;
 use devnode::{Caller, Ioctl, IoctlReply, OpenFile, PollEvents, Read, WaitQueue};
 use nix::errno::Errno;
@@ -15,7 +15,7 @@ use vfio_container::{Client, Home};
 use vhost_abi::command::{self, Access};
 use vhost_abi::{MESSAGE_SIZE, Message};
 use virtio_mdev_api::doorbell::Doorbells;
-use virtio_mdev_api::{Capabilities, Session};
+use virtio_mdev_api::{Capabilities, Session, Status};
 
 /// An open vhost file.
 ///
@@ -93,6 +93,23 @@ impl VhostFile {
         if let Ok(mut state) = self.lock() {
             state.memory.lose_container(self.session());
         }
+    }
+
+    /// A device that was stopped is to go on. The container is its memory where the device file is what this file was opened
+    /// for, or where the owner holds it.
+    pub(crate) fn give_memory(&self, of_device_file: bool) -> Result<(), VhostError> {
+        let session = self.session();
+        if has_own_iommu(session) || !session.status()?.contains(Status::DRIVER_OK) {
+            return Ok(());
+        }
+        let group = self.node.group();
+        let hold = match self.owner.get() {
+            _ if of_device_file => group.hold(),
+            // Looks into the owner, and so before the lock.
+            Some(owner) => group.attachment_of(owner).and_then(|attachment| group.hold_in(&attachment)),
+            None => None,
+        };
+        self.lock()?.memory.go_on(session, hold)
     }
 
     /// Makes `client` the owner.

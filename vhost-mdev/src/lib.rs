@@ -21,6 +21,7 @@ mod iotlb;
 mod log;
 mod memory;
 mod miss;
+mod moving;
 mod node;
 mod serve;
 

@@ -77,6 +77,15 @@ impl Memory {
         }
     }
 
+    /// The device may go on in the memory of the container that `hold` keeps, or else in what it has.
+    pub fn go_on(&mut self, session: &Session, hold: Option<GroupHold>) -> Result<(), VhostError> {
+        match hold {
+            Some(_) if !self.first().is_empty() => Err(VhostError::TwoSources),
+            Some(hold) => self.use_container(session, hold),
+            None => Ok(()),
+        }
+    }
+
     fn use_container(&mut self, session: &Session, hold: GroupHold) -> Result<(), VhostError> {
         if matches!(&self.source, Source::Container(held) if held.is_attached()) {
             return Ok(());

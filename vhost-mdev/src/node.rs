@@ -149,7 +149,7 @@ impl VhostMdev {
         &self.trace
     }
 
-    fn file(&self) -> Option<Arc<VhostFile>> {
+    pub(crate) fn file(&self) -> Option<Arc<VhostFile>> {
         match &self.state.lock().open {
             Slot::Open { file, .. } => file.upgrade(),
             _ => None,

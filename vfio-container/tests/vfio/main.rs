@@ -10,3 +10,6 @@ mod dma;
 mod group;
 mod iommufd;
 mod lab;
+mod logging;
+mod migration;
+mod mover;

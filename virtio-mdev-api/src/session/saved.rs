@@ -61,6 +61,11 @@ impl Session {
         self.set_frozen(false)
     }
 
+    /// Whether it is frozen.
+    pub fn is_frozen(&self) -> bool {
+        self.lock().is_ok_and(|state| state.frozen)
+    }
+
     fn set_frozen(&self, frozen: bool) -> Result<(), SessionError> {
         let mut state = self.lock()?;
         let before = std::mem::replace(&mut state.frozen, frozen);
