@@ -59,7 +59,18 @@ impl FakeClient {
     pub fn with_stretches(pid: i32, stretch: u64) -> Self {
         let memory = Mutex::new(vec![0; SIZE]);
         let (descriptors, meanwhile, read_only) = (Mutex::default(), Mutex::default(), AtomicBool::new(false));
-        Self { space: Arc::new(FakeSpace { id: pid, home: Arc::new(pid), memory, stretch, descriptors, meanwhile, read_only }), uid: 1000 }
+        Self {
+            space: Arc::new(FakeSpace {
+                id: pid,
+                home: Arc::new(pid),
+                memory,
+                stretch,
+                descriptors,
+                meanwhile,
+                read_only,
+            }),
+            uid: 1000,
+        }
     }
 
     /// A process of user `uid`.

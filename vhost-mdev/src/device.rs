@@ -8,7 +8,9 @@ use nix::errno::Errno;
 use parking_lot::Mutex;
 use std::sync::Arc;
 
-use vfio_container::{Client, DeviceShape, IrqAction, IrqChange, IrqData, IrqShape, Migratable, RegionShape, VfioDevice};
+use vfio_container::{
+    Client, DeviceShape, IrqAction, IrqChange, IrqData, IrqShape, Migratable, RegionShape, VfioDevice,
+};
 use virtio_mdev_api::dirty::DirtyRecord;
 use virtio_mdev_api::dma::AddressSpace;
 use virtio_mdev_api::notify::EventFd;

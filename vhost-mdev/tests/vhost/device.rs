@@ -11,7 +11,7 @@ use vhost_mdev::VirtioDevice;
 use virtio_mdev_api::notify::EventFd;
 
 const GROUP: i32 = 30;
-const IRQ: i32 = 31;
+pub const IRQ: i32 = 31;
 const DEVICE_GET_INFO: u32 = 0x3b6b;
 const GET_REGION_INFO: u32 = 0x3b6c;
 const GET_IRQ_INFO: u32 = 0x3b6d;
@@ -24,18 +24,23 @@ const EVENTFD: u32 = 4;
 const TRIGGER: u32 = 32;
 
 /// A client of the device file alone.
-struct Desk {
-    lab: Lab,
-    container: Arc<ContainerFile>,
+pub struct Desk {
+    pub lab: Lab,
+    pub container: Arc<ContainerFile>,
     group: Arc<GroupFile>,
-    device: Arc<DeviceFile>,
+    pub device: Arc<DeviceFile>,
     irq: EventFd,
 }
 
 impl Desk {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let lab = Lab::unowned(Kind::default());
         lab.file.release();
+        Self::at(lab)
+    }
+
+    /// With the vhost node open or not.
+    pub fn at(lab: Lab) -> Self {
         lab.group.set_device(Arc::new(VirtioDevice::new(lab.node.clone())));
         let (container, group) = lab.attach();
         let irq = EventFd::new().unwrap();
@@ -45,7 +50,7 @@ impl Desk {
         Self { lab, container, group, device, irq }
     }
 
-    fn call(&self, cmd: u32, input: &[u8]) -> Result<Vec<u8>, Errno> {
+    pub fn call(&self, cmd: u32, input: &[u8]) -> Result<Vec<u8>, Errno> {
         self.device.serve(&self.lab.client, &Ioctl { cmd, arg: ARG, input }).map(|reply| reply.output)
     }
 
@@ -57,7 +62,7 @@ impl Desk {
         Ok(after.as_chunks().0.iter().map(|word| u32::from_ne_bytes(*word)).collect())
     }
 
-    fn set_irq(&self, index: u32, start: u32, fd: i32) -> Result<(), Errno> {
+    pub fn set_irq(&self, index: u32, start: u32, fd: i32) -> Result<(), Errno> {
         self.ask(SET_IRQS, &[24, EVENTFD | TRIGGER, index, start, 1, fd.cast_unsigned()]).map(drop)
     }
 
@@ -66,7 +71,7 @@ impl Desk {
     }
 
     /// In the order of vhost-mdev's clients.
-    fn start(&self) {
+    pub fn start(&self) {
         self.call(SET_OWNER, &[]).unwrap();
         self.call(SET_FEATURES, &virtio_mdev_api::features::REQUIRED.to_ne_bytes()).unwrap();
         for index in 0..QUEUES {
@@ -75,7 +80,7 @@ impl Desk {
         self.call(SET_STATUS, &[0xf]).unwrap();
     }
 
-    fn interrupts(&self) -> u64 {
+    pub fn interrupts(&self) -> u64 {
         self.irq.drain().unwrap().unwrap_or(0)
     }
 }

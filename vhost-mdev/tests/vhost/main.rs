@@ -9,6 +9,7 @@ mod life;
 mod log;
 mod memory;
 mod miss;
+mod moving;
 mod owner;
 mod queues;
 mod real_caller;
