@@ -18,6 +18,7 @@ pub fn request(kind: &str, parameters: &[(&str, &str)]) -> CreateRequest {
         uuid: Uuid::nil(),
         type_name: kind.to_owned(),
         parameters: parameters.iter().map(|&(key, value)| (key.to_owned(), value.to_owned())).collect(),
+        doorbell_pages: false,
         link: DeviceLink::new("a card"),
     }
 }
