@@ -110,6 +110,15 @@ impl Client {
             Some((group, _)) if options.via == Via::Device => Vhost(Device::of(root, group, uuid)?.0),
             _ => Vhost::open(root, uuid)?,
         };
+        Self::of(vhost, options, memory, vfio)
+    }
+
+    /// Becomes the owner of an open file that takes vhost's calls; its device has memory from elsewhere.
+    pub fn on(vhost: Vhost, memory: Memory) -> CallResult<Self> {
+        Self::of(vhost, Options::default(), memory, None)
+    }
+
+    fn of(vhost: Vhost, options: Options, memory: Memory, vfio: Option<(Group, Container)>) -> CallResult<Self> {
         vhost.set_owner()?;
         let memory = Arc::new(memory);
         let rx = Ring::new(Arc::clone(&memory), 0, options.queue_size)?;
