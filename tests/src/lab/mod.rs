@@ -41,4 +41,4 @@ pub use scene::TapScene;
 pub use shim::Shim;
 pub use vdpa::{Vdpa, VdpaWay};
 pub use vhost_net::{VhostNet, VhostNetScene};
-pub use vm::{Memory, Netdev, Vm, VmOptions};
+pub use vm::{Mdev, Memory, Netdev, Vm, VmOptions};

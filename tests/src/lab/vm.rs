@@ -1,5 +1,6 @@
 //! A virtual machine: unmodified QEMU under software emulation.
 
+use super::deps::program;
 use super::kernel::Kernel;
 use super::netns::Netns;
 use super::process::Running;
@@ -35,6 +36,22 @@ impl Netdev {
     }
 }
 
+/// An instance that QEMU drives through VFIO, run by `umdev exec` as it is.
+#[derive(Debug, Clone)]
+pub struct Mdev {
+    /// The mount of its daemon.
+    pub root: PathBuf,
+    /// The instance.
+    pub uuid: String,
+}
+
+impl Mdev {
+    fn wrapper(&self) -> LabResult<Vec<String>> {
+        let umdev = program("umdev")?.display().to_string();
+        Ok([&umdev, "--root", &self.root.display().to_string(), "exec", "--"].map(str::to_owned).into())
+    }
+}
+
 /// How QEMU allocates the guest's memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Memory {
@@ -55,6 +72,8 @@ pub struct VmOptions<'a> {
     pub initramfs: &'a Path,
     /// The network device.
     pub netdev: Netdev,
+    /// A device that it drives through VFIO.
+    pub mdev: Option<Mdev>,
     /// The kind of memory.
     pub memory: Memory,
     /// Its size in MiB.
@@ -77,6 +96,7 @@ impl<'a> VmOptions<'a> {
             kernel,
             initramfs,
             netdev: Netdev::None,
+            mdev: None,
             memory: Memory::Shared,
             mebibytes: 512,
             processors: 1,
@@ -147,6 +167,9 @@ fn command(options: &VmOptions<'_>) -> LabResult<Vec<String>> {
         Netdev::VhostNet(vhost_net) => with_descriptor_9(&vhost_net.file),
         _ => Vec::new(),
     };
+    if let Some(mdev) = &options.mdev {
+        words.extend(mdev.wrapper()?);
+    }
     words.extend(qemu_command(options.qemu)?);
     let mut add = |text: &str| words.extend(text.split_whitespace().map(str::to_owned));
     add("-nodefaults -no-user-config -no-reboot -nographic -serial stdio -accel tcg");
@@ -157,6 +180,9 @@ fn command(options: &VmOptions<'_>) -> LabResult<Vec<String>> {
     }
     if let Some(socket) = options.incoming {
         add(&format!("-incoming unix:{}", socket.display()));
+    }
+    if let Some(mdev) = &options.mdev {
+        add(&format!("-device vfio-pci,sysfsdev=/sys/bus/mdev/devices/{}", mdev.uuid));
     }
     let mut kernel_words = "console=ttyS0 quiet loglevel=1 panic=-1".to_owned();
     let card = "-device virtio-net-pci,netdev=n,disable-legacy=on,romfile=";
