@@ -63,12 +63,14 @@ pub const VFIO_DEVICE_RESET: u32 = 0x3b6f;
 pub const VFIO_DEVICE_IOEVENTFD: u32 = 0x3b74;
 pub const VFIO_DEVICE_FEATURE: u32 = 0x3b75;
 pub const VFIO_DEVICE_FLAGS_RESET: u32 = 1;
+pub const VFIO_DEVICE_FLAGS_PCI: u32 = 2;
 pub const VFIO_DEVICE_FLAGS_PLATFORM: u32 = 4;
 pub const VFIO_IRQ_INFO_EVENTFD: u32 = 1;
 pub const VFIO_IRQ_SET_DATA_NONE: u32 = 1;
 pub const VFIO_IRQ_SET_DATA_BOOL: u32 = 2;
 pub const VFIO_IRQ_SET_DATA_EVENTFD: u32 = 4;
 pub const VFIO_IRQ_SET_ACTION_MASK: u32 = 8;
+pub const VFIO_IRQ_SET_ACTION_UNMASK: u32 = 16;
 pub const VFIO_IRQ_SET_ACTION_TRIGGER: u32 = 32;
 /// Of `dev/vfio/handle`, a node of our own.
 pub const UMDEV_HANDLE_GET_DEVICE: u32 = 0x4048_5510;
