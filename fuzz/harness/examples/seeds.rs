@@ -12,6 +12,7 @@ fn main() -> std::io::Result<()> {
         ("vhost_net_ioctl", vhost_net()),
         ("iotlb_message", iotlb()),
         ("fuse_request", fuse()),
+        ("vfio_device", vfio_device()),
         ("vfio_ioctl", vfio()),
         ("rings", rings()),
         ("create_text", texts()),
@@ -266,6 +267,41 @@ fn vfio() -> Vec<Vec<u8>> {
         .concat(),
     ];
     bodies.iter().flat_map(|body| [0, 1].map(|memory| [&[memory], &body[..]].concat())).collect()
+}
+
+fn vfio_device() -> Vec<Vec<u8>> {
+    // Open the group, attach it with an IOMMU, have its device.
+    let open = [10, 11, 1, 6, 0, 0, 0];
+    let irqs = |flags: u8, index: u8, start: u8, count: u8, data: &[u8]| {
+        let len = u8::try_from(data.len()).unwrap_or(0);
+        [&[0, 0, flags, index, start, count, len][..], data, &[0]].concat()
+    };
+    // GET_INFO, GET_REGION_INFO, GET_IRQ_INFO, RESET, FEATURE of a structure of 32 bytes.
+    let argument = [8, 0, 12, 32, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    let told: Vec<u8> = [7, 8, 9, 11, 17].into_iter().flat_map(|nr| [2, 0, nr, 0]).collect();
+    let info = [&open[..], &argument, &told].concat();
+    let access = [4, 0, 0, 0, 0, 4, 0, 1, 4, 0, 3, 8, 0, 4, 0, 0];
+    let event = 9i32.to_le_bytes();
+    let vectors = irqs(4 | 32, 1, 0, 2, &[event, event].concat());
+    let line = [irqs(4 | 32, 0, 0, 1, &event), irqs(1 | 8, 0, 0, 1, &[]), irqs(1 | 16, 0, 0, 1, &[])].concat();
+    let down = irqs(1 | 32, 1, 0, 0, &[]);
+    // The group is closed before the device; two files; a stranger; the device's own node; a removal.
+    let close_late = [10, 9, 0, 10];
+    let second = [6, 0, 0, 0, 9, 0, 9, 0];
+    let strange = [13, 4, 0, 0, 0, 0, 4, 0, 1, 13];
+    let own_node = [14, 2, 1, 7, 0];
+    let removal = [15, 255, 4, 0, 0, 0, 0, 4, 0, 1];
+    vec![
+        info,
+        [&open[..], &access].concat(),
+        [&open[..], &vectors, &irqs(2 | 32, 1, 0, 2, &[1, 0]), &down].concat(),
+        [&open[..], &line].concat(),
+        [&open[..], &access, &close_late].concat(),
+        [&open[..], &second].concat(),
+        [&open[..], &strange].concat(),
+        [&open[..], &own_node].concat(),
+        [&open[..], &vectors, &removal].concat(),
+    ]
 }
 
 fn rings() -> Vec<Vec<u8>> {

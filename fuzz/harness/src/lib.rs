@@ -10,6 +10,7 @@ mod input;
 pub mod iotlb_message;
 mod model;
 pub mod rings;
+pub mod vfio_device;
 pub mod vfio_ioctl;
 pub mod vhost_ioctl;
 pub mod vhost_net_ioctl;
@@ -21,11 +22,12 @@ pub use input::Input;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target.
-pub const TARGETS: [Target; 7] = [
+pub const TARGETS: [Target; 8] = [
     ("vhost_ioctl", vhost_ioctl::run),
     ("vhost_net_ioctl", vhost_net_ioctl::run),
     ("iotlb_message", iotlb_message::run),
     ("fuse_request", fuse_request::run),
+    ("vfio_device", vfio_device::run),
     ("vfio_ioctl", vfio_ioctl::run),
     ("rings", rings::run),
     ("create_text", create_text::run),

@@ -56,6 +56,11 @@ fn the_corpus_of_vfio_ioctls_breaks_no_promise() {
 }
 
 #[test]
+fn the_corpus_of_vfio_devices_breaks_no_promise() {
+    replay("vfio_device");
+}
+
+#[test]
 fn the_corpus_of_rings_breaks_no_promise() {
     replay("rings");
 }

@@ -4,7 +4,7 @@ use crate::lab::*;
 use devnode::{Ioctl, OpenFile};
 use nix::errno::Errno;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use vfio_container::testing::{Descriptor, FakeClient};
 use vfio_container::{ContainerFile, DeviceFile, GroupFile, HandleFile};
 use vhost_mdev::VirtioDevice;
@@ -313,4 +313,77 @@ fn a_call_of_no_known_type_is_enotty() {
     let desk = Desk::new();
     assert_eq!(desk.call(0x5401, &[]), Err(Errno::ENOTTY));
     assert_eq!(desk.call(0xaf99, &[]), Err(Errno::ENOTTY));
+}
+
+#[test]
+fn f38_device_files_that_come_and_go_while_all_else_happens_leave_nothing() {
+    let desk = Desk::new();
+    desk.lab.map_in(&desk.container, 0x7000, 0x1000);
+    let space = desk.lab.group.space_for(&desk.lab.client).unwrap();
+    let client = desk.lab.client.thread();
+    client.put(ARG, &[24, EVENTFD | TRIGGER, 0, 0, 1, IRQ.cast_unsigned()].map(u32::to_ne_bytes).concat());
+    let features = virtio_mdev_api::features::REQUIRED.to_ne_bytes();
+    let done = AtomicBool::new(false);
+    let Desk { lab, group, device, .. } = desk;
+    std::thread::scope(|scope| {
+        let on = |cmd, input: Vec<u8>| {
+            let (device, lab, done) = (device.clone(), &lab, &done);
+            scope.spawn(move || {
+                let mut last = false;
+                while !last {
+                    // One more after the removal.
+                    last = done.load(Ordering::Acquire);
+                    let call = Ioctl { cmd, arg: ARG, input: &input };
+                    let answer = device.serve(&lab.client, &call);
+                    let known = [Errno::EBUSY, Errno::EPERM, Errno::ENODEV, Errno::EBADF, Errno::EFAULT, Errno::EINVAL];
+                    assert!(answer.is_ok() || answer.is_err_and(|errno| known.contains(&errno)), "{cmd:#x}");
+                }
+            });
+        };
+        on(SET_IRQS, Vec::new());
+        on(RESET, Vec::new());
+        on(SET_OWNER, Vec::new());
+        on(SET_FEATURES, features.to_vec());
+        on(SET_VRING_ENABLE, pair(0, 1));
+        on(SET_STATUS, vec![0xf]);
+        for _ in 0..100 {
+            let second = open(&lab);
+            let _ = second.serve_write(&lab.client, 0, &[0; 2]);
+            let _ = second.serve_read(&lab.client, CONFIG, 4);
+            second.release();
+        }
+        lab.node.revoke();
+        lab.group.remove();
+        assert!(space.regions().is_empty(), "the memory went with the instance");
+        assert_eq!(lab.running(), 0);
+        done.store(true, Ordering::Release);
+    });
+    assert_eq!(lab.running(), 0, "and stays away");
+    device.release();
+    group.release();
+    assert_eq!(lab.opens.load(Ordering::SeqCst), 0);
+}
+
+#[test]
+fn f38_a_device_file_closed_in_the_middle_of_a_call_is_let_go_of_after_it() {
+    let desk = Desk::new();
+    desk.lab.client.put(ARG, &[24, EVENTFD | TRIGGER, 1, 0, 1, IRQ.cast_unsigned()].map(u32::to_ne_bytes).concat());
+    for round in 0..200 {
+        let device = open(&desk.lab);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let call = Ioctl { cmd: SET_IRQS, arg: ARG, input: &[] };
+                let answer = device.serve(&desk.lab.client, &call);
+                assert!(answer.is_ok() || answer == Err(Errno::EBADF), "{answer:?}");
+            });
+            if round % 2 == 0 {
+                std::thread::yield_now();
+            }
+            device.release();
+        });
+    }
+    desk.device.release();
+    desk.lab.session.link().config_changed();
+    assert_eq!(desk.interrupts(), 0, "no call that came late left its interrupt");
+    assert_eq!(desk.lab.opens.load(Ordering::SeqCst), 0);
 }
