@@ -74,6 +74,26 @@ pub const VFIO_IRQ_SET_ACTION_UNMASK: u32 = 16;
 pub const VFIO_IRQ_SET_ACTION_TRIGGER: u32 = 32;
 /// Of `dev/vfio/handle`, a node of our own.
 pub const UMDEV_HANDLE_GET_DEVICE: u32 = 0x4048_5510;
+pub const UMDEV_HANDLE_MIG_STATE: u32 = 0xc008_5511;
+
+pub const VFIO_DEVICE_FEATURE_GET: u32 = 1 << 16;
+pub const VFIO_DEVICE_FEATURE_SET: u32 = 1 << 17;
+pub const VFIO_DEVICE_FEATURE_MIGRATION: u32 = 1;
+pub const VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE: u32 = 2;
+pub const VFIO_DEVICE_FEATURE_DMA_LOGGING_START: u32 = 6;
+pub const VFIO_DEVICE_FEATURE_DMA_LOGGING_STOP: u32 = 7;
+pub const VFIO_DEVICE_FEATURE_DMA_LOGGING_REPORT: u32 = 8;
+pub const VFIO_MIG_GET_PRECOPY_INFO: u32 = 0x3b79;
+
+pub const VFIO_DEVICE_STATE_ERROR: u32 = 0;
+pub const VFIO_DEVICE_STATE_STOP: u32 = 1;
+pub const VFIO_DEVICE_STATE_RUNNING: u32 = 2;
+pub const VFIO_DEVICE_STATE_STOP_COPY: u32 = 3;
+pub const VFIO_DEVICE_STATE_RESUMING: u32 = 4;
+pub const VFIO_DEVICE_STATE_PRE_COPY: u32 = 6;
+
+/// No message of the desired type: a data stream has nothing to read now.
+pub const ENOMSG: i32 = 42;
 pub const VFIO_IOMMU_GET_INFO: u32 = 0x3b70;
 pub const VFIO_IOMMU_MAP_DMA: u32 = 0x3b71;
 pub const VFIO_IOMMU_UNMAP_DMA: u32 = 0x3b72;

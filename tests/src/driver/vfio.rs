@@ -143,11 +143,11 @@ impl Container {
 /// What a bit of a bitmap stands for.
 const DIRTY_PAGE: u64 = 4096;
 
-fn bitmap_for(size: u64) -> Vec<u64> {
+pub(super) fn bitmap_for(size: u64) -> Vec<u64> {
     vec![0; usize::try_from(size.div_ceil(64 * DIRTY_PAGE)).expect("64 bits")]
 }
 
-fn pages_in(bitmap: &[u64]) -> Vec<u64> {
+pub(super) fn pages_in(bitmap: &[u64]) -> Vec<u64> {
     let mut pages = Vec::new();
     for (at, word) in (0..).zip(bitmap) {
         // The device's side wrote it, behind the compiler's back.
