@@ -32,23 +32,67 @@ fn device_writes(client: &Client) -> [Range<usize>; 3] {
     ]
 }
 
-/// A copy of a driver's memory, kept by what the container reports.
+/// Who tells what was written.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Teller {
+    /// The container: VFIO_IOMMU_DIRTY_PAGES, and unmaps with a bitmap.
+    Container,
+    /// The device: VFIO_DEVICE_FEATURE_DMA_LOGGING_*.
+    Device,
+}
+
+impl Teller {
+    fn start(self, client: &Client, far: &Memory) {
+        match self {
+            Self::Container => container(client).track(START).unwrap(),
+            Self::Device => {
+                let ranges = [(IOVA, client.memory.size()), (FAR, far.size())];
+                client.device().unwrap().log_start(&ranges).unwrap();
+            }
+        }
+    }
+
+    fn dirty(self, client: &Client) -> Vec<u64> {
+        match self {
+            Self::Container => container(client).dirty(IOVA, client.memory.size()).unwrap(),
+            Self::Device => client.device().unwrap().log_report(IOVA, client.memory.size()).unwrap(),
+        }
+    }
+
+    /// Unmaps the far memory: what was written there.
+    fn unmap_far(self, client: &Client, far: &Memory) -> Vec<u64> {
+        match self {
+            Self::Container => {
+                let (bytes, dirty) = container(client).unmap_dirty(FAR, far.size()).unwrap();
+                assert_eq!(bytes, far.size());
+                dirty
+            }
+            Self::Device => {
+                assert_eq!(container(client).unmap(FAR, far.size()), Ok(far.size()));
+                client.device().unwrap().log_report(FAR, far.size()).unwrap()
+            }
+        }
+    }
+}
+
+/// A copy of a driver's memory, kept by what is reported.
 struct Copy {
+    teller: Teller,
     bytes: Vec<u8>,
     far: Vec<u8>,
 }
 
 impl Copy {
-    fn begin(client: &Client, far: &Memory) -> Self {
-        container(client).track(START).unwrap();
-        let mut copy = Self { bytes: vec![0; client.memory.len()], far: vec![0; far.len()] };
+    fn begin(client: &Client, far: &Memory, teller: Teller) -> Self {
+        teller.start(client, far);
+        let mut copy = Self { teller, bytes: vec![0; client.memory.len()], far: vec![0; far.len()] };
         client.memory.read(0, &mut copy.bytes);
         far.read(0, &mut copy.far);
         copy
     }
 
     fn update(&mut self, client: &Client) {
-        let dirty = container(client).dirty(IOVA, client.memory.size()).unwrap();
+        let dirty = self.teller.dirty(client);
         take_pages(&mut self.bytes, &client.memory, dirty);
     }
 
@@ -79,8 +123,7 @@ fn receive_far(client: &mut Client, far: &Memory, page: usize, frame: &[u8], cop
     client.send(frame).unwrap();
     let used = client.rx.wait(PATIENCE, "a frame in the far memory").unwrap();
     assert_eq!(used.id, u32::from(head));
-    let (bytes, dirty) = container(client).unmap_dirty(FAR, far.size()).unwrap();
-    assert_eq!(bytes, far.size());
+    let dirty = copy.teller.unmap_far(client, far);
     take_pages(&mut copy.far, far, dirty);
     let mut received = vec![0; frame.len()];
     far.read(page * PAGE + HEADER, &mut received);
@@ -95,12 +138,13 @@ fn receive_far(client: &mut Client, far: &Memory, page: usize, frame: &[u8], cop
 }
 
 /// Frames of random lengths, memory that comes and goes, and a copy that is kept meanwhile: its wrong pages.
-fn copy_during_traffic(daemon: &Daemon, uuid: &str) -> usize {
-    let mut client = Client::start(daemon.root(), uuid, Options::default()).unwrap();
+fn copy_during_traffic(daemon: &Daemon, uuid: &str, teller: Teller) -> usize {
+    let via = if teller == Teller::Device { Via::Device } else { Via::Container };
+    let mut client = Client::start(daemon.root(), uuid, Options { via, ..Options::default() }).unwrap();
     let far = Memory::of_size(FAR_PAGES * PAGE).unwrap();
     // Traffic before the copy begins: the device does not start with the tracking.
     client.exchange(&[1; 100]).unwrap();
-    let mut copy = Copy::begin(&client, &far);
+    let mut copy = Copy::begin(&client, &far, teller);
     let (mut wrong, mut random) = (0, 12345u32);
     for round in 0..150u32 {
         random = random.wrapping_mul(1_103_515_245).wrapping_add(12345);
@@ -122,17 +166,32 @@ fn copy_during_traffic(daemon: &Daemon, uuid: &str) -> usize {
 #[test]
 fn a_copy_kept_by_the_reported_pages_is_right() {
     let daemon = Daemon::start();
-    assert_eq!(copy_during_traffic(&daemon, &daemon.create()), 0);
+    assert_eq!(copy_during_traffic(&daemon, &daemon.create(), Teller::Container), 0);
+}
+
+#[test]
+fn f36_a_copy_kept_by_the_pages_that_the_device_itself_reports_is_right() {
+    let daemon = Daemon::start();
+    assert_eq!(copy_during_traffic(&daemon, &daemon.create(), Teller::Device), 0);
 }
 
 #[test]
 fn a_device_that_does_not_report_what_it_writes_is_caught() {
+    assert!(copy_of_an_unlogged_device(Teller::Container) > 0);
+}
+
+#[test]
+fn f36_a_device_that_does_not_log_what_it_writes_is_caught() {
+    assert!(copy_of_an_unlogged_device(Teller::Device) > 0);
+}
+
+fn copy_of_an_unlogged_device(teller: Teller) -> usize {
     let daemon = Daemon::with(&["--parent", "faulty"]);
     let uuid = new_uuid();
     let kind = daemon.path("sys/class/mdev_bus/faulty0/mdev_supported_types/faulty-net");
     fs::write(kind.join("create"), &uuid).unwrap();
     fs::write(daemon.instance_dir(&uuid).join("faults/unlogged"), "1").unwrap();
-    assert!(copy_during_traffic(&daemon, &uuid) > 0);
+    copy_during_traffic(&daemon, &uuid, teller)
 }
 
 #[test]

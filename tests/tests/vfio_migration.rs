@@ -8,7 +8,7 @@ use std::process::Command;
 use std::time::Duration;
 use umdev_tests::driver::abi::*;
 use umdev_tests::driver::memory::IOVA;
-use umdev_tests::driver::{CallResult, Client, Daemon, Device, Options, Vhost, Via, new_uuid};
+use umdev_tests::driver::{CallResult, Client, Container, Daemon, Device, Group, Options, Vhost, Via, new_uuid};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const PAGE: usize = 4096;
@@ -237,6 +237,79 @@ fn a_killed_client_leaves_an_instance_that_runs_for_the_next() {
     drop((device, client));
     daemon.wait_for(&uuid, "state", "idle");
     Client::start(daemon.root(), &uuid, Options::default()).unwrap().exchange(&frame(1)).unwrap();
+}
+
+/// A serial card: its BAR, its configuration space, and registers of a 16550.
+const BAR0: u64 = 0;
+const CONFIG: u64 = 7 << 40;
+const COMMAND: u64 = 4;
+const DATA: u64 = BAR0;
+const FIFO_CONTROL: u64 = BAR0 + 2;
+const LINE_CONTROL: u64 = BAR0 + 3;
+const LINE_STATUS: u64 = BAR0 + 5;
+const SCRATCH: u64 = BAR0 + 7;
+
+/// A client of a serial card, whose line leads back to it.
+struct Terminal {
+    device: Device,
+    _group: Group,
+    _container: Container,
+}
+
+impl Terminal {
+    fn open(daemon: &Daemon) -> Self {
+        let uuid = new_uuid();
+        let create = daemon.path("sys/class/mdev_bus/mtty0/mdev_supported_types/mtty-1/create");
+        std::fs::write(create, &uuid).unwrap();
+        let (container, group) = (Container::open(daemon.root()).unwrap(), Group::open(daemon.root(), &uuid).unwrap());
+        group.set_container(&container).unwrap();
+        container.set_iommu().unwrap();
+        let device = Device::of(daemon.root(), &group, &uuid).unwrap();
+        Self { device, _group: group, _container: container }
+    }
+
+    fn write(&self, register: u64, byte: u8) {
+        assert_eq!(self.device.write(register, &[byte]), Ok(1));
+    }
+
+    fn read(&self, register: u64) -> u8 {
+        self.device.read(register, 1).unwrap()[0]
+    }
+
+    /// The next byte that came.
+    fn next(&self) -> Option<u8> {
+        (self.read(LINE_STATUS) & 1 == 1).then(|| self.read(DATA))
+    }
+}
+
+#[test]
+fn a_serial_card_moves_with_the_bytes_that_nobody_read_yet() {
+    let daemon = Daemon::with(&["--parent", "mtty:mtty0"]);
+    let (source, target) = (Terminal::open(&daemon), Terminal::open(&daemon));
+    source.write(CONFIG + COMMAND, 1);
+    source.write(FIFO_CONTROL, 1);
+    // Eight bits a byte.
+    source.write(LINE_CONTROL, 3);
+    source.write(SCRATCH, 0x5a);
+    b"first".iter().for_each(|&byte| source.write(DATA, byte));
+    assert_eq!((source.next(), source.next()), (Some(b'f'), Some(b'i')));
+    transfer(daemon.root(), &source.device, &target.device, || source.write(DATA, b'!'));
+    target.device.set_migration_state(VFIO_DEVICE_STATE_RUNNING).unwrap();
+    let rest: Vec<u8> = std::iter::from_fn(|| target.next()).collect();
+    assert_eq!(rest, b"rst!");
+    assert_eq!(target.read(SCRATCH), 0x5a);
+    b"more".iter().for_each(|&byte| target.write(DATA, byte));
+    assert_eq!(std::iter::from_fn(|| target.next()).collect::<Vec<u8>>(), b"more");
+}
+
+#[test]
+fn f41_a_network_card_is_no_serial_card() {
+    let daemon = Daemon::with(&["--parent", "mtty:mtty0", "--parent", "loopback:loopback0"]);
+    let (source, target) = (Terminal::open(&daemon), destination(&daemon, &daemon.create()));
+    let told = source.device.stream(daemon.root(), VFIO_DEVICE_STATE_PRE_COPY).unwrap().read().unwrap();
+    let mut incoming = target.1.stream(daemon.root(), VFIO_DEVICE_STATE_RESUMING).unwrap();
+    assert!(incoming.write(&told).is_err(), "before the source stops");
+    assert_eq!(state(&source.device), VFIO_DEVICE_STATE_PRE_COPY);
 }
 
 const GUEST_MAC: [u8; 6] = [0x52, 0x54, 0, 0, 0, 2];
