@@ -216,18 +216,21 @@ JSON:
         after_help = "\
 The program, and all it starts, sees the tree of ROOT where it would see the kernel's: /dev/vfio/vfio and
 /dev/vfio/GROUP, /dev/vfio/devices, /dev/iommu, /dev/vhost-vdpa-N, /sys/bus/mdev, /sys/class/mdev_bus,
-/sys/devices/virtual/mdev, /sys/kernel/iommu_groups. What really is in these directories stays there beside it, but
-/dev/vfio/vfio and /dev/iommu are ours, and /dev/vhost-net is the kernel's where there is one. Nothing changes for
-other programs. Instances made later, and a daemon that was started again, are seen too.
+/sys/devices/virtual/mdev, /sys/kernel/iommu_groups. What really is in these directories stays there beside it; of two
+of one name ours is shown (/dev/vfio/vfio, /dev/iommu), but /dev/vhost-net is the kernel's where there is one. A real
+group is seen, and cannot be put into a container of ours. Nothing changes for other programs. Instances made later,
+and a daemon that was started again, are seen too.
 
-VFIO_GROUP_GET_DEVICE_FD gives the program a descriptor, which it does not without exec.
+VFIO_GROUP_GET_DEVICE_FD gives the program a descriptor, and so do migration states with a data stream; without exec
+they do not.
 
 It is the program that runs, not a parent of it: number, terminal, signals and exit code are its own. A process
 beside it answers its ioctls for as long as it or anything it started runs.
 
 Needs Linux 5.14, and CAP_SYS_ADMIN or user name spaces. In a user name space (for who has no CAP_SYS_ADMIN)
 setuid programs have no effect, and a daemon started again is found only where mounts are shared, as
-systemd makes them. One seccomp listener is possible: no exec within exec, or where a container manager has one.
+systemd makes them. A signal whose handler has no SA_RESTART may interrupt these ioctls (EINTR) before they have
+begun. One seccomp listener is possible: no exec within exec, or where a container manager has one.
 
 Examples:
   umdev exec -- qemu-system-x86_64 -device vfio-pci,sysfsdev=/sys/bus/mdev/devices/UUID ...

@@ -2,6 +2,7 @@
 
 mod daemon;
 mod devices;
+mod exec;
 mod identity;
 mod kernel;
 mod limits;
@@ -85,6 +86,7 @@ pub fn examine(root: &Path) -> Report {
     checks.extend(kernel::checks());
     checks.extend(devices::checks());
     checks.extend(limits::checks());
+    checks.extend(exec::checks());
     checks.extend(daemon::checks(root));
     Report {
         version: env!("CARGO_PKG_VERSION"),

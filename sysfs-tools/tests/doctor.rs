@@ -52,6 +52,8 @@ fn every_check_is_reported_on_any_machine() {
             "vm.max_map_count",
             "RLIMIT_NOFILE",
             "RLIMIT_MEMLOCK",
+            "seccomp listener",
+            "mount name space",
             "daemon",
             "mount",
         ]

@@ -48,6 +48,7 @@ pub fn install() -> Result<Listener, Errno> {
         installed => installed,
     }
     .map(Listener)
+    .inspect(|listener| sys::wake_at_once(listener.as_fd()))
 }
 
 impl From<OwnedFd> for Listener {

@@ -14,6 +14,7 @@ mod merged;
 mod mounts;
 mod name_space;
 mod places;
+pub(crate) mod probe;
 mod supervisor;
 mod sys;
 mod target;

@@ -223,7 +223,7 @@ fn passed() -> CallResult<String> {
 
 fn signals(root: &Path, uuid: &str) -> CallResult<String> {
     let mut client = Client::start(root, uuid, Options::default())?;
-    sys::signal_every(Duration::from_millis(1)).map_err(DriverError::call("timer"))?;
+    sys::signal_every(Duration::from_millis(1), false).map_err(DriverError::call("timer"))?;
     let (mut interrupted, mut calls) = (0_u32, 0_u32);
     let mut count = |result: CallResult<()>| {
         calls += 1;

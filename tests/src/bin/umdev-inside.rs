@@ -2,7 +2,8 @@
 //! Prints what came of it.
 //!
 //! `device` opens the device of an instance and asks what it is; `refused` makes the call wrong in every way;
-//! `often` makes it a thousand times from eight threads; `forever` until it is killed, after a line.
+//! `often` makes it a thousand times from eight threads; `forever` until it is killed, after a line; `signals` while a timer interrupts it a thousand times a
+//! second, `stuck` with a name that never comes, after a line; `interrupted` the same without SA_RESTART; `dirty` tracks dirty pages, a call that has the number of another that is looked at.
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
@@ -11,7 +12,10 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::ExitCode;
 use std::thread;
-use umdev_tests::driver::{CallResult, Container, DriverError, Group, sys};
+use std::time::Duration;
+use umdev_tests::driver::abi::{VFIO_IOMMU_DIRTY_PAGES_FLAG_START, VFIO_IOMMU_DIRTY_PAGES_FLAG_STOP};
+use umdev_tests::driver::memory::IOVA;
+use umdev_tests::driver::{CallResult, Container, DriverError, Group, Memory, sys};
 
 const GET_DEVICE_FD: u32 = 0x3b6a;
 const DEVICE_GET_INFO: u32 = 0x3b6b;
@@ -27,8 +31,12 @@ fn main() -> ExitCode {
         ["refused", uuid] => refused(uuid),
         ["often", uuid] => often(uuid),
         ["forever", uuid] => forever(uuid),
+        ["signals", uuid] => signals(uuid, true),
+        ["interrupted", uuid] => signals(uuid, false),
+        ["dirty", uuid] => dirty(uuid),
+        ["stuck", uuid] => stuck(uuid),
         _ => {
-            eprintln!("usage: umdev-inside device|refused|often|forever UUID");
+            eprintln!("usage: umdev-inside device|refused|often|forever|signals|interrupted|dirty|stuck UUID");
             return ExitCode::from(2);
         }
     };
@@ -118,6 +126,41 @@ fn forever(uuid: &str) -> CallResult<String> {
         };
         let threads: Vec<_> = (0..THREADS).map(|_| scope.spawn(call)).collect();
         let ends = threads.into_iter().map(|thread| thread.join().unwrap_or(Errno::UnknownErrno));
+        Ok(format!("{:?}", ends.collect::<Vec<_>>()))
+    })
+}
+
+/// Under a timer whose handler has SA_RESTART or not.
+fn signals(uuid: &str, restart: bool) -> CallResult<String> {
+    let (_container, group) = attached(uuid)?;
+    let before = open_descriptors();
+    sys::signal_every(Duration::from_millis(1), restart).map_err(DriverError::call("setitimer"))?;
+    let (given, failed): (Vec<_>, Vec<_>) = (0..300).map(|_| get_device(&group, uuid)).partition(Result::is_ok);
+    let unknown = open_descriptors() - before - given.len();
+    let interrupted = failed.iter().filter(|failed| matches!(failed, Err(Errno::EINTR))).count();
+    let others = failed.len() - interrupted;
+    let interrupted = if restart { format!("{interrupted} interrupted, ") } else { String::new() };
+    Ok(format!("{interrupted}{others} failed, {unknown} descriptors that nobody was told of"))
+}
+
+fn dirty(uuid: &str) -> CallResult<String> {
+    let (container, _group) = attached(uuid)?;
+    let memory = Memory::new()?;
+    container.map(IOVA, memory.size(), memory.address())?;
+    container.track(VFIO_IOMMU_DIRTY_PAGES_FLAG_START)?;
+    let pages = container.dirty(IOVA, memory.size())?;
+    container.track(VFIO_IOMMU_DIRTY_PAGES_FLAG_STOP)?;
+    Ok(format!("{} dirty pages", pages.len()))
+}
+
+fn stuck(uuid: &str) -> CallResult<String> {
+    let (_container, group) = attached(uuid)?;
+    let (page, _answers) = sys::page_that_never_comes().map_err(DriverError::call("userfaultfd"))?;
+    println!("begun");
+    thread::scope(|scope| {
+        let call = || sys::ioctl_value(&group, GET_DEVICE_FD, page.address());
+        let threads: Vec<_> = (0..THREADS).map(|_| scope.spawn(call)).collect();
+        let ends = threads.into_iter().map(|thread| thread.join().unwrap_or(Err(Errno::UnknownErrno)));
         Ok(format!("{:?}", ends.collect::<Vec<_>>()))
     })
 }

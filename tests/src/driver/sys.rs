@@ -52,9 +52,10 @@ pub(crate) fn own(number: i32) -> OwnedFd {
 
 extern "C" fn ignore(_signal: i32) {}
 
-/// From now on a signal with a handler, and without SA_RESTART, comes to this process at this interval.
-pub fn signal_every(interval: Duration) -> nix::Result<()> {
-    let action = SigAction::new(SigHandler::Handler(ignore), SaFlags::empty(), SigSet::empty());
+/// From now on a signal with a handler comes to this process at this interval; `restart` says whether with SA_RESTART.
+pub fn signal_every(interval: Duration, restart: bool) -> nix::Result<()> {
+    let flags = if restart { SaFlags::SA_RESTART } else { SaFlags::empty() };
+    let action = SigAction::new(SigHandler::Handler(ignore), flags, SigSet::empty());
     // SAFETY: the handler does nothing.
     unsafe { sigaction(Signal::SIGALRM, &action) }?;
     let micros = i64::try_from(interval.as_micros()).map_err(|_| Errno::EINVAL)?;
@@ -248,4 +249,10 @@ impl Drop for Map {
         // SAFETY: nobody has an address into the mapping any more.
         let _ = unsafe { munmap(self.base, self.len) };
     }
+}
+
+/// Another descriptor of the same open file, for a library that tells only the number of its own.
+pub fn duplicate(of: &impl AsRawFd) -> nix::Result<OwnedFd> {
+    // SAFETY: the call takes a number alone.
+    Errno::result(unsafe { libc::fcntl(of.as_raw_fd(), libc::F_DUPFD_CLOEXEC, 0) }).map(own)
 }

@@ -3,6 +3,7 @@
 mod calls;
 mod places;
 mod process;
+mod users;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -39,4 +40,13 @@ fn said(output: &Output) -> String {
     let text = String::from_utf8_lossy(&output.stdout).trim_end().to_owned();
     assert!(output.status.success(), "{}: {text}\n{}", output.status, String::from_utf8_lossy(&output.stderr));
     text
+}
+
+/// How many processes answer calls for programs on this daemon.
+fn supervisors(daemon: &Daemon) -> usize {
+    let root = daemon.root().to_str().unwrap();
+    let processes = std::fs::read_dir("/proc").unwrap().flatten();
+    // One that has ended, and whose parent has not asked yet how, has no command line.
+    let lines = processes.filter_map(|process| std::fs::read_to_string(process.path().join("cmdline")).ok());
+    lines.filter(|line| line.contains(&format!("{root}\0exec\0"))).count()
 }

@@ -4,7 +4,7 @@ use crate::{exec, shell};
 use nix::sys::signal::Signal;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
-use std::process::{Child, ChildStdout, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::Duration;
 use umdev_tests::driver::{Daemon, eventually, group_number};
 
@@ -104,6 +104,37 @@ fn instances_come_and_go_while_a_program_runs() {
     assert!(eventually(PATIENCE, || !program.sees("/dev/vhost-vdpa-0")));
 }
 
+/// A machine with VFIO, as far as it can be made here: nodes of other devices under the names of a group and of a container.
+const MACHINE_WITH_VFIO: &str = "\
+mount --make-rprivate / && mount -t tmpfs none $1 && cp -a /dev/null /dev/zero $1 && mkdir -p $1/vfio/devices && \
+mknod $1/vfio/vfio c 1 5 && mknod $1/vfio/7 c 1 3 && mknod $1/vfio/devices/vfio7 c 1 3 && mknod $1/vhost-net c 1 3 && \
+mount --move $1 /dev && shift && exec \"$@\"";
+
+#[test]
+fn real_vfio_nodes_are_beside_ours_and_both_come_and_go() {
+    let daemon = Daemon::start();
+    let uuid = daemon.create();
+    let group = group_number(daemon.root(), &uuid).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let shell = exec(daemon.root(), "sh", &[]);
+    let mut command = Command::new("unshare");
+    command.args(["-m", "sh", "-c", MACHINE_WITH_VFIO, "sh"]).arg(dir.path()).arg(shell.get_program());
+    let mut program = Inside::of(command.args(shell.get_args()));
+    for node in ["/dev/vfio/7", "/dev/vfio/devices/vfio7", "/dev/vhost-net"] {
+        assert_eq!(program.says(&format!("stat -c %F {node}")), "character special file", "{node}");
+    }
+    assert_eq!(program.says("echo into > /dev/vfio/7; echo $?"), "0", "the real node works");
+    for node in ["vfio", &group, "devices/vfio0"] {
+        assert_eq!(program.says(&format!("stat -c %F /dev/vfio/{node}")), "regular file", "{node}");
+    }
+    let second = daemon.create();
+    let later = group_number(daemon.root(), &second).unwrap();
+    assert!(eventually(PATIENCE, || program.sees(&format!("/dev/vfio/{later}"))));
+    daemon.remove(&second, "1").unwrap();
+    assert!(eventually(PATIENCE, || !program.sees(&format!("/dev/vfio/{later}"))));
+    assert!(program.sees("/dev/vfio/7"));
+}
+
 /// A shell inside, asked one thing after the other.
 struct Inside {
     shell: Child,
@@ -112,17 +143,25 @@ struct Inside {
 
 impl Inside {
     fn start(daemon: &Daemon) -> Self {
-        let mut shell = exec(daemon.root(), "sh", &[]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        Self::of(&mut exec(daemon.root(), "sh", &[]))
+    }
+
+    fn of(command: &mut Command) -> Self {
+        let mut shell = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let answers = BufReader::new(shell.stdout.take().unwrap());
         Self { shell, answers }
     }
 
     fn sees(&mut self, path: &str) -> bool {
-        let script = self.shell.stdin.as_mut().unwrap();
-        writeln!(script, "test -L {path} -o -e {path}; echo $?").unwrap();
+        self.says(&format!("test -L {path} -o -e {path}; echo $?")) == "0"
+    }
+
+    /// What a command says, one line.
+    fn says(&mut self, command: &str) -> String {
+        writeln!(self.shell.stdin.as_mut().unwrap(), "{command}").unwrap();
         let mut answer = String::new();
         self.answers.read_line(&mut answer).unwrap();
-        answer == "0\n"
+        answer.trim_end().to_owned()
     }
 }
 

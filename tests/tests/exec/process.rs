@@ -1,10 +1,13 @@
 //! The program is a process as it would be without `umdev exec`.
 
-use crate::{exec, umdev};
+use crate::{INSIDE, exec, inside, said, supervisors, umdev};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Command, Output};
-use umdev_tests::driver::Daemon;
+use std::time::Duration;
+use umdev_tests::driver::{Daemon, eventually};
+
+const PATIENCE: Duration = Duration::from_secs(10);
 
 fn run(daemon: &Daemon, program: &str, arguments: &[&str]) -> Output {
     exec(daemon.root(), program, arguments).output().unwrap()
@@ -72,4 +75,49 @@ fn a_root_that_nobody_serves_is_told_in_words() {
         assert_eq!(output.status.code(), Some(125));
         assert!(words(&output).contains(said), "{}", words(&output));
     }
+}
+
+#[test]
+fn what_a_program_leaves_behind_is_served_as_long_as_it_runs() {
+    let daemon = Daemon::start();
+    let uuid = daemon.create();
+    let dir = tempfile::tempdir().unwrap();
+    let (gate, answer) = (dir.path().join("gate"), dir.path().join("answer"));
+    nix::unistd::mkfifo(&gate, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let (gate_path, answer_path) = (gate.to_str().unwrap(), answer.to_str().unwrap());
+    let script =
+        format!("(read line < {gate_path}; {INSIDE} device {uuid} > {answer_path}) > /dev/null 2>&1 < /dev/null &");
+    said(&run(&daemon, "setsid", &["sh", "-c", &script]));
+    assert_eq!(supervisors(&daemon), 1);
+    std::fs::write(&gate, "now\n").unwrap();
+    assert!(eventually(PATIENCE, || supervisors(&daemon) == 0), "the supervisor stays");
+    let answer = std::fs::read_to_string(answer).unwrap();
+    assert!(answer.starts_with("regions 2"), "{answer}");
+}
+
+#[test]
+fn who_waits_for_the_end_of_a_pipe_waits_for_the_program_alone() {
+    let daemon = Daemon::start();
+    // Not for the supervisor of what the program left running.
+    let output = run(&daemon, "sh", &["-c", "sleep 1000 </dev/null >/dev/null 2>&1 & echo $!"]);
+    assert_eq!(supervisors(&daemon), 1);
+    let sleeper = nix::unistd::Pid::from_raw(said(&output).parse().unwrap());
+    nix::sys::signal::kill(sleeper, nix::sys::signal::Signal::SIGKILL).unwrap();
+    assert!(eventually(PATIENCE, || supervisors(&daemon) == 0));
+}
+
+#[test]
+fn a_program_has_no_children_that_it_did_not_make() {
+    let daemon = Daemon::start();
+    let builtin = "children=; read children < /proc/$$/task/$$/children; echo children: $children";
+    assert_eq!(said(&run(&daemon, "sh", &["-c", builtin])), "children:");
+}
+
+#[test]
+fn a_program_may_have_a_filter_of_its_own() {
+    let daemon = Daemon::start();
+    let uuid = daemon.create();
+    let served = inside(&daemon, "device", &uuid);
+    let filtered = run(&daemon, "setpriv", &["--no-new-privs", INSIDE, "device", &uuid]);
+    assert_eq!(said(&filtered), served);
 }
