@@ -81,20 +81,6 @@ impl Bridge {
     }
 }
 
-/// Waits for the end of an outgoing migration; what QEMU says of it.
-fn migrated(monitor: &mut Monitor) -> LabResult<Value> {
-    let mut state = Value::Null;
-    let ended = wait_until("the end of the migration", PATIENCE, || {
-        state =
-            monitor.execute("query-migrate", json!({})).unwrap_or_else(|error| json!({ "error": error.to_string() }));
-        !matches!(state["status"].as_str(), Some("setup" | "active" | "device" | "pre-switchover"))
-    });
-    if ended.is_err() || state["status"] != "completed" {
-        return Err(LabError::Wrong(format!("the guest did not migrate: {state}")));
-    }
-    Ok(state)
-}
-
 fn migrate_during_a_download(qemu: QemuName, bridge: &Bridge) -> LabResult<()> {
     let kernel = Kernel::find(KernelName::Newer)?;
     let mut initramfs = Initramfs::new()?;
@@ -121,7 +107,7 @@ fn migrate_during_a_download(qemu: QemuName, bridge: &Bridge) -> LabResult<()> {
     wait_until("the download to flow", PATIENCE, || bridge.received(0) > 4 << 20)?;
 
     from.execute("migrate", json!({ "uri": format!("unix:{}", socket.display()) }))?;
-    let said = migrated(&mut from).map_err(|error| {
+    let said = from.migrated(PATIENCE).map_err(|error| {
         LabError::Wrong(format!("{error}\n{}\n{}\n{}", source.console(), destination.console(), bridge.daemon.log()))
     })?;
     let left = bridge.received(0);

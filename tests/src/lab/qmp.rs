@@ -47,6 +47,20 @@ impl Monitor {
         }
     }
 
+    /// Waits for the end of an outgoing migration; what QEMU says of it.
+    pub fn migrated(&mut self, patience: Duration) -> LabResult<Value> {
+        let mut state = Value::Null;
+        let ended = wait_until("the end of the migration", patience, || {
+            state =
+                self.execute("query-migrate", json!({})).unwrap_or_else(|error| json!({ "error": error.to_string() }));
+            !matches!(state["status"].as_str(), Some("setup" | "active" | "device" | "pre-switchover"))
+        });
+        if ended.is_err() || state["status"] != "completed" {
+            return Err(LabError::Wrong(format!("the guest did not migrate: {state}")));
+        }
+        Ok(state)
+    }
+
     fn line(&mut self) -> LabResult<Value> {
         let mut line = String::new();
         self.stream.read_line(&mut line).map_err(LabError::io("read from the monitor"))?;
