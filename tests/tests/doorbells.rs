@@ -2,7 +2,7 @@
 
 use nix::errno::Errno;
 use std::time::Duration;
-use umdev_tests::driver::{Client, Daemon, Options, eventually};
+use umdev_tests::driver::{Client, Daemon, Options, Via, eventually};
 
 const FRAME: [u8; 300] = [0x3c; 300];
 
@@ -91,6 +91,17 @@ fn a_restarted_daemon_brings_doorbell_pages_back() {
     daemon.start_again();
     assert_eq!(daemon.attribute(&uuid, "doorbell"), "page");
     driver(&daemon, &uuid).exchange(&FRAME).unwrap();
+}
+
+#[test]
+fn a_device_file_that_came_from_a_group_cannot_be_mapped() {
+    let daemon = Daemon::start();
+    let uuid = daemon.create_with("doorbell=page");
+    let mut client = Client::start(daemon.root(), &uuid, Options { via: Via::Device, ..Options::default() }).unwrap();
+    client.exchange(&FRAME).unwrap();
+    assert_eq!(client.device().unwrap().region(0).unwrap().flags, 2, "VFIO_REGION_INFO_FLAG_WRITE alone");
+    assert_eq!(client.map_doorbells().unwrap_err().errno(), Some(Errno::ENODEV));
+    client.exchange(&FRAME).unwrap();
 }
 
 #[test]

@@ -9,13 +9,16 @@ use iommufd_bindings::iommufd::{
 use iommufd_ioctls::{IommuFd, IommufdIoas};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::mman::{MapFlags, ProtFlags};
 use std::fs::{self, File};
+use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use umdev_tests::driver::abi::{ACKNOWLEDGE, DRIVER, DRIVER_OK, FEATURES_OK, VIRTQ_DESC_F_WRITE};
 use umdev_tests::driver::abi::{VIRTIO_F_ACCESS_PLATFORM, VIRTIO_F_VERSION_1};
 use umdev_tests::driver::memory::BUFFER_ROOM;
+use umdev_tests::driver::sys::Map;
 use umdev_tests::driver::{Client, Daemon, Descriptor, HEADER, Memory, Ring, Used, Vhost, eventually};
 use vfio_ioctls::{VfioDevice, VfioIommufd};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
@@ -26,6 +29,9 @@ const SIZE: u16 = 64;
 const DOORBELLS: u32 = 0;
 /// A region: virtio's.
 const CONFIG: u32 = 1;
+/// VFIO_REGION_INFO_FLAG_WRITE and _MMAP.
+const WRITE: u32 = 2;
+const MMAP: u32 = 4;
 /// An index of interrupts: one a queue.
 const QUEUES: u32 = 0;
 /// An index of interrupts: that of the configuration.
@@ -109,6 +115,8 @@ struct Queue<'d> {
     device: &'d VfioDevice,
     ring: Ring,
     call: EventFd,
+    /// Stored to in place of writes to the region.
+    doorbell: Option<Map>,
 }
 
 impl Queue<'_> {
@@ -116,7 +124,11 @@ impl Queue<'_> {
         let addr = self.ring.memory().iova(self.ring.buffer(at));
         self.ring.write_descriptor(at, Descriptor { addr, len: u32::try_from(len).unwrap(), flags, next: 0 });
         self.ring.offer(at);
-        self.device.region_write(DOORBELLS, &self.ring.index.to_ne_bytes(), u64::from(self.ring.index) * 4096);
+        let (number, offset) = (self.ring.index, u64::from(self.ring.index) * 4096);
+        match &self.doorbell {
+            Some(page) => page.store(0, u16::try_from(number).unwrap()),
+            None => self.device.region_write(DOORBELLS, &number.to_ne_bytes(), offset),
+        }
     }
 
     fn used(&mut self) -> (u16, usize) {
@@ -131,17 +143,26 @@ impl Queue<'_> {
     }
 }
 
-#[test]
-fn frames_pass_through_vfio_ioctls_by_cdev_with_doorbells_and_irqs() {
+/// A driver of the doorbell region and the interrupts alone, which writes to the region or stores to what it mapped of it.
+fn frames_pass(doorbell: &str, mapped: bool) {
     let daemon = Daemon::start();
-    let uuid = daemon.create();
+    let uuid = daemon.create_with(&format!("doorbell={doorbell}"));
     let sysfs = daemon.instance_dir(&uuid);
     with_kernel_paths(&daemon, || {
         let (iommufd, memory) = (iommufd(), Arc::new(Memory::new().unwrap()));
         let file = VfioDevice::open_cdev(&sysfs).unwrap();
         let vhost = Vhost(file.try_clone().unwrap());
+        let shown = file.try_clone().unwrap();
         let device = VfioDevice::new_from_fd(file, iommufd.clone(), true).unwrap();
         map(&iommufd, &memory);
+        let region = (device.get_region_flags(DOORBELLS), device.get_region_offset(DOORBELLS));
+        assert_eq!(region, (if doorbell == "page" { WRITE | MMAP } else { WRITE }, 0));
+        assert_eq!(device.get_region_flags(CONFIG) & MMAP, 0);
+        let map_page = |index: u32| {
+            let offset = device.get_region_offset(DOORBELLS) + u64::from(index) * 4096;
+            let page = NonZeroUsize::new(4096).unwrap();
+            Map::of_part(&shown, offset.try_into().unwrap(), page, ProtFlags::PROT_WRITE, MapFlags::MAP_SHARED)
+        };
         vhost.set_owner().unwrap();
         vhost.set_status(ACKNOWLEDGE | DRIVER).unwrap();
         vhost.set_features(VIRTIO_F_VERSION_1 | VIRTIO_F_ACCESS_PLATFORM).unwrap();
@@ -153,7 +174,8 @@ fn frames_pass_through_vfio_ioctls_by_cdev_with_doorbells_and_irqs() {
             vhost.set_vring_base(index, 0).unwrap();
             vhost.set_vring_addr(index, desc, avail, used).unwrap();
             vhost.set_vring_enable(index, true).unwrap();
-            Queue { device: &device, ring, call: EventFd::new(EFD_NONBLOCK).unwrap() }
+            let doorbell = mapped.then(|| map_page(index).unwrap());
+            Queue { device: &device, ring, call: EventFd::new(EFD_NONBLOCK).unwrap(), doorbell }
         });
         device.enable_irq(QUEUES, queues.iter().map(|queue| &queue.call).collect()).unwrap();
         vhost.set_status(ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK).unwrap();
@@ -176,6 +198,21 @@ fn frames_pass_through_vfio_ioctls_by_cdev_with_doorbells_and_irqs() {
         iommufd.vfio_dma_unmap(memory.first(), usize::try_from(memory.size()).unwrap()).unwrap();
         assert!(iommufd.vfio_dma_unmap(memory.first(), 4096).is_err(), "nothing is mapped any more");
     });
+}
+
+#[test]
+fn frames_pass_through_vfio_ioctls_by_cdev_with_doorbells_and_irqs() {
+    frames_pass("eventfd", false);
+}
+
+#[test]
+fn frames_pass_by_stores_to_the_mapped_doorbell_region_of_a_cdev() {
+    frames_pass("page", true);
+}
+
+#[test]
+fn a_doorbell_region_that_can_be_mapped_is_written_to_as_ever() {
+    frames_pass("page", false);
 }
 
 #[test]

@@ -21,7 +21,7 @@ impl CdevNode {
 
     /// Opens it.
     pub fn open_file(&self) -> Arc<DeviceFile> {
-        DeviceFile::new(Arc::clone(&self.group), Door::Unbound)
+        DeviceFile::new(Arc::clone(&self.group), Door::Unbound, self.group.usage().doorbells())
     }
 }
 

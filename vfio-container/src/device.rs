@@ -7,6 +7,7 @@ use std::sync::Arc;
 use virtio_mdev_api::Refusal;
 use virtio_mdev_api::dirty::DirtyRecord;
 use virtio_mdev_api::dma::AddressSpace;
+use virtio_mdev_api::doorbell::Doorbells;
 use virtio_mdev_api::vfio::{DeviceShape, IrqChange};
 
 /// The device behind a VFIO device file.
@@ -42,6 +43,12 @@ pub trait VfioDevice: Send + Sync {
     /// A call of another type than VFIO's, on the device file of `client`.
     fn ioctl(&self, _client: &dyn Client, _call: &Ioctl<'_>) -> Result<IoctlReply, Errno> {
         Err(Errno::ENOTTY)
+    }
+
+    /// What region 0 shows to those who map it: asked for when a file of the device's own node is opened, before anybody may
+    /// use the device, and the same as long as anybody has it. `None`: no region can be mapped.
+    fn doorbells(&self) -> Option<Arc<Doorbells>> {
+        None
     }
 
     /// How its state moves to another device; `None` when it cannot.

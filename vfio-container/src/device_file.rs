@@ -10,8 +10,10 @@ use devnode::{Broadcast, Caller, Ioctl, IoctlReply, OpenFile, Read, Releases};
 use nix::errno::Errno;
 use parking_lot::Mutex;
 use std::any::Any;
+use std::fs::File;
 use std::sync::Arc;
 use vfio_abi::command::*;
+use virtio_mdev_api::doorbell::Doorbells;
 
 /// An open VFIO device: what VFIO_GROUP_GET_DEVICE_FD gives, or an open `/dev/vfio/devices/vfio<n>`.
 ///
@@ -20,11 +22,13 @@ use vfio_abi::command::*;
 pub struct DeviceFile {
     group: Arc<Group>,
     door: Mutex<Door>,
+    /// What it shows to those who map it.
+    doorbells: Option<Arc<Doorbells>>,
 }
 
 impl DeviceFile {
-    pub(crate) fn new(group: Arc<Group>, door: Door) -> Arc<Self> {
-        Arc::new(Self { group, door: Mutex::new(door) })
+    pub(crate) fn new(group: Arc<Group>, door: Door, doorbells: Option<Arc<Doorbells>>) -> Arc<Self> {
+        Arc::new(Self { group, door: Mutex::new(door), doorbells })
     }
 
     /// The device file that an open file of ours is, or has become.
@@ -83,7 +87,9 @@ impl DeviceFile {
             VFIO_DEVICE_ATTACH_IOMMUFD_PT => self.bound(call.cmd)?.bound().attach(client, call.arg, trace),
             VFIO_DEVICE_DETACH_IOMMUFD_PT => self.bound(call.cmd)?.bound().detach(client, call.arg),
             VFIO_DEVICE_GET_INFO => device_info::device(client, &access, call.arg),
-            VFIO_DEVICE_GET_REGION_INFO => device_info::region(client, &access, call.arg, trace),
+            VFIO_DEVICE_GET_REGION_INFO => {
+                device_info::region(client, &access, self.doorbells.is_some(), call.arg, trace)
+            }
             VFIO_DEVICE_GET_IRQ_INFO => device_info::irq(client, &access, call.arg, trace),
             VFIO_DEVICE_SET_IRQS => irqs::set(client, &access, call.arg, trace),
             VFIO_DEVICE_RESET => reset(client, &access),
@@ -169,6 +175,10 @@ impl OpenFile for DeviceFile {
 
     fn write(&self, caller: &Caller, offset: u64, data: &[u8]) -> Result<usize, Errno> {
         self.serve_write(caller, offset, data)
+    }
+
+    fn backing(&self) -> Option<Arc<File>> {
+        self.doorbells.as_ref().map(|doorbells| Arc::clone(doorbells.file()))
     }
 
     fn releases(&self) -> Option<Releases> {

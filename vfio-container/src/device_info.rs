@@ -9,7 +9,9 @@ use crate::wire::fetch;
 use devnode::IoctlReply;
 use std::mem::{offset_of, size_of};
 use vfio_abi::{DeviceInfo, IrqInfo, RegionInfo};
-use vfio_bindings::bindings::vfio::{VFIO_DEVICE_FLAGS_RESET, VFIO_REGION_INFO_FLAG_READ, VFIO_REGION_INFO_FLAG_WRITE};
+use vfio_bindings::bindings::vfio::{
+    VFIO_DEVICE_FLAGS_RESET, VFIO_REGION_INFO_FLAG_MMAP, VFIO_REGION_INFO_FLAG_READ, VFIO_REGION_INFO_FLAG_WRITE,
+};
 use zerocopy::IntoBytes;
 
 pub(crate) fn device(client: &dyn Client, access: &Access, arg: u64) -> Result<IoctlReply, VfioError> {
@@ -28,9 +30,11 @@ pub(crate) fn device(client: &dyn Client, access: &Access, arg: u64) -> Result<I
     Ok(IoctlReply::ok())
 }
 
+/// `mappable`: the file shows region 0 to those who map it.
 pub(crate) fn region(
     client: &dyn Client,
     access: &Access,
+    mappable: bool,
     arg: u64,
     trace: &mut Trace,
 ) -> Result<IoctlReply, VfioError> {
@@ -45,6 +49,9 @@ pub(crate) fn region(
         flags |= VFIO_REGION_INFO_FLAG_WRITE;
     }
     let offset = offset_of_region(given.index);
+    if mappable && offset == 0 {
+        flags |= VFIO_REGION_INFO_FLAG_MMAP;
+    }
     let info = RegionInfo { flags, cap_offset: 0, size: region.size, offset, ..given };
     client.write(arg, info.as_bytes())?;
     Ok(IoctlReply::ok())

@@ -218,7 +218,8 @@ impl Group {
         let holder = (hold.home().pid(), client.uid());
         let device = DeviceUse::begin(self, Some(Arc::clone(hold.space())), holder)?;
         let door = DeviceDoor::Group(ThroughGroup::new(device, hold, seat));
-        Ok(DeviceFile::new(Arc::clone(self), door))
+        // Handles of all devices are files of one node, which can show one thing only.
+        Ok(DeviceFile::new(Arc::clone(self), door, None))
     }
 
     /// A device file that user `id` opened is closed.

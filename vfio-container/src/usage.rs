@@ -8,6 +8,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use virtio_mdev_api::Refusal;
 use virtio_mdev_api::dma::AddressSpace;
+use virtio_mdev_api::doorbell::Doorbells;
 
 /// The device of a group, as its driver supplied it.
 pub(crate) struct Supplied {
@@ -88,6 +89,12 @@ impl Usage {
     /// Who opened the first of its files.
     pub fn holder(&self) -> Option<(i32, u32)> {
         *self.holder.lock()
+    }
+
+    /// What a file of the device's own node shows to those who map it.
+    pub fn doorbells(&self) -> Option<Arc<Doorbells>> {
+        let supplied = self.state.lock().supplied.clone()?;
+        supplied.device.doorbells()
     }
 
     /// The device is gone: it loses its memory, and files of it that are open have none.

@@ -6,13 +6,14 @@ use crate::{VhostFile, VhostMdev};
 use devnode::{Ioctl, IoctlReply};
 use nix::errno::Errno;
 use parking_lot::Mutex;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use vfio_container::{
     Client, DeviceShape, IrqAction, IrqChange, IrqData, IrqShape, Migratable, RegionShape, VfioDevice,
 };
 use virtio_mdev_api::dirty::DirtyRecord;
 use virtio_mdev_api::dma::AddressSpace;
+use virtio_mdev_api::doorbell::{DOORBELL_SIZE, Doorbells};
 use virtio_mdev_api::notify::EventFd;
 use virtio_mdev_api::vfio::flags::{VFIO_DEVICE_FLAGS_PLATFORM, VFIO_IRQ_INFO_EVENTFD};
 use virtio_mdev_api::{HasErrno, Refusal, Session, SessionError};
@@ -25,7 +26,7 @@ const DOORBELLS: u32 = 0;
 /// The region that is configuration space.
 const CONFIG: u32 = 1;
 /// Bytes from one doorbell to the next.
-const DOORBELL_STRIDE: u64 = 4096;
+const DOORBELL_STRIDE: u64 = DOORBELL_SIZE as u64;
 
 /// The interrupts of the queues, one each.
 const QUEUE_IRQS: u32 = 0;
@@ -41,12 +42,14 @@ pub struct VirtioDevice {
     node: Arc<VhostMdev>,
     /// The open vhost file. Held while it is opened: calls of one client wait for each other there.
     seat: Mutex<Option<Arc<VhostFile>>>,
+    /// What files of the device's own node show, as long as there are any.
+    doorbells: Mutex<Weak<Doorbells>>,
 }
 
 impl VirtioDevice {
     /// The device behind a vhost node.
     pub fn new(node: Arc<VhostMdev>) -> Self {
-        Self { node, seat: Mutex::default() }
+        Self { node, seat: Mutex::default(), doorbells: Mutex::default() }
     }
 
     pub(crate) fn session(&self) -> &Session {
@@ -85,8 +88,10 @@ impl VirtioDevice {
         if let Some(file) = &*seat {
             return Ok(Arc::clone(file));
         }
+        let doorbells = self.doorbells.lock().upgrade();
         // Who had the node and closed it just now is none in the way.
-        let opened = self.node.group().releases().retry(|| Ok(self.node.open_for(pid, uid)?));
+        let open = || Ok(self.node.open_for(pid, uid, doorbells.clone())?);
+        let opened = self.node.group().releases().retry(open);
         let file = opened.map_err(|error: VhostError| error.errno())?;
         Ok(Arc::clone(seat.insert(file)))
     }
@@ -162,6 +167,23 @@ impl VfioDevice for VirtioDevice {
             file.lose_container();
         }
         Ok(())
+    }
+
+    fn doorbells(&self) -> Option<Arc<Doorbells>> {
+        let mut shown = self.doorbells.lock();
+        if let Some(doorbells) = shown.upgrade() {
+            return Some(doorbells);
+        }
+        match self.node.new_doorbells() {
+            Ok(made) => {
+                *shown = made.as_ref().map(Arc::downgrade).unwrap_or_default();
+                made
+            }
+            Err(error) => {
+                tracing::warn!(instance = self.session().link().name(), %error, "cannot be mapped");
+                None
+            }
+        }
     }
 
     fn read(&self, region: u32, offset: u64, out: &mut [u8]) -> Result<(), Refusal> {

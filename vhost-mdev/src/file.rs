@@ -15,7 +15,7 @@ use vfio_container::{Client, Home};
 use vhost_abi::command::{self, Access};
 use vhost_abi::{MESSAGE_SIZE, Message};
 use virtio_mdev_api::doorbell::Doorbells;
-use virtio_mdev_api::{Capabilities, Session, Status};
+use virtio_mdev_api::{Session, Status};
 
 /// An open vhost file.
 ///
@@ -42,10 +42,10 @@ pub(crate) struct State {
 
 impl VhostFile {
     /// Resets the device and gives it empty IOTLBs.
-    pub(crate) fn open(node: Arc<VhostMdev>) -> Result<Self, VhostError> {
+    pub(crate) fn open(node: Arc<VhostMdev>, doorbells: Option<Arc<Doorbells>>) -> Result<Self, VhostError> {
         node.session().reset()?;
         node.session().use_desc_groups(false)?;
-        let doorbells = doorbells(node.session())?;
+        node.session().set_doorbells(doorbells.clone())?;
         let memory = Memory::new(node.session())?;
         let state = State { memory, backend_features: 0, log: LogState::default(), answers_misses: false };
         Ok(Self { node, owner: OnceLock::new(), doorbells, misses: MissQueue::new(), state: Mutex::new(Some(state)) })
@@ -156,17 +156,6 @@ impl VhostFile {
         trace.answer(client, "vhost", name, outcome.map(|()| IoctlReply::value(72)))?;
         Ok(MESSAGE_SIZE.min(data.len()))
     }
-}
-
-/// Doorbells of their own for a new client: one that was here before may still have its pages mapped.
-fn doorbells(session: &Session) -> Result<Option<Arc<Doorbells>>, VhostError> {
-    let info = session.info();
-    if !info.capabilities.contains(Capabilities::DOORBELL_PAGE) {
-        return Ok(None);
-    }
-    let doorbells = Doorbells::new(info.queues.len()).map_err(VhostError::Doorbells)?;
-    session.set_doorbells(Some(Arc::clone(&doorbells)))?;
-    Ok(Some(doorbells))
 }
 
 impl OpenFile for VhostFile {

@@ -8,7 +8,8 @@ use parking_lot::Mutex;
 use std::fmt;
 use std::sync::{Arc, Weak};
 use vfio_container::{Client, Group};
-use virtio_mdev_api::{HasErrno, Session};
+use virtio_mdev_api::doorbell::Doorbells;
+use virtio_mdev_api::{Capabilities, HasErrno, Session};
 
 /// The vhost node of an instance. One opener at a time.
 pub struct VhostMdev {
@@ -81,11 +82,26 @@ impl VhostMdev {
 
     /// Opens the node for `client`: the device is reset.
     pub fn open_file(self: &Arc<Self>, client: &dyn Client) -> Result<Arc<VhostFile>, Errno> {
-        self.open_for(pid_of(client), client.uid())
+        let doorbells = self.new_doorbells().map_err(|error| error.errno())?;
+        self.open_for(pid_of(client), client.uid(), doorbells)
     }
 
-    /// Opens the node for a process of a user.
-    pub(crate) fn open_for(self: &Arc<Self>, pid: i32, uid: u32) -> Result<Arc<VhostFile>, Errno> {
+    /// Doorbells of its own for a new client: one that was here before may still have its pages mapped. None for a device
+    /// that does not watch any.
+    pub(crate) fn new_doorbells(&self) -> Result<Option<Arc<Doorbells>>, VhostError> {
+        let info = self.session.info();
+        let watches = info.capabilities.contains(Capabilities::DOORBELL_PAGE);
+        let made = watches.then(|| Doorbells::new(info.queues.len())).transpose();
+        made.map_err(VhostError::Doorbells)
+    }
+
+    /// Opens the node for a process of a user, who rings these doorbells.
+    pub(crate) fn open_for(
+        self: &Arc<Self>,
+        pid: i32,
+        uid: u32,
+        doorbells: Option<Arc<Doorbells>>,
+    ) -> Result<Arc<VhostFile>, Errno> {
         {
             let mut state = self.state.lock();
             match state.open {
@@ -94,7 +110,7 @@ impl VhostMdev {
                 _ => return Err(Errno::EBUSY),
             }
         }
-        let file = VhostFile::open(Arc::clone(self)).map(Arc::new);
+        let file = VhostFile::open(Arc::clone(self), doorbells).map(Arc::new);
         let mut state = self.state.lock();
         let file = match file {
             Ok(file) => file,

@@ -84,9 +84,14 @@ impl Way {
         }
         let used = begun.elapsed();
         client.tx.take();
-        while let Some(frame) = client.rx.take() {
-            client.rx.offer(u16::try_from(frame.id).expect("a descriptor"));
-        }
+        // It is on its way back.
+        let frame = loop {
+            match client.rx.take() {
+                Some(frame) => break frame,
+                None => std::hint::spin_loop(),
+            }
+        };
+        client.rx.offer(u16::try_from(frame.id).expect("a descriptor"));
         (kicked, used)
     }
 

@@ -18,6 +18,13 @@ const LONGEST: Duration = Duration::from_millis(1);
 /// Looks between two at the clock.
 const LOOKS: u32 = 16;
 
+/// Lets this thread's sleeps end when they are due: usually they are made longer by as much as the shortest one here.
+pub fn prepare() {
+    if let Err(errno) = nix::sys::prctl::set_timerslack(1) {
+        tracing::debug!(%errno, "sleeps are rounded up");
+    }
+}
+
 /// Waits until `rung` says that a doorbell was rung, or `others` can be read.
 pub fn wait(others: impl AsFd, mut rung: impl FnMut() -> bool) -> Result<(), Errno> {
     let begun = Instant::now();

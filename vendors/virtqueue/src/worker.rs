@@ -298,6 +298,9 @@ impl<S: Service> Thread<S> {
     fn obey(&mut self, command: Control<S>) {
         match command {
             Control::Start(queue, answer) => {
+                if queue.doorbell().is_some() {
+                    watch::prepare();
+                }
                 self.watch_kick(&queue);
                 self.queues.put(*queue);
                 let _ = answer.send(());
