@@ -14,6 +14,7 @@ fn main() -> std::io::Result<()> {
         ("fuse_request", fuse()),
         ("vfio_device", vfio_device()),
         ("vfio_ioctl", vfio()),
+        ("migration_stream", migration()),
         ("rings", rings()),
         ("create_text", texts()),
     ] {
@@ -29,6 +30,30 @@ fn main() -> std::io::Result<()> {
 /// Step 0: command `nr`, the `which`th of that number.
 fn ioctl(nr: u8, which: u8, argument: &[u8]) -> Vec<u8> {
     [&[0, nr, which], argument].concat()
+}
+
+/// Kind of card, and steps.
+fn migration() -> Vec<Vec<u8>> {
+    const STOP: [u8; 2] = [1, 1];
+    const RUN: [u8; 2] = [1, 2];
+    let resume = [11];
+    let all = [3, 0xff, 0xff];
+    let part = [3, 100, 0];
+    let log = [&[9][..], &[0, 16, 0, 0, 0, 0, 0, 0, 1]].concat();
+    let mut seeds = Vec::new();
+    for kind in 0..4u8 {
+        seeds.push([&[kind][..], &resume, &part, &part, &all, &STOP, &RUN].concat());
+        seeds.push([&[kind][..], &resume, &part, &STOP, &[7], &resume, &all, &STOP].concat());
+        for number in [0u8, 3, 9, 20] {
+            let changed = [&[4, number, 0][..], &[0xff, 0xff, 1, 0, 0, 0, 0, 0]].concat();
+            seeds.push([&[kind][..], &resume, &changed, &STOP, &RUN].concat());
+        }
+    }
+    // PRE_COPY, read, STOP_COPY, read to the end, and back.
+    seeds.push([&[0, 0, 6, 6, 20, 0][..], &[1, 3, 6, 0xff, 0xff], &RUN].concat());
+    seeds.push([&[0][..], &resume, &[5, 2, b'{', b'}'], &STOP, &[8, 0], &[7]].concat());
+    seeds.push([&[2][..], &log, &[10, 0, 1, 0, 0, 16, 0, 0, 0, 0, 0], &STOP].concat());
+    seeds
 }
 
 fn pair(first: u32, second: u32) -> Vec<u8> {

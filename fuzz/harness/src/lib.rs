@@ -8,6 +8,7 @@ pub mod create_text;
 pub mod fuse_request;
 mod input;
 pub mod iotlb_message;
+pub mod migration_stream;
 mod model;
 pub mod rings;
 pub mod vfio_device;
@@ -22,13 +23,14 @@ pub use input::Input;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target.
-pub const TARGETS: [Target; 8] = [
+pub const TARGETS: [Target; 9] = [
     ("vhost_ioctl", vhost_ioctl::run),
     ("vhost_net_ioctl", vhost_net_ioctl::run),
     ("iotlb_message", iotlb_message::run),
     ("fuse_request", fuse_request::run),
     ("vfio_device", vfio_device::run),
     ("vfio_ioctl", vfio_ioctl::run),
+    ("migration_stream", migration_stream::run),
     ("rings", rings::run),
     ("create_text", create_text::run),
 ];

@@ -61,6 +61,11 @@ fn the_corpus_of_vfio_devices_breaks_no_promise() {
 }
 
 #[test]
+fn the_corpus_of_migration_streams_breaks_no_promise() {
+    replay("migration_stream");
+}
+
+#[test]
 fn the_corpus_of_rings_breaks_no_promise() {
     replay("rings");
 }
