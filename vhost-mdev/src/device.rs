@@ -7,7 +7,6 @@ use devnode::{Ioctl, IoctlReply};
 use nix::errno::Errno;
 use parking_lot::Mutex;
 use std::sync::{Arc, Weak};
-
 use vfio_container::{
     Client, DeviceShape, IrqAction, IrqChange, IrqData, IrqShape, Migratable, RegionShape, VfioDevice,
 };
@@ -96,7 +95,7 @@ impl VirtioDevice {
         Ok(Arc::clone(seat.insert(file)))
     }
 
-    /// Does `each` for the interrupts from the first of `index`.
+    /// Whom the interrupts of `index` from the first go to.
     fn set_events(&self, index: u32, start: u32, events: Vec<Option<EventFd>>) -> Result<(), SessionError> {
         for (at, event) in (start..).zip(events) {
             match index {
