@@ -1,17 +1,18 @@
 //! `/dev/vfio/<n>`: the group of one instance.
 
-use crate::attachment::{Attached, Attachment, GroupHold, MemorySource};
-use crate::door::{DeviceSeat, Door as DeviceDoor, ThroughGroup};
+mod device;
+mod memory;
+
+use crate::GroupFile;
+use crate::attachment::Attached;
 use crate::error::VfioError;
-use crate::usage::{DeviceUse, Usage};
-use crate::{Client, DeviceFile, GroupFile, Home, VfioDevice};
+use crate::usage::Usage;
 use devnode::{Broadcast, Caller, DeviceNode, OpenFile, OpenFlags, Releases};
 use nix::errno::Errno;
 use parking_lot::Mutex;
 use std::fmt;
 use std::sync::Arc;
 use virtio_mdev_api::HasErrno;
-use virtio_mdev_api::dma::AddressSpace;
 
 type DetachHandler = Box<dyn Fn() + Send + Sync>;
 
@@ -103,74 +104,14 @@ impl Group {
         self.trace.lock().clone()
     }
 
-    /// Calls `handler`, which may ask the group whatever it likes but neither attach nor detach it, whenever the group has
-    /// lost its memory: by UNSET_CONTAINER, by DETACH_IOMMUFD_PT or an attach to other memory, by a close, or by
-    /// [`remove`](Self::remove). The memory is unmapped, if it is, after it returns.
-    pub fn on_detach(&self, handler: DetachHandler) {
-        self.on_detach.lock().push(Arc::new(handler));
-    }
-
-    /// The group's place in a container or an IOAS, if `client` runs in the address space that attached it: its proof that
-    /// it holds that. Looks into the client; call it with no lock held.
-    pub fn attachment(&self, client: &dyn Client) -> Option<Attachment> {
-        let attached = self.state.lock().attached.clone().filter(|attached| !attached.has_ended())?;
-        client.lives_in(attached.home()).then_some(Attachment(attached))
-    }
-
-    /// The same for the address space `home`. Looks into it.
-    pub fn attachment_of(&self, home: &Home) -> Option<Attachment> {
-        let attached = self.state.lock().attached.clone().filter(|attached| !attached.has_ended())?;
-        attached.home().same(home).then_some(Attachment(attached))
-    }
-
-    /// Whether `client` runs in the address space that attached the group.
-    pub fn attached_by(&self, client: &dyn Client) -> bool {
-        self.attachment(client).is_some()
-    }
-
-    /// The memory the group is attached to, if `client` runs in the address space that attached it. A container has some
-    /// once it has its IOMMU.
-    pub fn space_for(&self, client: &dyn Client) -> Option<Arc<AddressSpace>> {
-        self.attachment(client)?.0.space()
-    }
-
     /// Whether somebody has the group open, or its device bound.
     pub fn is_open(&self) -> bool {
         self.state.lock().open.is_some()
     }
 
-    /// Keeps the group in its container: UNSET_CONTAINER is EBUSY while the hold lives. `None` when it is in none, or
-    /// when the container has no IOMMU.
-    ///
-    /// A close of the group's file, or its removal, ends the attachment all the same; so does DETACH_IOMMUFD_PT.
-    pub fn hold(&self) -> Option<GroupHold> {
-        self.state.lock().attached.as_ref().and_then(Attached::hold)
-    }
-
-    /// Keeps the group where it is by `attachment`. `None` when that is over, or when there is no memory.
-    pub fn hold_in(&self, attachment: &Attachment) -> Option<GroupHold> {
-        let state = self.state.lock();
-        let attached = state.attached.as_ref().filter(|attached| Arc::ptr_eq(attached, &attachment.0))?;
-        attached.hold()
-    }
-
-    /// The device of the group, as its driver supplies it. Until [`remove`](Self::remove) the group keeps it.
-    pub fn set_device(&self, device: Arc<dyn VfioDevice>) {
-        self.usage.supply(device);
-    }
-
-    pub(crate) fn usage(&self) -> &Usage {
-        &self.usage
-    }
-
     /// The releases under way on the files of the group, of its device, and of whatever else keeps the device in use.
     pub fn releases(&self) -> &Releases {
         &self.releases
-    }
-
-    /// Process and user of who opened the device that is open.
-    pub fn device_holder(&self) -> Option<(i32, u32)> {
-        self.usage.holder()
     }
 
     /// The instance is gone: the device loses its memory, and every later call answers ENODEV.
@@ -205,36 +146,6 @@ impl Group {
         Ok(id)
     }
 
-    /// Opens the device for user `id`. `client` has the group open, and need not be who attached it. As in the kernel the
-    /// group stays open, and where it is attached, until the device is closed.
-    pub(crate) fn open_device(self: &Arc<Self>, id: u64, client: &dyn Client) -> Result<Arc<DeviceFile>, VfioError> {
-        let (hold, seat) = self.with_open(id, |state| {
-            let hold = state.attached.as_ref().and_then(Attached::hold).ok_or(VfioError::NoIommu)?;
-            if let Some(seat) = &mut state.open {
-                seat.devices += 1;
-            }
-            Ok((hold, DeviceSeat::new(Arc::clone(self), id)))
-        })?;
-        let holder = (hold.home().pid(), client.uid());
-        let device = DeviceUse::begin(self, Some(Arc::clone(hold.space())), holder)?;
-        let door = DeviceDoor::Group(ThroughGroup::new(device, hold, seat));
-        // Handles of all devices are files of one node, which can show one thing only.
-        Ok(DeviceFile::new(Arc::clone(self), door, None))
-    }
-
-    /// A device file that user `id` opened is closed.
-    pub(crate) fn device_closed(&self, id: u64) {
-        let ends = {
-            let mut state = self.state.lock();
-            let Some(seat) = state.open.as_mut().filter(|seat| seat.id == id) else { return };
-            seat.devices -= 1;
-            seat.closed && seat.devices == 0
-        };
-        if ends {
-            self.close(id);
-        }
-    }
-
     /// User `id` is done.
     pub(crate) fn close(&self, id: u64) {
         {
@@ -261,89 +172,6 @@ impl Group {
             Some(seat) if seat.id == id && !seat.closed => work(&mut state),
             _ => Err(VfioError::Closed),
         }
-    }
-
-    pub(crate) fn attach(&self, id: u64, source: Arc<dyn MemorySource>, home: Home) -> Result<(), VfioError> {
-        let trace = self.trace();
-        self.with_open(id, |state| {
-            if state.attached.is_some() {
-                return Err(VfioError::Attached);
-            }
-            source.join(self.number, trace)?;
-            state.attached = Some(Attached::new(source, home));
-            Ok(())
-        })
-    }
-
-    /// Attaches the group for user `id` in place of where it is attached. What it cannot be attached to leaves it there.
-    pub(crate) fn reattach(&self, id: u64, source: Arc<dyn MemorySource>, home: Home) -> Result<(), VfioError> {
-        let _leaving = self.leaving.lock();
-        let now = self.with_open(id, |state| Ok(state.attached.clone()))?;
-        if now.is_some_and(|now| Arc::ptr_eq(now.source(), &source)) {
-            return Ok(());
-        }
-        source.join(self.number, self.trace())?;
-        self.let_go(|_| true);
-        let attached = Attached::new(Arc::clone(&source), home);
-        let placed = self.with_open(id, |state| {
-            state.attached = Some(attached);
-            Ok(())
-        });
-        if placed.is_err() {
-            source.leave(self.number);
-            return placed;
-        }
-        let given = self.usage.set_memory(source.space());
-        if given.is_err() {
-            self.let_go(|_| true);
-        }
-        given
-    }
-
-    /// User `id` takes the memory from the device, in use or not.
-    pub(crate) fn detach_for(&self, id: u64) -> Result<(), VfioError> {
-        self.with_open(id, |_| Ok(()))?;
-        self.detach(|_| true);
-        Ok(())
-    }
-
-    /// UNSET_CONTAINER.
-    pub(crate) fn unset(&self, id: u64) -> Result<(), VfioError> {
-        let leaving = self.with_open(id, |state| {
-            let attached = state.attached.as_ref().filter(|attached| !attached.has_ended());
-            let attached = attached.ok_or(VfioError::NotAttached)?;
-            if attached.is_held() {
-                return Err(VfioError::InUse);
-            }
-            // Under the lock: a hold that comes now finds the attachment ended.
-            attached.end();
-            Ok(Arc::clone(attached))
-        })?;
-        // Not whatever is attached by then: another thread may attach the group anew once it is free.
-        self.detach(|attached| Arc::ptr_eq(attached, &leaving));
-        Ok(())
-    }
-
-    pub(crate) fn has_iommu(&self, id: u64) -> Result<bool, VfioError> {
-        self.with_open(id, |state| Ok(state.attached.as_ref().is_some_and(|attached| attached.space().is_some())))
-    }
-
-    /// Ends the attachment, if it is the one that is meant, and returns when its source has let go.
-    fn detach(&self, is_meant: impl FnOnce(&Arc<Attached>) -> bool) {
-        let _leaving = self.leaving.lock();
-        self.let_go(is_meant);
-    }
-
-    fn let_go(&self, is_meant: impl FnOnce(&Arc<Attached>) -> bool) {
-        let Some(attached) = self.state.lock().attached.clone().filter(is_meant) else { return };
-        attached.end();
-        if let Err(error) = self.usage.set_memory(None) {
-            tracing::warn!(device = self.device_name, %error, "keeps memory that may be unmapped now");
-        }
-        let handlers = self.on_detach.lock().clone();
-        handlers.iter().for_each(|handler| handler());
-        attached.source().leave(self.number);
-        self.state.lock().attached = None;
     }
 }
 
