@@ -46,6 +46,12 @@ pub trait DeviceNode: Send + Sync {
     fn releases(&self) -> Releases {
         Releases::default()
     }
+
+    /// The size that `stat` says. By default nothing is ever "past its end", so that the kernel lets writes to different
+    /// offsets run at the same time.
+    fn size(&self) -> u64 {
+        1 << 62
+    }
 }
 
 /// One open device file.

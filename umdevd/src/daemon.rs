@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use vfio_container::iommufd::IommuNode;
-use vfio_container::{ContainerNode, HandleNode};
+use vfio_container::{ContainerNode, HandleNode, StreamNode};
 use vhost_net::VhostNet;
 use virtio_mdev_api::Parent;
 
@@ -101,6 +101,7 @@ impl Builder {
         let vfio = tree.dirs(tree.root(), "dev/vfio").map_err(incomplete)?;
         tree.device(vfio, "vfio", CONTAINER_MODE, Arc::new(ContainerNode::new())).map_err(incomplete)?;
         tree.device(vfio, "handle", HANDLE_MODE, Arc::new(HandleNode)).map_err(incomplete)?;
+        tree.device(vfio, "stream", HANDLE_MODE, Arc::new(StreamNode)).map_err(incomplete)?;
 
         let vhost_net = VhostNet::new();
         let dev = tree.dirs(tree.root(), "dev").map_err(incomplete)?;

@@ -2,7 +2,8 @@
 //!
 //! An answer of a FUSE file is a number and cannot carry a descriptor. So whoever wants one opens the node, and turns the
 //! empty handle he got into the file he means, naming another descriptor of his as the proof that he may have it. A handle
-//! becomes one thing, once. `umdev exec` does this for programs that know nothing of it.
+//! becomes one thing, once. `dev/vfio/stream` is the same, for data streams: who reads one to its end first makes room for
+//! what `stat` says, and a device has the size of all its regions. `umdev exec` does this for programs that know nothing of it.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 

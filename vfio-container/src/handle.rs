@@ -1,4 +1,4 @@
-//! `dev/vfio/handle`: how a descriptor that an ioctl should have installed in its caller is had.
+//! `dev/vfio/handle` and `dev/vfio/stream`: how a descriptor that an ioctl should have installed in its caller is had.
 
 use crate::call::argument;
 use crate::error::VfioError;
@@ -19,6 +19,21 @@ pub struct HandleNode;
 impl DeviceNode for HandleNode {
     fn open(self: Arc<Self>, _caller: &Caller, _flags: OpenFlags) -> Result<Arc<dyn OpenFile>, Errno> {
         Ok(Arc::new(HandleFile::default()))
+    }
+}
+
+/// The same for data streams. Who reads a file to its end makes room for what `stat` says its size is, and finds none
+/// for that of a device.
+#[derive(Debug, Default)]
+pub struct StreamNode;
+
+impl DeviceNode for StreamNode {
+    fn open(self: Arc<Self>, _caller: &Caller, _flags: OpenFlags) -> Result<Arc<dyn OpenFile>, Errno> {
+        Ok(Arc::new(HandleFile::default()))
+    }
+
+    fn size(&self) -> u64 {
+        1 << 24
     }
 }
 

@@ -50,7 +50,7 @@ pub use device::{Migratable, VfioDevice};
 pub use device_file::DeviceFile;
 pub use group::Group;
 pub use group_file::GroupFile;
-pub use handle::{HandleFile, HandleNode};
+pub use handle::{HandleFile, HandleNode, StreamNode};
 pub use mappings::{MAX_MAPPINGS, MAX_REGIONS, Mappings};
 pub use migration::{DataStream, State as MigrationState};
 pub use virtio_mdev_api::vfio::{DeviceShape, IrqAction, IrqChange, IrqData, IrqShape, RegionShape};

@@ -7,10 +7,6 @@ use std::time::{SystemTime, UNIX_EPOCH};
 /// The size of an attribute file, as sysfs says it.
 const ATTRIBUTE_SIZE: u64 = 4096;
 
-/// The size of a device file. Nothing is ever "past its end", so that the kernel lets writes to different offsets run
-/// at the same time.
-const DEVICE_SIZE: u64 = 1 << 62;
-
 /// The file type of a node, as in `st_mode`.
 pub(super) fn file_type(node: &Node) -> u32 {
     match node.kind {
@@ -28,7 +24,7 @@ fn attr(tree: &Tree, node: &Node) -> Attr {
         ino: node.id,
         size: match &node.kind {
             Kind::Attribute(_) => ATTRIBUTE_SIZE,
-            Kind::Device(_) => DEVICE_SIZE,
+            Kind::Device(device) => device.size(),
             Kind::Link(target) => u64::try_from(target.len()).unwrap_or(0),
             Kind::Directory | Kind::Socket => 0,
         },

@@ -1,6 +1,6 @@
 //! Why a program could not be started, in words.
 
-use super::HANDLE;
+use super::{HANDLE, STREAM};
 use crate::error::describe;
 use nix::errno::Errno;
 use std::path::PathBuf;
@@ -17,7 +17,7 @@ pub enum ExecError {
         what: String,
     },
     /// The daemon has no node for device descriptors.
-    #[error("the daemon at {} is too old for exec: it has no {HANDLE}; install umdev and umdevd in one version", .0.display())]
+    #[error("the daemon at {} is too old for exec: it has no {HANDLE} or no {STREAM}; install umdev and umdevd in one version", .0.display())]
     OldDaemon(PathBuf),
     /// Neither capabilities nor user name spaces.
     #[error(

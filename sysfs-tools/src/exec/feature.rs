@@ -28,7 +28,9 @@ pub fn serve(root: &Path, device: Device, listener: &Listener, call: &Call) -> A
     let mut argument = [0; SIZE];
     let whole = memory.read(call.argument, &mut argument) == Ok(SIZE);
     let Some(state) = wanted_state(&argument).filter(|_| whole) else { return Answer::GoOn };
-    let (Ok(file), Some(handle)) = (target.take(device), get_device::open(root)) else { return Answer::GoOn };
+    let (Ok(file), Some(handle)) = (target.take(device), get_device::open(root, super::STREAM)) else {
+        return Answer::GoOn;
+    };
     // Before there is an effect: what cannot be written must be found out while nothing has changed.
     if let Err(errno) = put(&memory, call, DATA_FD, u32::MAX) {
         return Answer::Failed(errno);

@@ -19,7 +19,7 @@ pub fn serve(root: &Path, device: Device, listener: &Listener, call: &Call) -> A
         return Answer::GoOn;
     };
     name[length..].fill(0);
-    let (Ok(group), Some(handle)) = (target.take(device), open(root)) else { return Answer::GoOn };
+    let (Ok(group), Some(handle)) = (target.take(device), open(root, super::HANDLE)) else { return Answer::GoOn };
     let argument = GetDevice { group: group.as_raw_fd(), reserved: 0, name };
     match sys::get_device(std::os::fd::AsFd::as_fd(&handle), &argument) {
         Ok(()) => listener.answer_with(call, &handle),
@@ -28,6 +28,6 @@ pub fn serve(root: &Path, device: Device, listener: &Listener, call: &Call) -> A
 }
 
 /// An empty handle.
-pub fn open(root: &Path) -> Option<OwnedFd> {
-    OpenOptions::new().read(true).write(true).open(root.join(super::HANDLE)).ok().map(OwnedFd::from)
+pub fn open(root: &Path, node: &str) -> Option<OwnedFd> {
+    OpenOptions::new().read(true).write(true).open(root.join(node)).ok().map(OwnedFd::from)
 }

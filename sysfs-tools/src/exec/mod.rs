@@ -40,8 +40,9 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The node that becomes a descriptor which an ioctl cannot return.
+/// The nodes that become descriptors which an ioctl cannot return: a device, and a data stream.
 const HANDLE: &str = "dev/vfio/handle";
+const STREAM: &str = "dev/vfio/stream";
 
 /// Becomes the program. Comes back only when that fails.
 ///
@@ -66,7 +67,7 @@ fn served(root: &Path) -> Result<PathBuf, ExecError> {
     if file_system.filesystem_type() != nix::sys::statfs::FUSE_SUPER_MAGIC || !real.join("dev/vfio/vfio").exists() {
         return Err(not_served("there is no tree of umdevd".into()));
     }
-    if !real.join(HANDLE).exists() {
+    if [HANDLE, STREAM].iter().any(|node| !real.join(node).exists()) {
         return Err(ExecError::OldDaemon(real));
     }
     Ok(real)

@@ -1,5 +1,5 @@
-//! `umdev-vfio-group UUID`: rust-vmm's VFIO client, `vfio-ioctls`, by container and group, as a VMM uses it. It knows the kernel's paths and nothing of
-//! umdev. Has frames back from a loopback instance, and says what it found.
+//! `umdev-vfio-group UUID [OTHER]`: rust-vmm's VFIO client, `vfio-ioctls`, by container and group, as a VMM uses it. It knows the kernel's paths and
+//! nothing of umdev. Has frames back from a loopback instance, moves it to another one, and says what it found.
 
 use std::error::Error;
 use std::fs::File;
@@ -7,7 +7,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use umdev_tests::driver::abi::{
-    ACKNOWLEDGE, DRIVER, DRIVER_OK, FEATURES_OK, VIRTIO_F_ACCESS_PLATFORM, VIRTIO_F_VERSION_1, VIRTQ_DESC_F_WRITE,
+    ACKNOWLEDGE, DRIVER, DRIVER_OK, FEATURES_OK, VFIO_DEVICE_STATE_RESUMING, VFIO_DEVICE_STATE_RUNNING,
+    VFIO_DEVICE_STATE_STOP, VFIO_DEVICE_STATE_STOP_COPY, VIRTIO_F_ACCESS_PLATFORM, VIRTIO_F_VERSION_1,
+    VIRTQ_DESC_F_WRITE,
 };
 use umdev_tests::driver::memory::{BUFFER_ROOM, IOVA};
 use umdev_tests::driver::{Container, Descriptor, HEADER, Memory, Ring, Used, Vhost, eventually, sys};
@@ -25,7 +27,7 @@ const CONFIG: u32 = 1;
 const QUEUES: u32 = 0;
 
 fn main() -> Done<()> {
-    let uuid = std::env::args().nth(1).ok_or("usage: umdev-vfio-group UUID")?;
+    let uuid = std::env::args().nth(1).ok_or("usage: umdev-vfio-group UUID [OTHER]")?;
     let sysfs = Path::new("/sys/bus/mdev/devices").join(uuid);
     let container = Arc::new(VfioContainer::new(None)?);
     let device = VfioDevice::new(&sysfs, container.clone(), false)?;
@@ -39,6 +41,10 @@ fn main() -> Done<()> {
     Container(File::from(sys::duplicate(container.as_ref())?)).map(IOVA, memory.size(), memory.address())?;
     exchange(&device, &memory)?;
     println!("{FRAMES} frames came back");
+    if let Some(other) = std::env::args().nth(2) {
+        let sysfs = Path::new("/sys/bus/mdev/devices").join(other);
+        migrate(&device, &VfioDevice::new(&sysfs, container.clone(), false)?)?;
+    }
     container.vfio_dma_unmap(IOVA, usize::try_from(memory.size())?)?;
     device.reset();
     Ok(())
@@ -105,4 +111,21 @@ fn exchange(device: &VfioDevice, memory: &Arc<Memory>) -> Done<()> {
         }
     }
     Ok(vhost.set_status(0)?)
+}
+
+fn migrate(from: &VfioDevice, to: &VfioDevice) -> Done<()> {
+    println!("migration {:?}", from.query_migration_support()?);
+    from.set_migration_state(VFIO_DEVICE_STATE_STOP_COPY)?;
+    let stream = from.read_migration_data_to_end()?;
+    let refused = |stream: &[u8]| -> Done<bool> {
+        to.set_migration_state(VFIO_DEVICE_STATE_RESUMING)?;
+        Ok(to.write_migration_data(stream).is_err() | to.set_migration_state(VFIO_DEVICE_STATE_STOP).is_err())
+    };
+    let half = refused(&stream[..stream.len() / 2])?;
+    println!("half a stream is refused: {half}, state {}", to.get_migration_state()?);
+    to.reset();
+    let whole = refused(&stream)?;
+    to.set_migration_state(VFIO_DEVICE_STATE_RUNNING)?;
+    println!("the whole is refused: {whole}, state {}", to.get_migration_state()?);
+    Ok(from.set_migration_state(VFIO_DEVICE_STATE_STOP)?)
 }

@@ -1,10 +1,11 @@
 //! The calls that a supervisor answers.
 
 use crate::{INSIDE, exec, inside, said, supervisors};
+use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
-use umdev_tests::driver::{Daemon, eventually};
+use umdev_tests::driver::{Daemon, eventually, group_number};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -75,6 +76,7 @@ fn dirty_pages_of_a_container_are_tracked_as_ever() {
 fn a_program_killed_in_the_middle_of_its_calls_is_gone_at_once_and_leaves_nothing() {
     let daemon = Daemon::start();
     let uuid = daemon.create();
+    let group = daemon.path("dev/vfio").join(group_number(daemon.root(), &uuid).unwrap());
     let before = daemon.open_fds();
     for deed in ["forever"; 10].into_iter().chain(["stuck"; 3]) {
         let mut program = exec(daemon.root(), INSIDE, &[deed, &uuid]).stdout(Stdio::piped()).spawn().unwrap();
@@ -87,7 +89,21 @@ fn a_program_killed_in_the_middle_of_its_calls_is_gone_at_once_and_leaves_nothin
         program.wait().unwrap();
         assert!(killed.elapsed() < Duration::from_secs(1), "{:?}", killed.elapsed());
         assert!(eventually(PATIENCE, || supervisors(&daemon) == 0));
+        // The supervisor's last copy of the group closes when it has no command line any more.
+        assert!(eventually(PATIENCE, || File::options().read(true).write(true).open(&group).is_ok()));
     }
     daemon.wait_for(&uuid, "state", "idle");
     assert!(eventually(PATIENCE, || daemon.open_fds() <= before + 2), "{before} became {}", daemon.open_fds());
+}
+
+#[test]
+fn rust_vmms_client_by_group_moves_an_instance_to_another() {
+    let daemon = Daemon::start();
+    let (uuid, other) = (daemon.create(), daemon.create());
+    let output = exec(daemon.root(), env!("CARGO_BIN_EXE_umdev-vfio-group"), &[&uuid, &other]).output().unwrap();
+    let said = said(&output);
+    let (_, migration) = said.split_once("came back\n").unwrap();
+    let expected =
+        ["migration Some(7)", "half a stream is refused: true, state 0", "the whole is refused: false, state 2"];
+    assert_eq!(migration.lines().collect::<Vec<_>>(), expected);
 }
