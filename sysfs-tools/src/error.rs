@@ -25,6 +25,9 @@ pub enum Error {
     /// No instance has this UUID.
     #[error("no instance {0} (umdev list shows what there is)")]
     NoInstance(Uuid),
+    /// An instance without a vhost file: no virtio device, or one that is not bound to `vhost_mdev`.
+    #[error("instance {0} has no vhost file (umdev show {0} tells what it is, and which driver it has)")]
+    NoVhostFile(Uuid),
     /// No parent offers this type.
     #[error("no parent offers the type {}{}", printable(.asked), offers(.offered))]
     NoType {

@@ -7,10 +7,12 @@ use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::OpenOptionsExt;
+use std::process::Command;
 use std::time::{Duration, Instant};
 use umdev_tests::driver::abi::*;
 use umdev_tests::driver::device::RegionInfo;
 use umdev_tests::driver::{CallResult, Container, Daemon, Device, Group, eventually, new_uuid, sys};
+use umdev_tests::lab::program;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const INTX: u32 = 0;
@@ -116,6 +118,10 @@ fn a_serial_card_is_on_the_bus_as_the_kernels_sample_is() {
     assert!(driver.ends_with("drivers/vfio_mdev"), "{}", driver.display());
     // No vhost file, which is for virtio devices.
     assert!(!daemon.vhost_path(&uuid).exists());
+    let root = daemon.root().to_str().unwrap();
+    let rules = Command::new(program("umdev").unwrap()).args(["--root", root, "conformance", &uuid]).output().unwrap();
+    let said = String::from_utf8_lossy(&rules.stderr);
+    assert!(said.contains(&format!("{uuid} has no vhost file")), "{said}");
     assert!(daemon.instance_dir(&uuid).join("vfio-dev").is_dir());
     let client = open(&daemon, &uuid);
     daemon.wait_for(&uuid, "state", "open");

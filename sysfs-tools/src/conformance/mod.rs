@@ -51,9 +51,12 @@ fn resolve(root: &Path, target: &str) -> PathBuf {
 
 /// What the command line asks for: see [`examine`].
 pub(crate) fn of(root: &Path, target: &str, limit: Duration) -> Result<Report, Error> {
-    examine(&resolve(root, target), limit).map_err(|error| match error {
-        Error::Read { errno: Errno::ENOENT, .. } => Uuid::try_parse(target).map_or(error, Error::NoInstance),
-        error => error,
+    examine(&resolve(root, target), limit).map_err(|error| match (&error, Uuid::try_parse(target)) {
+        (Error::Read { errno: Errno::ENOENT, .. }, Ok(uuid)) => {
+            let is_there = root.join("sys/bus/mdev/devices").join(uuid.to_string()).exists();
+            if is_there { Error::NoVhostFile(uuid) } else { Error::NoInstance(uuid) }
+        }
+        _ => error,
     })
 }
 

@@ -344,4 +344,35 @@ mod tests {
         interrupts.set_level(INTX, 0, true);
         assert_eq!(call.drain(), Ok(Some(1)));
     }
+
+    #[test]
+    fn no_interrupt_of_a_line_is_lost_however_its_handling_and_the_device_meet() {
+        let (interrupts, call) = with_call(INTX);
+        let raised = AtomicU32::new(0);
+        std::thread::scope(|scope| {
+            // The device: raises the line anew as soon as it sees it handled, whether it is unmasked yet or not.
+            scope.spawn(|| {
+                for turn in 1..=20_000 {
+                    raised.store(turn, Ordering::SeqCst);
+                    interrupts.set_level(INTX, 0, true);
+                    while raised.load(Ordering::SeqCst) != 0 {
+                        std::thread::yield_now();
+                    }
+                }
+                raised.store(u32::MAX, Ordering::SeqCst);
+                interrupts.set_level(INTX, 0, true);
+            });
+            // The client: waits for a signal, has the device lower its line, and unmasks.
+            loop {
+                let mut fds = [nix::poll::PollFd::new(std::os::fd::AsFd::as_fd(&call), nix::poll::PollFlags::POLLIN)];
+                assert_eq!(nix::poll::poll(&mut fds, 10_000_u16), Ok(1), "the signal of turn {raised:?} is lost");
+                call.drain().unwrap();
+                interrupts.set_level(INTX, 0, false);
+                if raised.swap(0, Ordering::SeqCst) == u32::MAX {
+                    break;
+                }
+                ask(&interrupts, INTX, IrqAction::Unmask, IrqData::None(1)).unwrap();
+            }
+        });
+    }
 }
