@@ -320,6 +320,7 @@ impl BusInner {
             type_name: parent.types()[type_index].info.name.clone(),
             parameters: text.parameters.clone(),
             doorbell_pages: self.options.doorbell_pages,
+            owner: text.owner.map(|owner| (owner.uid, owner.gid)),
             link: link.clone(),
         };
         let deadline = self.options.vendor_deadline;

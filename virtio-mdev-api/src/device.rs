@@ -183,6 +183,8 @@ pub struct CreateRequest {
     /// Whether clients can map doorbell pages here. Without it a device with [`Capabilities::DOORBELL_PAGE`] would promise
     /// what nobody can use.
     pub doorbell_pages: bool,
+    /// User and group whom the files of the instance belong to, where not to root.
+    pub owner: Option<(u32, u32)>,
     /// The device's line to whoever drives it.
     pub link: DeviceLink,
 }

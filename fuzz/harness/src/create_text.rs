@@ -40,7 +40,14 @@ fn create(text: &CreateText) {
     let parent = Loopback::new("loopback0", 1);
     for kind in parent.types() {
         let (link, parameters) = (DeviceLink::new("fuzzed"), text.parameters.clone());
-        let request = CreateRequest { uuid: text.uuid, type_name: kind.name, parameters, doorbell_pages: true, link };
+        let request = CreateRequest {
+            uuid: text.uuid,
+            type_name: kind.name,
+            parameters,
+            doorbell_pages: true,
+            owner: None,
+            link,
+        };
         let mut device = match parent.create(request) {
             Ok(Device::Virtio(device)) => device,
             Ok(_) => panic!("no virtio device"),

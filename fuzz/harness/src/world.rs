@@ -45,6 +45,7 @@ pub fn loopback(kind: u8, link: &DeviceLink) -> Box<dyn VirtioMdev> {
         type_name: types[usize::from(kind) % types.len()].name.clone(),
         parameters: std::collections::BTreeMap::new(),
         doorbell_pages: false,
+        owner: None,
         link: link.clone(),
     };
     match parent.create(request) {

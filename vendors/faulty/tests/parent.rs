@@ -6,7 +6,14 @@ use virtio_mdev_api::{CreateRequest, Device, DeviceLink, Parent, VirtioMdev};
 fn request() -> CreateRequest {
     let uuid = uuid::Uuid::new_v4();
     let link = DeviceLink::new(uuid.to_string());
-    CreateRequest { uuid, type_name: "net".to_owned(), parameters: Default::default(), doorbell_pages: false, link }
+    CreateRequest {
+        uuid,
+        type_name: "net".to_owned(),
+        parameters: Default::default(),
+        doorbell_pages: false,
+        owner: None,
+        link,
+    }
 }
 
 fn device(parent: &Faulty) -> Box<dyn VirtioMdev> {

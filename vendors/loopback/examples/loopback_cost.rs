@@ -22,6 +22,7 @@ fn guest(features: u64) -> Guest {
         type_name: "net".to_owned(),
         parameters: std::collections::BTreeMap::new(),
         doorbell_pages: false,
+        owner: None,
         link: DeviceLink::new("cost"),
     };
     let Ok(Device::Virtio(device)) = Loopback::new("loopback0", 1).create(request) else {

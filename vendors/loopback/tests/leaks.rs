@@ -19,6 +19,7 @@ fn after_a_thousand_instances_descriptors_and_threads_are_where_they_were() {
             type_name: "net".to_owned(),
             parameters: std::collections::BTreeMap::new(),
             doorbell_pages: false,
+            owner: None,
             link: DeviceLink::new(format!("leak-{n}")),
         };
         let Ok(Device::Virtio(device)) = parent.create(request) else { panic!("no device") };

@@ -26,6 +26,7 @@ fn create_with(
         type_name: kind.to_owned(),
         parameters,
         doorbell_pages: false,
+        owner: None,
         link: link.clone(),
     })
 }

@@ -27,6 +27,7 @@ fn device(kind: &str, link: &DeviceLink, parameters: &[(&str, &str)]) -> Box<dyn
         type_name: kind.to_owned(),
         parameters,
         doorbell_pages: false,
+        owner: None,
         link: link.clone(),
     };
     match Loopback::new("loopback0", 4).create(request).unwrap() {

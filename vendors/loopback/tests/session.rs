@@ -31,6 +31,7 @@ impl Client {
             type_name: kind.to_owned(),
             parameters: std::collections::BTreeMap::new(),
             doorbell_pages: false,
+            owner: None,
             link: link.clone(),
         };
         let Ok(Device::Virtio(device)) = Loopback::new("loopback0", 1).create(request) else { panic!("no device") };

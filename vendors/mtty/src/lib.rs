@@ -100,7 +100,7 @@ impl Parent for Mtty {
             other => return Err(backend().refuse(other, "not loop or pty")),
         };
         let seats = self.ports.take(ports)?;
-        let lines = (0..ports).map(|_| if with_pty { Pty::new().map(Some) } else { Ok(None) });
+        let lines = (0..ports).map(|_| if with_pty { Pty::new(request.owner).map(Some) } else { Ok(None) });
         let lines = lines.collect::<Result<Vec<_>, _>>();
         let lines = lines.map_err(|errno| Refusal::new(errno, "no pseudo terminal can be had"))?;
         let device = Device::new(request.link.name(), Card::new(lines), seats)?;

@@ -8,7 +8,7 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::{Mode, fchmod};
-use nix::unistd;
+use nix::unistd::{self, fchown};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -24,8 +24,8 @@ pub struct Pty {
 }
 
 impl Pty {
-    /// A new terminal: raw, and the superuser's alone.
-    pub fn new() -> Result<Self, Errno> {
+    /// A new terminal: raw, and nobody's but the user's and group's `owner`, the superuser where there is none.
+    pub fn new(owner: Option<(u32, u32)>) -> Result<Self, Errno> {
         let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
         let near = openpt(flags).map_err(errno)?;
         grantpt(&near).map_err(errno)?;
@@ -34,7 +34,11 @@ impl Pty {
         let name = ptsname(&near, Vec::new()).map_err(errno)?;
         let path = PathBuf::from(name.into_string().map_err(|_| Errno::EILSEQ)?);
         let mut pty = Self { near, far: None, path };
-        pty.far = Some(pty.open_far()?);
+        let far = pty.open_far()?;
+        if let Some((user, group)) = owner {
+            fchown(&far, Some(user.into()), Some(group.into()))?;
+        }
+        pty.far = Some(far);
         Ok(pty)
     }
 

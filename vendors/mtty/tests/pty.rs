@@ -2,7 +2,8 @@
 
 mod common;
 
-use common::{Card, FAST, card, card_with};
+use common::{Card, FAST, card, card_with, request};
+use mtty::Mtty;
 use nix::poll::{PollFd, PollFlags, poll};
 use std::fs::File;
 use std::io::{Read, Write};
@@ -10,8 +11,8 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::process::Command;
 use std::time::{Duration, Instant};
-use virtio_mdev_api::Engine;
 use virtio_mdev_api::notify::EventFd;
+use virtio_mdev_api::{CreateRequest, Device, Engine, Parent};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -60,6 +61,14 @@ fn a_terminal_of_each_port_is_named_by_an_attribute_and_raw_and_the_superusers()
     let mode = File::open(card.attribute("tty0")).unwrap().metadata().unwrap().mode();
     assert_eq!(mode & 0o777, 0o600);
     assert!(common::card("1").session.show_attribute("tty0").is_err());
+}
+
+#[test]
+fn a_terminal_belongs_to_the_owner_of_the_instance() {
+    let request = CreateRequest { owner: Some((1234, 5678)), ..request("1", &[("backend", "pty")]) };
+    let Ok(Device::Vfio(mut card)) = Mtty::new("m", 1).create(request) else { panic!("no card") };
+    let terminal = std::fs::metadata(card.show_attribute("tty0").unwrap()).unwrap();
+    assert_eq!((terminal.uid(), terminal.gid(), terminal.mode() & 0o777), (1234, 5678, 0o600));
 }
 
 #[test]

@@ -209,6 +209,7 @@ mod tests {
             type_name: "net".to_owned(),
             parameters: pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
             doorbell_pages,
+            owner: None,
             link: DeviceLink::new("test"),
         };
         let ifname = ParameterSpec { name: "ifname", values: Values::Shape("NAME"), default: None, what: "" };

@@ -40,6 +40,7 @@ fn create(parent: &Tap, link: &DeviceLink, uuid: u128, parameters: &[(&str, &str
         type_name: "net".to_owned(),
         parameters: parameters.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
         doorbell_pages: false,
+        owner: None,
         link: link.clone(),
     })
 }

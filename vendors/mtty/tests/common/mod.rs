@@ -19,6 +19,7 @@ pub fn request(kind: &str, parameters: &[(&str, &str)]) -> CreateRequest {
         type_name: kind.to_owned(),
         parameters: parameters.iter().map(|&(key, value)| (key.to_owned(), value.to_owned())).collect(),
         doorbell_pages: false,
+        owner: None,
         link: DeviceLink::new("a card"),
     }
 }
