@@ -93,6 +93,11 @@ impl FakeClient {
         self.space.descriptors.lock().insert(fd, descriptor);
     }
 
+    /// The process closes all its descriptors.
+    pub fn forget_descriptors(&self) {
+        self.space.descriptors.lock().clear();
+    }
+
     /// Does `deed` while memory of the process is mapped next: what another of its threads could do then.
     pub fn meanwhile(&self, deed: impl FnOnce() + Send + 'static) {
         *self.space.meanwhile.lock() = Some(Box::new(deed));

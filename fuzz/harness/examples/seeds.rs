@@ -15,6 +15,7 @@ fn main() -> std::io::Result<()> {
         ("vfio_device", vfio_device()),
         ("vfio_ioctl", vfio()),
         ("migration_stream", migration()),
+        ("iommufd", iommufd()),
         ("rings", rings()),
         ("create_text", texts()),
     ] {
@@ -327,6 +328,36 @@ fn vfio_device() -> Vec<Vec<u8>> {
         [&open[..], &own_node].concat(),
         [&open[..], &vectors, &removal].concat(),
     ]
+}
+
+fn iommufd() -> Vec<Vec<u8>> {
+    let alloc = vec![0];
+    // Of the first IOAS; with flags, place, length, memory.
+    let map = |flags: u8, page: u8, pages: u8| vec![1, 0, flags, page, pages, page];
+    let copy = |to: u8, page: u8, place: u8, pages: u8| vec![4, 0, to, 0, page, place, pages];
+    let unmap = |page: u8, pages: u8| vec![6, 0, 0, page, pages];
+    let (all, destroy, stranger) = (vec![6, 0, 255], vec![8, 0], vec![12]);
+    let device = |deed: u8, id: u8| vec![11, 0, deed, id];
+    let (bind, attach, detach, close) = (device(2, 0), device(4, 0), device(6, 0), device(1, 0));
+    let setup = [&alloc[..], &alloc, &bind, &attach].concat();
+    let raw = |nr: u8, bytes: &[u8]| [&[9, 0, u8::try_from(bytes.len()).unwrap_or(0)], bytes, &[10, nr, 0]].concat();
+    let ranges = [[32u32, 1, 1, 0], [0x10_1000, 0, 0, 0]].concat();
+    let ranges: Vec<u8> = ranges.iter().flat_map(|word: &u32| word.to_le_bytes()).collect();
+    let bodies = [
+        [&setup[..], &map(0, 4, 4), &map(0x80, 0, 2), &copy(0, 4, 20, 2), &unmap(4, 4), &all, &detach, &close].concat(),
+        [&setup[..], &map(0, 4, 4), &map(0, 8, 4), &copy(1, 6, 1, 4), &unmap(5, 2), &destroy, &close, &destroy]
+            .concat(),
+        [&setup[..], &stranger, &map(0, 4, 4), &attach, &destroy, &stranger, &map(0xc5, 4, 4), &copy(0, 4, 9, 1)]
+            .concat(),
+        [&alloc[..], &raw(6, &ranges), &device(0, 0), &bind, &device(0, 0), &bind, &device(0, 0), &bind, &attach]
+            .concat(),
+        [&alloc[..], &map(0, 255, 1), &map(0, 254, 1), &map(0x80, 4, 254), &map(0, 4, 255), &unmap(254, 255)].concat(),
+    ];
+    let mut seeds = Vec::new();
+    for stretch in [0, 1] {
+        seeds.extend(bodies.iter().map(|body| [&[stretch], &body[..]].concat()));
+    }
+    seeds
 }
 
 fn rings() -> Vec<Vec<u8>> {

@@ -7,6 +7,7 @@
 pub mod create_text;
 pub mod fuse_request;
 mod input;
+pub mod iommufd;
 pub mod iotlb_message;
 pub mod migration_stream;
 mod model;
@@ -23,7 +24,7 @@ pub use input::Input;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target.
-pub const TARGETS: [Target; 9] = [
+pub const TARGETS: [Target; 10] = [
     ("vhost_ioctl", vhost_ioctl::run),
     ("vhost_net_ioctl", vhost_net_ioctl::run),
     ("iotlb_message", iotlb_message::run),
@@ -31,6 +32,7 @@ pub const TARGETS: [Target; 9] = [
     ("vfio_device", vfio_device::run),
     ("vfio_ioctl", vfio_ioctl::run),
     ("migration_stream", migration_stream::run),
+    ("iommufd", iommufd::run),
     ("rings", rings::run),
     ("create_text", create_text::run),
 ];

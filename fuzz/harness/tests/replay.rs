@@ -66,6 +66,11 @@ fn the_corpus_of_migration_streams_breaks_no_promise() {
 }
 
 #[test]
+fn the_corpus_of_iommufd_breaks_no_promise() {
+    replay("iommufd");
+}
+
+#[test]
 fn the_corpus_of_rings_breaks_no_promise() {
     replay("rings");
 }
