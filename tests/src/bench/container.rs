@@ -1,11 +1,12 @@
-//! What a VFIO container costs: maps when there are tens of thousands, and the pages written in a large address space.
+//! What a VFIO container and an IOAS cost: maps when there are tens of thousands, and the pages written in a large address space.
 
 use crate::bench::iotlb::{Line, line};
 use crate::bench::samples::{median, micros, timed};
 use serde::Serialize;
 use std::time::Duration;
 use umdev_tests::driver::abi::{VFIO_IOMMU_DIRTY_PAGES_FLAG_START, VIRTQ_DESC_F_WRITE};
-use umdev_tests::driver::{Client, Container, Daemon, Descriptor, Memory, Options};
+use umdev_tests::driver::iommufd::Iommufd;
+use umdev_tests::driver::{Client, Container, Daemon, Descriptor, Device, Memory, Options};
 
 /// All that a container can hold.
 pub const ENTRIES: u64 = 65_535;
@@ -52,6 +53,29 @@ pub fn measure(daemon: &Daemon) -> Vec<Line> {
     lines.push(line("VFIO MAP_DMA of a page, pages tracked", None, ENTRIES, &map));
     lines.push(line("VFIO UNMAP_DMA, pages tracked", None, ENTRIES, &unmap));
     drop(client);
+    daemon.remove(&uuid, "1").expect("remove");
+    lines
+}
+
+/// IOAS_MAP and IOAS_UNMAP of each entry, at addresses of the driver's choice and of the daemon's.
+pub fn measure_ioas(daemon: &Daemon) -> Vec<Line> {
+    let uuid = daemon.create();
+    let memory = Memory::new().expect("memory");
+    let (iommufd, device) = (Iommufd::open(daemon.root()), Device::by_cdev(daemon.root(), &uuid));
+    let (iommufd, device) = (iommufd.expect("dev/iommu"), device.expect("a device"));
+    let ioas = iommufd.alloc().expect("an IOAS");
+    device.bind(&iommufd).expect("bind");
+    device.attach(ioas).expect("attach");
+    let address = |entry: u64| memory.address() + entry * 2 % (memory.size() / PAGE) * PAGE;
+    let map = |entry| _ = iommufd.map(ioas, Some(FIRST + entry * PAGE), PAGE, address(entry)).expect("map");
+    let unmap = |entry| assert_eq!(iommufd.unmap(ioas, FIRST + entry * PAGE, PAGE).expect("unmap"), PAGE);
+    let anywhere = |entry| _ = iommufd.map(ioas, None, PAGE, address(entry)).expect("map");
+    let lines = vec![
+        line("IOAS_MAP of a page, 65,535 entries", None, ENTRIES, &map),
+        line("IOAS_UNMAP, 65,535 entries", None, ENTRIES, &unmap),
+        line("IOAS_MAP of a page anywhere, 65,535 entries", None, ENTRIES, &anywhere),
+    ];
+    drop((device, iommufd));
     daemon.remove(&uuid, "1").expect("remove");
     lines
 }

@@ -28,7 +28,7 @@ pub struct Report {
     pub calls: Vec<Figures>,
     /// IOTLB entries, tens of thousands.
     pub iotlb: Vec<iotlb::Line>,
-    /// Maps of a container, as many as it can hold.
+    /// Maps of a container and of an IOAS, as many as each can hold.
     pub maps: Vec<iotlb::Line>,
     /// Dirty pages of a large address space.
     pub dirty: container::Dirty,
@@ -58,7 +58,9 @@ pub fn run(base: Option<&Path>) -> Report {
     let (calls, iotlb, maps) = on_one_processor(|| {
         let daemon = start(None);
         let calls = calls::measure(&daemon, ROUNDS, CREATIONS);
-        (calls, iotlb::measure(&daemon, iotlb::MANY), container::measure(&daemon))
+        let mut maps = container::measure(&daemon);
+        maps.extend(container::measure_ioas(&daemon));
+        (calls, iotlb::measure(&daemon, iotlb::MANY), maps)
     });
     let dirty = container::measure_dirty(&start(None));
     let doorbells = doorbells::measure(&start(None));

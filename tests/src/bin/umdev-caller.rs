@@ -5,7 +5,7 @@
 //! uses its own file in a child; `signals ROOT UUID` calls while a timer interrupts it a thousand times a second;
 //! `hangs ROOT UUID` runs its queues and never comes back from a call, because the memory its argument is in never
 //! answers; `reopens ROOT UUID` closes and opens 300 times; `rings ROOT INTERFACE` runs rings of vhost-net on an
-//! interface until it is killed; `kills ROOT UUID PROGRAM` kills a client everywhere between its first call and its last.
+//! interface until it is killed; `foreign FD FD IOAS` uses an iommufd and a device that it was started with; `kills ROOT UUID PROGRAM` kills a client everywhere between its first call and its last.
 
 use nix::errno::Errno;
 use std::fs::File;
@@ -17,6 +17,7 @@ use std::time::Duration;
 use umdev_tests::driver::abi::{
     VHOST_SET_VRING_CALL, VHOST_SET_VRING_ERR, VHOST_SET_VRING_KICK, VHOST_VDPA_GET_CONFIG, VHOST_VDPA_SET_GROUP_ASID,
 };
+use umdev_tests::driver::iommufd::Iommufd;
 use umdev_tests::driver::{CallResult, Client, Device, DriverError, Memory, Options, Ring, Vhost, Via, memory, sys};
 
 fn main() -> ExitCode {
@@ -33,6 +34,11 @@ fn main() -> ExitCode {
         ["device", fd] => device(fd.parse().expect("a number")),
         ["device-holder", root, uuid] => device_holder(Path::new(root), uuid),
         ["passed"] => passed(),
+        ["foreign", iommufd, device, ioas] => foreign(
+            iommufd.parse().expect("a number"),
+            device.parse().expect("a number"),
+            ioas.parse().expect("a number"),
+        ),
         ["inherited", fd] => inherited(fd.parse().expect("a number")),
         _ => {
             eprintln!(
@@ -157,6 +163,25 @@ fn kills(root: &Path, uuid: &str, program: &str) -> CallResult<String> {
 
 fn inherited(fd: i32) -> CallResult<String> {
     Ok(attempts(&Vhost(File::from(sys::inherited(fd)))))
+}
+
+/// Calls on an iommufd and on a device bound to it, of which each would change something.
+fn foreign(iommufd: i32, device: i32, ioas: u32) -> CallResult<String> {
+    let iommufd = Iommufd(File::from(sys::inherited(iommufd)));
+    let device = Device(File::from(sys::inherited(device)));
+    let memory = Memory::new()?;
+    let results = [
+        iommufd.alloc().map(drop),
+        iommufd.map(ioas, None, memory.size(), memory.address()).map(drop),
+        iommufd.unmap(ioas, 0, u64::MAX).map(drop),
+        device.attach(ioas),
+        device.detach(),
+        device.reset(),
+    ];
+    let errno = |result: CallResult<()>| {
+        result.err().and_then(|error| error.errno()).map_or("done".into(), |errno| format!("{errno:?}"))
+    };
+    Ok(results.map(errno).join(" "))
 }
 
 /// Every call that is the owner's alone, and what each answers.

@@ -72,6 +72,17 @@ pub const VFIO_IRQ_SET_DATA_EVENTFD: u32 = 4;
 pub const VFIO_IRQ_SET_ACTION_MASK: u32 = 8;
 pub const VFIO_IRQ_SET_ACTION_UNMASK: u32 = 16;
 pub const VFIO_IRQ_SET_ACTION_TRIGGER: u32 = 32;
+pub const VFIO_DEVICE_BIND_IOMMUFD: u32 = 0x3b76;
+pub const VFIO_DEVICE_ATTACH_IOMMUFD_PT: u32 = 0x3b77;
+pub const VFIO_DEVICE_DETACH_IOMMUFD_PT: u32 = 0x3b78;
+pub const IOMMU_DESTROY: u32 = 0x3b80;
+pub const IOMMU_IOAS_ALLOC: u32 = 0x3b81;
+pub const IOMMU_IOAS_COPY: u32 = 0x3b83;
+pub const IOMMU_IOAS_MAP: u32 = 0x3b85;
+pub const IOMMU_IOAS_UNMAP: u32 = 0x3b86;
+pub const IOMMU_IOAS_MAP_FIXED_IOVA: u32 = 1;
+pub const IOMMU_IOAS_MAP_WRITEABLE: u32 = 2;
+pub const IOMMU_IOAS_MAP_READABLE: u32 = 4;
 /// Of `dev/vfio/handle`, a node of our own.
 pub const UMDEV_HANDLE_GET_DEVICE: u32 = 0x4048_5510;
 pub const UMDEV_HANDLE_MIG_STATE: u32 = 0xc008_5511;

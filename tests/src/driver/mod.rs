@@ -8,6 +8,7 @@ mod client;
 mod daemon;
 pub mod device;
 mod error;
+pub mod iommufd;
 pub mod memory;
 mod migration;
 mod ring;

@@ -5,6 +5,7 @@ mod descriptors;
 mod dma;
 mod doorbells;
 mod identity;
+mod iommufd;
 mod memory;
 mod repetition;
 mod running;
