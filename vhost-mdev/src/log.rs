@@ -53,8 +53,7 @@ impl LogState {
         let configs = session.queue_configs()?;
         let logged = |(&index, &log): (&usize, &u64)| {
             let QueueConfig { size, device, .. } = *configs.get(index)?;
-            // The device area, virtio 1.3 §2.7 and §2.8.
-            let len = if packed { 4 } else { 6 + 8 * u64::from(size) };
+            let [_, _, len] = QueueConfig::area_lens(size, packed);
             Some((index, LoggedRing { first: device, len, log }))
         };
         Ok(self.rings.iter().filter_map(logged).collect())

@@ -111,13 +111,12 @@ impl Ring {
 
     /// Size and guest-physical addresses, or `None` if an area is not in `table`.
     fn locate(&self, at: &VringAddr, table: &Table) -> Option<QueueConfig> {
-        let size = u64::from(self.size);
-        // Places of the event indices included, as the ring engine has them.
+        let [desc, driver, device] = QueueConfig::area_lens(self.size, false);
         Some(QueueConfig {
             size: self.size,
-            desc: table.locate(at.desc, 16 * size)?,
-            driver: table.locate(at.avail, 6 + 2 * size)?,
-            device: table.locate(at.used, self.used_len())?,
+            desc: table.locate(at.desc, desc)?,
+            driver: table.locate(at.avail, driver)?,
+            device: table.locate(at.used, device)?,
         })
     }
 
@@ -153,7 +152,8 @@ impl Ring {
     }
 
     fn used_len(&self) -> u64 {
-        6 + 8 * u64::from(self.size)
+        let [_, _, device] = QueueConfig::area_lens(self.size, false);
+        device
     }
 
     /// Gives the ring a back end, and with it runs it.

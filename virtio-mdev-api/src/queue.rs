@@ -20,6 +20,15 @@ pub struct QueueConfig {
     pub device: u64,
 }
 
+impl QueueConfig {
+    /// Bytes of the descriptor, driver and device areas of a ring of `size` entries, event indices included: their places
+    /// belong to the ring whether they are in use or not (virtio 1.3 §2.7, §2.8).
+    pub fn area_lens(size: u16, packed: bool) -> [u64; 3] {
+        let size = u64::from(size);
+        if packed { [16 * size, 4, 4] } else { [16 * size, 6 + 2 * size, 6 + 8 * size] }
+    }
+}
+
 /// Where a queue stands: everything a device needs to continue another's work on the same ring.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum QueueState {

@@ -41,13 +41,13 @@ impl Layout {
         Ok(layout)
     }
 
-    /// Bytes of an area, event index included: its place belongs to the ring whether it is in use or not.
+    /// Bytes of an area.
     pub fn len(&self, part: Part) -> u64 {
-        let size = u64::from(self.size);
+        let [desc, avail, used] = QueueConfig::area_lens(self.size, false);
         match part {
-            Part::Descriptors => 16 * size,
-            Part::Available => 6 + 2 * size,
-            Part::Used | Part::IndirectTable | Part::Buffer => 6 + 8 * size,
+            Part::Descriptors => desc,
+            Part::Available => avail,
+            Part::Used | Part::IndirectTable | Part::Buffer => used,
         }
     }
 

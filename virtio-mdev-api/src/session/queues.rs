@@ -235,11 +235,10 @@ pub(super) fn check_alignment(desc: u64, driver: u64, device: u64) -> Result<(),
 
 /// No ring area may wrap around the end of the address space.
 pub(super) fn check_areas(config: &QueueConfig, features: u64) -> Result<(), SessionError> {
-    let size = u64::from(config.size);
-    let (driver, device) = if features & VIRTIO_F_RING_PACKED == 0 { (6 + 2 * size, 6 + 8 * size) } else { (4, 4) };
-    let areas = [(config.desc, 16 * size), (config.driver, driver), (config.device, device)];
-    match areas.iter().find(|(start, len)| start.checked_add(len - 1).is_none()) {
-        Some(&(start, len)) => Err(SessionError::QueueWraps { start, len }),
+    let lens = QueueConfig::area_lens(config.size, features & VIRTIO_F_RING_PACKED != 0);
+    let mut areas = [config.desc, config.driver, config.device].into_iter().zip(lens);
+    match areas.find(|(start, len)| start.checked_add(len - 1).is_none()) {
+        Some((start, len)) => Err(SessionError::QueueWraps { start, len }),
         None => Ok(()),
     }
 }
