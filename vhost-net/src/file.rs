@@ -73,9 +73,7 @@ impl VhostNetFile {
         let mut trace = Trace::begin([]);
         let known = command::find(call.cmd);
         let outcome = known.ok_or(NetError::Unknown(call.cmd)).and_then(|(name, access)| {
-            // vhost-vdpa lets anybody; here these are calls of the device.
-            let of_the_log = matches!(call.cmd, command::VHOST_SET_LOG_BASE | command::VHOST_SET_LOG_FD);
-            let permit = self.permit(client, if of_the_log { Access::Owner } else { access })?;
+            let permit = self.permit(client, access)?;
             self.dispatch(client, permit, call, name, &mut trace)
         });
         trace.answer(client, "vhost-net", known.map_or("unknown", |(name, _)| name), outcome)
