@@ -54,8 +54,8 @@ impl State {
 
     /// A ring, and what it shares with the other.
     pub fn ring(&mut self, index: u32) -> Result<(&mut Ring, Common<'_>), NetError> {
-        let common = Common { features: self.features, table: &self.table, dirty: &self.dirty, place: &self.place };
-        let ring = usize::try_from(index).ok().and_then(|index| self.rings.get_mut(index));
+        let (rings, common) = self.split();
+        let ring = usize::try_from(index).ok().and_then(|index| rings.get_mut(index));
         Ok((ring.ok_or(NetError::NoSuchRing(index))?, common))
     }
 
@@ -126,8 +126,14 @@ impl State {
     }
 
     fn resume(&mut self) -> Result<(), NetError> {
+        let (rings, common) = self.split();
+        each(rings, |ring| ring.resume(&common))
+    }
+
+    /// The rings, and what they share.
+    fn split(&mut self) -> (&mut [Ring], Common<'_>) {
         let common = Common { features: self.features, table: &self.table, dirty: &self.dirty, place: &self.place };
-        each(&mut self.rings, |ring| ring.resume(&common))
+        (&mut self.rings, common)
     }
 
     /// No ring runs after this.
