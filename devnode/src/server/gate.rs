@@ -75,11 +75,7 @@ impl Gate {
         if full && flight.opcode != op::RELEASE {
             return Admission::Refuse;
         }
-        if user.queue.is_empty() {
-            self.turns.push_back(flight.payer);
-        }
-        user.bytes += bytes.len();
-        user.queue.push_back(Job { bytes: bytes.to_vec(), flight: Arc::clone(flight) });
+        self.queue(Job { bytes: bytes.to_vec(), flight: Arc::clone(flight) });
         Admission::Wait
     }
 
@@ -116,14 +112,16 @@ impl Gate {
 
     /// Queues requests that were admitted before and waited for their file.
     pub fn resume(&mut self, jobs: Vec<Job>) {
-        for job in jobs {
-            let user = self.users.entry(job.flight.payer).or_default();
-            if user.queue.is_empty() {
-                self.turns.push_back(job.flight.payer);
-            }
-            user.bytes += job.bytes.len();
-            user.queue.push_back(job);
+        jobs.into_iter().for_each(|job| self.queue(job));
+    }
+
+    fn queue(&mut self, job: Job) {
+        let user = self.users.entry(job.flight.payer).or_default();
+        if user.queue.is_empty() {
+            self.turns.push_back(job.flight.payer);
         }
+        user.bytes += job.bytes.len();
+        user.queue.push_back(job);
     }
 
     /// A running request ended.
