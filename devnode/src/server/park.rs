@@ -69,12 +69,7 @@ impl Parking {
 
     /// Everything that waits for `queue`, in the order it came.
     fn take(&self, queue: &WaitQueue) -> Vec<Job> {
-        let mut parked = self.0.lock();
-        let (woken, waiting) = std::mem::take(&mut *parked).into_iter().partition(|parked| parked.queue.is(queue));
-        *parked = waiting;
-        drop(parked);
-        let woken: Vec<Parked> = woken;
-        woken.into_iter().map(|parked| parked.job).collect()
+        self.0.lock().extract_if(.., |parked| parked.queue.is(queue)).map(|parked| parked.job).collect()
     }
 
     pub fn len(&self) -> usize {
