@@ -137,7 +137,7 @@ impl VhostFile {
         attachment: Option<&Attachment>,
     ) -> Result<(), VhostError> {
         let hold = attachment.and_then(|attachment| self.node.group().hold_in(attachment));
-        let highest = hold.and_then(|hold| hold.space().regions().last().map(|region| region.last()));
+        let highest = hold.and_then(|hold| hold.space().highest());
         highest.map_or(Ok(()), |last| self.cover_map(client, last))
     }
 

@@ -127,7 +127,7 @@ impl Memory {
     /// The highest address that is mapped, or will be when a batch ends, in any address space.
     pub fn highest(&self) -> Option<u64> {
         let contained = match &self.source {
-            Source::Container(hold) => hold.space().regions().last().map(|region| region.last()),
+            Source::Container(hold) => hold.space().highest(),
             Source::Iotlb | Source::Lost => None,
         };
         self.iotlbs.iter().map(Iotlb::highest).max().flatten().max(contained)

@@ -183,6 +183,11 @@ impl AddressSpace {
         self.regions_in(0, u64::MAX)
     }
 
+    /// The highest address that is mapped.
+    pub fn highest(&self) -> Option<u64> {
+        self.published.load().tree.last().map(Region::last)
+    }
+
     /// What has any byte in `first..=last`, in the order of addresses.
     pub fn regions_in(&self, first: u64, last: u64) -> Vec<RegionInfo> {
         self.published.load().tree.touching(first, last).map(Region::info).collect()

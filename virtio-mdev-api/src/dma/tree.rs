@@ -60,6 +60,11 @@ impl Tree {
         self.touching(0, u64::MAX)
     }
 
+    /// The region with the highest addresses.
+    pub fn last(&self) -> Option<&Region> {
+        self.root.last()
+    }
+
     /// Adds a region that touches no other.
     pub fn insert(&mut self, region: Region) {
         let left = self.root.first().map_or(region.iova, |first| first.min(region.iova));
@@ -153,6 +158,14 @@ fn remove(node: &mut Arc<Node>, iova: u64) -> bool {
 }
 
 impl Node {
+    /// Its last region; none when it is empty. Only the root ever is.
+    fn last(&self) -> Option<&Region> {
+        match self {
+            Self::Leaf(regions) => regions.last(),
+            Self::Inner(children) => children.last()?.1.last(),
+        }
+    }
+
     /// The address of its first region; none when it is empty.
     fn first(&self) -> Option<u64> {
         match self {

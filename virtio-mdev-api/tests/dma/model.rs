@@ -129,6 +129,7 @@ proptest! {
             run(&space, &window, &mut model, step)?;
         }
         let listed: Vec<_> = space.regions().iter().map(|region| (region.iova, region.len)).collect();
+        prop_assert_eq!(space.highest(), space.regions().last().map(|region| region.iova + (region.len - 1)));
         prop_assert_eq!(listed, touched(&model, 0, u64::MAX));
         let burst = reader.enter();
         let memory = burst.view();
