@@ -5,6 +5,8 @@ use std::time::Duration;
 use umdev_tests::lab::{Initramfs, Kernel, KernelName, LabResult, Memory, Vm, VmOptions, claim, program};
 
 const UUID: &str = "83b8f4f2-509f-382f-3c1e-e6bfe0fa1001";
+/// An instance with doorbell pages.
+const PAGED: &str = "83b8f4f2-509f-382f-3c1e-e6bfe0fa1002";
 
 /// What is done in the guest. Every line of the programs is on the console for whoever looks into a failure.
 fn script() -> String {
@@ -16,7 +18,9 @@ fn script() -> String {
          echo lab: created $?\n\
          umdev-exchange /run/umdev {UUID} >/tmp/exchange 2>&1\n\
          echo lab: exchanged $? $(tail -n 1 /tmp/exchange)\n\
-         echo 1 >/run/umdev/sys/bus/mdev/devices/{UUID}/remove\n\
+         cd /run/umdev/sys/class/mdev_bus/loopback0/mdev_supported_types/loopback-net\n\
+         echo {PAGED} doorbell=page >create; echo lab: paged $? $(cat last_error)\n\
+         cd /; echo 1 >/run/umdev/sys/bus/mdev/devices/{UUID}/remove\n\
          echo lab: removed $?\n\
          kill %1; wait %1\n\
          echo lab: left $?\n\
@@ -25,7 +29,8 @@ fn script() -> String {
     )
 }
 
-fn exchange_inside(name: KernelName) -> LabResult<()> {
+/// `paged` is how the answer to `doorbell=page` begins.
+fn exchange_inside(name: KernelName, paged: &str) -> LabResult<()> {
     let _claim = claim()?;
     let kernel = Kernel::find(name)?;
     let mut initramfs = Initramfs::new()?;
@@ -40,15 +45,16 @@ fn exchange_inside(name: KernelName) -> LabResult<()> {
     assert_eq!(said("up")?, kernel.release());
     let results = [said("created")?, said("exchanged")?, said("removed")?, said("left")?, said("mounted")?];
     assert_eq!(results, ["0", "0 exchange: PASS", "0", "0", "1"], "{}", vm.console());
+    assert!(said("paged")?.starts_with(paged), "{}", vm.console());
     Ok(())
 }
 
 #[test]
 fn an_instance_passes_frames_inside_the_stock_kernel() -> LabResult<()> {
-    exchange_inside(KernelName::Stock)
+    exchange_inside(KernelName::Stock, "1 doorbell=page: clients cannot map files here")
 }
 
 #[test]
 fn an_instance_passes_frames_inside_the_newer_kernel() -> LabResult<()> {
-    exchange_inside(KernelName::Newer)
+    exchange_inside(KernelName::Newer, "0")
 }
