@@ -364,6 +364,26 @@ fn a_device_file_kept_after_its_instance_was_removed_answers_enodev() {
 }
 
 #[test]
+fn a_device_file_kept_after_its_driver_was_unbound_is_gone_and_a_new_binding_begins_anew() {
+    let daemon = Daemon::start();
+    let (uuid, client) = client(&daemon);
+    let driver = daemon.path("sys/bus/mdev/drivers/vhost_mdev");
+    std::fs::write(driver.join("unbind"), &uuid).unwrap();
+    let device = client.device().unwrap();
+    assert_eq!(refused(device.info()), Errno::ENODEV);
+    assert_eq!(refused(device.kick(0)), Errno::ENODEV);
+    let (group, container) = client.vfio.as_ref().unwrap();
+    assert_eq!(refused(Device::of(daemon.root(), group, &uuid)), Errno::ENODEV);
+    assert_eq!(refused(container.map(0, 0x1000, client.memory.address())), Errno::EINVAL, "nobody has the memory");
+    std::fs::write(driver.join("bind"), &uuid).unwrap();
+    let mut next = Client::start(daemon.root(), &uuid, DEVICE).unwrap();
+    next.exchange(&FRAME).unwrap();
+    // The late close of what was there before harms nothing.
+    drop((device, client));
+    next.exchange(&FRAME).unwrap();
+}
+
+#[test]
 fn a_device_file_is_a_holder_and_is_told_by_name() {
     let daemon = Daemon::start();
     let uuid = daemon.create();
