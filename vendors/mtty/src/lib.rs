@@ -12,6 +12,7 @@
 
 mod card;
 mod config;
+mod device;
 mod fifo;
 mod poller;
 mod ports;
@@ -20,8 +21,8 @@ mod state;
 mod uart;
 
 use card::Card;
+use device::Device;
 use nix::errno::Errno;
-use poller::Device;
 use ports::Ports;
 use pty::Pty;
 use std::sync::Arc;

@@ -1,56 +1,10 @@
 //! A 16550A by its registers (TI TL16C550C, whose automatic flow control it has too). Time does not pass in it: a byte is sent
 //! when the line takes it, and the character time-out is there as soon as fewer bytes than the trigger level are.
 
+mod bits;
+
 use crate::fifo::{FIFO_SIZE, Fifo};
-
-/// Interrupt enable: received data, transmitter empty, line status, modem status.
-const IER_RDI: u8 = 0x01;
-const IER_THRI: u8 = 0x02;
-const IER_RLSI: u8 = 0x04;
-const IER_MSI: u8 = 0x08;
-const IER_BITS: u8 = 0x0f;
-
-/// Interrupt identification, by priority.
-const IIR_LINE: u8 = 0x06;
-const IIR_DATA: u8 = 0x04;
-const IIR_TIMEOUT: u8 = 0x0c;
-const IIR_EMPTY: u8 = 0x02;
-const IIR_MODEM: u8 = 0x00;
-const IIR_NONE: u8 = 0x01;
-const IIR_FIFOS: u8 = 0xc0;
-
-/// FIFO control.
-const FCR_ENABLE: u8 = 0x01;
-const FCR_CLEAR_RX: u8 = 0x02;
-const FCR_CLEAR_TX: u8 = 0x04;
-/// What of it stays: enable, DMA mode and trigger level.
-const FCR_BITS: u8 = 0xc9;
-
-/// Line control: the divisor is where data and interrupt enable are.
-const LCR_DLAB: u8 = 0x80;
-
-/// Modem control.
-const MCR_DTR: u8 = 0x01;
-const MCR_RTS: u8 = 0x02;
-const MCR_OUT1: u8 = 0x04;
-const MCR_OUT2: u8 = 0x08;
-const MCR_LOOP: u8 = 0x10;
-const MCR_AFE: u8 = 0x20;
-const MCR_BITS: u8 = 0x3f;
-
-/// Line status.
-const LSR_DATA: u8 = 0x01;
-const LSR_OVERRUN: u8 = 0x02;
-const LSR_EMPTY: u8 = 0x60;
-
-/// Modem status: the changes are four bits below what changed.
-const MSR_CTS: u8 = 0x10;
-const MSR_DSR: u8 = 0x20;
-const MSR_RI: u8 = 0x40;
-const MSR_DCD: u8 = 0x80;
-/// Of RI only its end is told.
-const MSR_RI_ENDED: u8 = 0x04;
-const MSR_CHANGES: u8 = 0x0f;
+use bits::*;
 
 /// The inputs of a port whose other side is there and ready.
 pub const PEER_READY: u8 = MSR_CTS | MSR_DSR | MSR_DCD;
