@@ -62,14 +62,6 @@ impl Home {
         self.pid
     }
 
-    /// Whether both are one address space, whose process is there still.
-    pub fn same(&self, other: &Home) -> bool {
-        match (self.id::<AddressSpaceId>(), other.id::<AddressSpaceId>()) {
-            (Some(one), Some(other)) => one.same(other),
-            _ => Arc::ptr_eq(&self.id, &other.id),
-        }
-    }
-
     /// What it was made of, if that is a `T`.
     pub fn id<T: 'static>(&self) -> Option<&T> {
         self.id.downcast_ref()

@@ -40,7 +40,6 @@ type Deed = Box<dyn FnOnce() + Send>;
 /// What threads of one fake process share.
 pub struct FakeSpace {
     id: i32,
-    home: Arc<i32>,
     memory: Mutex<Vec<u8>>,
     stretch: u64,
     descriptors: Mutex<BTreeMap<i32, Descriptor>>,
@@ -59,18 +58,7 @@ impl FakeClient {
     pub fn with_stretches(pid: i32, stretch: u64) -> Self {
         let memory = Mutex::new(vec![0; SIZE]);
         let (descriptors, meanwhile, read_only) = (Mutex::default(), Mutex::default(), AtomicBool::new(false));
-        Self {
-            space: Arc::new(FakeSpace {
-                id: pid,
-                home: Arc::new(pid),
-                memory,
-                stretch,
-                descriptors,
-                meanwhile,
-                read_only,
-            }),
-            uid: 1000,
-        }
+        Self { space: Arc::new(FakeSpace { id: pid, memory, stretch, descriptors, meanwhile, read_only }), uid: 1000 }
     }
 
     /// A process of user `uid`.
@@ -182,7 +170,7 @@ impl Client for FakeClient {
     }
 
     fn home(&self) -> Result<Home, Errno> {
-        Ok(Home::new(self.space.id, self.space.home.clone()))
+        Ok(Home::new(self.space.id, Arc::new(self.space.id)))
     }
 
     fn lives_in(&self, home: &Home) -> bool {

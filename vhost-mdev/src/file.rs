@@ -11,7 +11,7 @@ use parking_lot::{MappedMutexGuard, Mutex, MutexGuard};
 use std::fs::File;
 use std::sync::{Arc, OnceLock};
 use vfio_container::trace::Trace;
-use vfio_container::{Client, Home};
+use vfio_container::{Attachment, Client, Home};
 use vhost_abi::command::{self, Access};
 use vhost_abi::{MESSAGE_SIZE, Message};
 use virtio_mdev_api::doorbell::Doorbells;
@@ -38,6 +38,8 @@ pub(crate) struct State {
     pub log: LogState,
     /// Whether the client is asked for what is not mapped.
     pub answers_misses: bool,
+    /// The container that the owner last proved to hold, for a device that goes on by a call of somebody else.
+    pub proven: Option<Attachment>,
 }
 
 impl VhostFile {
@@ -47,7 +49,8 @@ impl VhostFile {
         node.session().use_desc_groups(false)?;
         node.session().set_doorbells(doorbells.clone())?;
         let memory = Memory::new(node.session())?;
-        let state = State { memory, backend_features: 0, log: LogState::default(), answers_misses: false };
+        let log = LogState::default();
+        let state = State { memory, backend_features: 0, log, answers_misses: false, proven: None };
         Ok(Self { node, owner: OnceLock::new(), doorbells, misses: MissQueue::new(), state: Mutex::new(Some(state)) })
     }
 
@@ -96,20 +99,17 @@ impl VhostFile {
     }
 
     /// A device that was stopped is to go on. The container is its memory where the device file is what this file was opened
-    /// for, or where the owner holds it.
+    /// for, or where the owner proved to hold it. Looks into nobody.
     pub(crate) fn give_memory(&self, of_device_file: bool) -> Result<(), VhostError> {
         let session = self.session();
         if has_own_iommu(session) || !session.status()?.contains(Status::DRIVER_OK) {
             return Ok(());
         }
         let group = self.node.group();
-        let hold = match self.owner.get() {
-            _ if of_device_file => group.hold(),
-            // Looks into the owner, and so before the lock.
-            Some(owner) => group.attachment_of(owner).and_then(|attachment| group.hold_in(&attachment)),
-            None => None,
-        };
-        self.lock()?.memory.go_on(session, hold)
+        let mut state = self.lock()?;
+        let proven = || state.proven.as_ref().and_then(|attachment| group.hold_in(attachment));
+        let hold = if of_device_file { group.hold() } else { proven() };
+        state.memory.go_on(session, hold)
     }
 
     /// Makes `client` the owner.
@@ -117,9 +117,11 @@ impl VhostFile {
         if self.owner.get().is_some() {
             return Err(VhostError::Owned);
         }
-        let home = client.home()?;
-        drop(self.lock()?);
-        self.owner.set(home).map_err(|_| VhostError::Owned)
+        let (home, proven) = (client.home()?, self.attachment(client));
+        let mut state = self.lock()?;
+        self.owner.set(home).map_err(|_| VhostError::Owned)?;
+        state.proven = proven;
+        Ok(())
     }
 
     pub(crate) fn check(&self, client: &dyn Client, access: Access) -> Result<(), VhostError> {

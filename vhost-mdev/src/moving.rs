@@ -14,7 +14,7 @@ const VERSION: u32 = 1;
 
 /// Bytes of a state, about: of what every one has, of a queue, and of a byte of configuration space.
 const STATE_SIZE: u64 = 256;
-const QUEUE_SIZE: u64 = 160;
+const QUEUE_SIZE: u64 = 208;
 const CONFIG_SIZE: u64 = 4;
 
 /// What a device offers, whatever its driver accepted.

@@ -113,7 +113,9 @@ impl VhostFile {
                 trace.arg("index", index);
                 self.check_index(index)?;
                 let event = eventfd(client, fd, trace)?;
-                self.settle(|_| {
+                let proven = self.attachment(client);
+                self.settle(|state| {
+                    state.proven = proven;
                     match call.cmd {
                         VHOST_SET_VRING_KICK => session.set_kick(index, event)?,
                         VHOST_SET_VRING_CALL => session.set_call(index, event)?,
@@ -329,7 +331,7 @@ impl VhostFile {
     }
 
     /// The container that `client` proves to hold, for a device that would use it. Looks into the client.
-    fn attachment(&self, client: &dyn Client) -> Option<Attachment> {
+    pub(crate) fn attachment(&self, client: &dyn Client) -> Option<Attachment> {
         if has_own_iommu(self.session()) { None } else { self.node.group().attachment(client) }
     }
 

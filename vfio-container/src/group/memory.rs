@@ -22,12 +22,6 @@ impl Group {
         client.lives_in(attached.home()).then_some(Attachment(attached))
     }
 
-    /// The same for the address space `home`. Looks into it.
-    pub fn attachment_of(&self, home: &Home) -> Option<Attachment> {
-        let attached = self.state.lock().attached.clone().filter(|attached| !attached.has_ended())?;
-        attached.home().same(home).then_some(Attachment(attached))
-    }
-
     /// Whether `client` runs in the address space that attached the group.
     pub fn attached_by(&self, client: &dyn Client) -> bool {
         self.attachment(client).is_some()

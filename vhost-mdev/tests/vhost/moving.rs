@@ -2,13 +2,15 @@
 
 use crate::device::{Desk, IRQ};
 use crate::lab::*;
-use devnode::Ioctl;
+use devnode::{Ioctl, OpenFile};
 use nix::errno::Errno;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use std::sync::Arc;
+use vfio_container::iommufd::{IommuFile, IommuNode};
 use vfio_container::testing::{Descriptor, FakeClient};
-use vfio_container::{DataStream, HandleFile};
+use vfio_container::{CdevNode, DataStream, DeviceFile, HandleFile};
+use vhost_mdev::VirtioDevice;
 use virtio_mdev_api::notify::EventFd;
 
 const FEATURE: u32 = 0x3b75;
@@ -19,29 +21,43 @@ const STOP_COPY: u32 = 3;
 const RESUMING: u32 = 4;
 const PRE_COPY: u32 = 6;
 const DEVICE: i32 = 40;
+const IOMMU: i32 = 41;
+const BIND: u32 = 0x3b76;
+const ATTACH: u32 = 0x3b77;
+const DETACH: u32 = 0x3b78;
+const IOAS_ALLOC: u32 = 0x3b81;
+const IOAS_MAP: u32 = 0x3b85;
 
 /// Bytes of a stream before the first section, and of a section before its content.
 const PREFACE: usize = 16;
 const HEADER: usize = 8;
 
-impl Desk {
+/// Whose device a client moves.
+trait Moves {
+    fn lab(&self) -> &Lab;
+    fn device(&self) -> &Arc<DeviceFile>;
+
+    fn ask(&self, cmd: u32, words: &[u32]) -> Result<Vec<u32>, Errno> {
+        let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
+        self.lab().client.put(ARG, &bytes);
+        self.device().serve(&self.lab().client, &Ioctl { cmd, arg: ARG, input: &[] })?;
+        let after = self.lab().client.get(ARG, bytes.len());
+        Ok(after.as_chunks().0.iter().map(|word| u32::from_ne_bytes(*word)).collect())
+    }
+
     fn set(&self, state: u32) -> Result<(), Errno> {
-        let bytes = [16, 1 << 17 | 2, state, 0].map(u32::to_ne_bytes).concat();
-        self.lab.client.put(ARG, &bytes);
-        self.call(FEATURE, &[]).map(drop)
+        self.ask(FEATURE, &[16, 1 << 17 | 2, state, 0]).map(drop)
     }
 
     fn state(&self) -> u32 {
-        self.lab.client.put(ARG, &[16, 1 << 16 | 2, 0, 0].map(u32::to_ne_bytes).concat());
-        self.call(FEATURE, &[]).unwrap();
-        u32::from_ne_bytes(self.lab.client.get(ARG + 8, 4).try_into().unwrap())
+        self.ask(FEATURE, &[16, 1 << 16 | 2, 0, 0]).unwrap()[2]
     }
 
     fn begin(&self, state: u32) -> Arc<DataStream> {
-        self.lab.client.install(DEVICE, Descriptor::Device(self.device.clone()));
+        self.lab().client.install(DEVICE, Descriptor::Device(self.device().clone()));
         let handle = HandleFile::default();
         let input = pair(DEVICE.cast_unsigned(), state);
-        handle.serve(&self.lab.client, &Ioctl { cmd: 0xc008_5511, arg: 0, input: &input }).unwrap();
+        handle.serve(&self.lab().client, &Ioctl { cmd: 0xc008_5511, arg: 0, input: &input }).unwrap();
         handle.stream().expect("a data stream")
     }
 
@@ -57,7 +73,64 @@ impl Desk {
     }
 
     fn reset(&self) {
-        self.call(RESET, &[]).unwrap();
+        self.ask(RESET, &[]).unwrap();
+    }
+}
+
+impl Moves for Desk {
+    fn lab(&self) -> &Lab {
+        &self.lab
+    }
+
+    fn device(&self) -> &Arc<DeviceFile> {
+        &self.device
+    }
+}
+
+/// A client of the device's own node, bound to an iommufd and attached to an IOAS of it.
+struct Bound {
+    lab: Lab,
+    device: Arc<DeviceFile>,
+    iommu: Arc<IommuFile>,
+    ioas: u32,
+}
+
+impl Bound {
+    fn new() -> Self {
+        let lab = Lab::unowned(Kind::default());
+        OpenFile::release(&*lab.file);
+        lab.group.set_device(Arc::new(VirtioDevice::new(lab.node.clone())));
+        let iommu = Arc::new(IommuNode::new()).open_file(&lab.client).unwrap();
+        lab.client.install(IOMMU, Descriptor::Device(iommu.clone()));
+        let device = CdevNode::new(lab.group.clone()).open_file();
+        let mut bound = Self { lab, device, iommu, ioas: 0 };
+        bound.ask(BIND, &[16, 0, IOMMU.cast_unsigned(), 0]).unwrap();
+        bound.ioas = bound.on_iommu(IOAS_ALLOC, &[12, 0, 0])[2];
+        bound.ask(ATTACH, &[12, 0, bound.ioas]).unwrap();
+        bound
+    }
+
+    fn on_iommu(&self, cmd: u32, words: &[u32]) -> Vec<u32> {
+        let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
+        self.lab.client.put(ARG, &bytes);
+        self.iommu.serve(&self.lab.client, &Ioctl { cmd, arg: ARG, input: &[] }).unwrap();
+        let after = self.lab.client.get(ARG, bytes.len());
+        after.as_chunks().0.iter().map(|word| u32::from_ne_bytes(*word)).collect()
+    }
+
+    fn map(&self, iova: u32, size: u32) {
+        let memory = u32::try_from(RAM).unwrap();
+        self.on_iommu(IOAS_MAP, &[40, 7, self.ioas, 0, memory, 0, size, 0, iova, 0]);
+    }
+}
+
+impl Moves for Bound {
+    fn lab(&self) -> &Lab {
+        &self.lab
+    }
+
+    fn device(&self) -> &Arc<DeviceFile> {
+        &self.device
     }
 }
 
@@ -159,8 +232,23 @@ fn a_device_goes_on_under_a_driver_that_has_the_vhost_node() {
     destination.lab.map_in(&destination.container, 0x9000, 0x2000);
     destination.resume(&bytes).unwrap();
     assert_eq!(destination.lab.status(), 0xf);
+    destination.lab.file_call(SET_VRING_CALL, 0, KICK).unwrap();
     destination.set(RUNNING).unwrap();
     assert_eq!(destination.lab.regions(), [(0x9000, 0x2000)]);
+}
+
+#[test]
+fn a_device_goes_on_in_the_memory_of_an_ioas() {
+    let bytes = running().stream();
+    let destination = Bound::new();
+    destination.map(0x9000, 0x2000);
+    destination.resume(&bytes).unwrap();
+    destination.lab.calls();
+    destination.set(RUNNING).unwrap();
+    assert_eq!(destination.lab.calls(), ["start 0", "start 1"]);
+    assert_eq!(destination.lab.regions(), [(0x9000, 0x2000)]);
+    destination.ask(DETACH, &[8, 0]).unwrap();
+    assert_eq!(destination.lab.running(), 0);
 }
 
 #[test]
@@ -182,7 +270,7 @@ fn a_moved_device_leaves_the_vhost_node_to_others_when_the_device_file_is_closed
     let destination = Desk::new();
     destination.resume(&bytes).unwrap();
     assert_eq!(destination.lab.node.open_file(&destination.lab.client).err(), Some(Errno::EBUSY));
-    devnode::OpenFile::release(&*destination.device);
+    OpenFile::release(&*destination.device);
     let file = destination.lab.node.open_file(&destination.lab.client).unwrap();
     let call = Ioctl { cmd: GET_STATUS, arg: 0, input: &[] };
     assert_eq!(file.serve(&destination.lab.client, &call).unwrap().output, [0]);
