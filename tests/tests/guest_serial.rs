@@ -177,6 +177,33 @@ fn a_guest_of_debians_stock_kernel_exchanges_bytes_over_a_serial_card() -> LabRe
     exchange(KernelName::Stock)
 }
 
+/// As a card that is pulled out: what the guest reads is all ones, and it lives on. (QEMU gives up when the machine stops or is
+/// reset, because it cannot reset the card.)
+#[test]
+fn a_card_that_is_taken_by_force_leaves_its_guest_running() -> LabResult<()> {
+    let cards = Cards::new()?;
+    let card = cards.card()?;
+    let kernel = Kernel::find(KernelName::Newer)?;
+    let initramfs = Initramfs::new()?;
+    let archive = initramfs.finish(&format!(
+        "{OPEN}echo lab: opened\nread go\necho gone >&3 &\nsleep 1\necho lab: alive $(cat /proc/uptime)\nread stay"
+    ))?;
+    let mdev = Some(card.mdev.clone());
+    let mut vm = Vm::boot(&VmOptions { qemu: QemuName::Newer, mdev, ..VmOptions::new(&kernel, &archive) })?;
+    let mut follow = || -> LabResult<()> {
+        vm.report("opened", BOOT)?;
+        let remove = cards.daemon.instance_dir(&card.mdev.uuid).join("remove");
+        fs::write(&remove, "force").map_err(LabError::path("write", &remove))?;
+        vm.qemu().say("go\n")?;
+        vm.report("alive", STEP).map(drop)
+    };
+    let followed = follow();
+    followed.map_err(|error| cards.explained(error, &[&vm]))?;
+    assert!(!cards.daemon.instance_dir(&card.mdev.uuid).exists());
+    // Another takes its place, and what the guest had open of it keeps nothing.
+    cards.card().map(drop)
+}
+
 /// The guest sends all the while, and what both terminals got is what it sent.
 #[test]
 fn a_guest_migrates_between_two_serial_cards_while_it_sends() -> LabResult<()> {
