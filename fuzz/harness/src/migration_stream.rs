@@ -45,12 +45,15 @@ pub fn run(bytes: &[u8]) {
     source.start();
     let good = source.stream();
     let mut side = Side::new(kind);
+    let card = Arc::downgrade(&side.session);
     let mut sent = 0;
     while input.more() {
         side.step(&mut input, &good, &mut sent);
         side.check();
     }
     side.finish();
+    drop(side);
+    assert!(card.upgrade().is_none(), "somebody keeps the card");
 }
 
 struct Side {
@@ -58,7 +61,18 @@ struct Side {
     session: Arc<Session>,
     device: Arc<DeviceFile>,
     stream: Option<Arc<DataStream>>,
+    group: Arc<Group>,
+    node: Arc<VhostMdev>,
     _files: (Arc<ContainerFile>, Arc<GroupFile>),
+}
+
+impl Drop for Side {
+    /// The instance is removed; nobody keeps the card, whatever is open still.
+    fn drop(&mut self) {
+        self.node.revoke();
+        self.group.remove();
+        self.session.retire();
+    }
 }
 
 impl Side {
@@ -70,9 +84,9 @@ impl Side {
         let group = Group::new(1 << 20, "card".into());
         let trace = Arc::new(Broadcast::new());
         let node = VhostMdev::new(session.clone(), group.clone(), trace, Box::new(|_| {}));
-        group.set_device(Arc::new(VirtioDevice::new(node)));
+        group.set_device(Arc::new(VirtioDevice::new(node.clone())));
         let (client, container) = (FakeClient::new(1), Arc::new(ContainerFile::new()));
-        let file = group.open_file().expect("nobody has it");
+        let file = group.clone().open_file().expect("nobody has it");
         client.install(CONTAINER, Descriptor::Device(container.clone()));
         client.install(GROUP, Descriptor::Device(file.clone()));
         let call = |cmd, arg| Ioctl { cmd, arg, input: &[] };
@@ -87,7 +101,7 @@ impl Side {
         handle.serve(&client, &Ioctl { cmd: 0x4048_5510, arg: 0, input: &name }).expect("a device");
         let device = handle.device().expect("a device");
         client.install(DEVICE, Descriptor::Device(device.clone()));
-        Self { client, session, device, stream: None, _files: (container, file) }
+        Self { client, session, device, stream: None, group, node, _files: (container, file) }
     }
 
     fn call(&self, cmd: u32, input: &[u8]) -> Result<IoctlReply, Errno> {
@@ -218,7 +232,7 @@ impl Side {
     }
 
     /// Whatever happened, a reset makes it a card that a driver can start.
-    fn finish(self) {
+    fn finish(&self) {
         self.call(0x3b6f, &[]).expect("a reset");
         assert_eq!(self.state(), RUNNING);
         self.start();
