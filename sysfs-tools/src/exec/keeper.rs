@@ -20,6 +20,9 @@ use std::time::Duration;
 const AT_FIRST: Duration = Duration::from_millis(50);
 const AT_LAST: Duration = Duration::from_secs(1);
 
+/// How long what happens at once is waited for.
+const SWARM: Duration = Duration::from_millis(10);
+
 /// The places, and what they depend on.
 pub struct Keeper {
     root: PathBuf,
@@ -80,6 +83,8 @@ impl Keeper {
             if events.as_ref().filter(|events| ready(events.as_fd())).is_some_and(has_ended) {
                 return;
             }
+            // Events come in swarms.
+            thread::sleep(SWARM);
             if self.places.follow().is_err() || came == Ok(0) {
                 return;
             }

@@ -3,6 +3,7 @@
 use super::mounts::{self, to_nix};
 use nix::errno::Errno;
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, openat, readlinkat, statat};
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -15,13 +16,12 @@ pub struct Merged {
     at: PathBuf,
     /// What it covers.
     real: OwnedFd,
-    shown: Vec<Entry>,
+    shown: BTreeMap<PathBuf, Entry>,
 }
 
 /// Something that is shown.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Entry {
-    name: PathBuf,
     /// Ours, or really there.
     is_ours: bool,
     what: Identity,
@@ -50,7 +50,7 @@ impl Identity {
 impl Merged {
     /// Covers the directory `at`. Nothing is shown there before [`follow`](Self::follow).
     pub fn new(at: &Path) -> Result<Self, Errno> {
-        Ok(Self { at: at.to_owned(), real: mounts::cover(at)?, shown: Vec::new() })
+        Ok(Self { at: at.to_owned(), real: mounts::cover(at)?, shown: BTreeMap::new() })
     }
 
     /// Where it is.
@@ -66,43 +66,42 @@ impl Merged {
     /// Shows what there is now: `names` of the directory `ours`, and of the real one all others.
     ///
     /// What cannot be shown, because it went meanwhile or may not be mounted, is left out.
-    pub fn follow(&mut self, ours: &Path, names: &[PathBuf]) -> Result<(), Errno> {
+    pub fn follow(&mut self, ours: &Path, names: BTreeSet<PathBuf>) -> Result<(), Errno> {
         let ours = open_directory(ours)?;
-        let mut wanted = entries(ours.as_fd(), names, true);
-        let others: Vec<PathBuf> = list(self.real.as_fd())?.into_iter().filter(|name| !names.contains(name)).collect();
-        wanted.extend(entries(self.real.as_fd(), &others, false));
-        let (kept, gone): (Vec<Entry>, Vec<Entry>) = self.shown.drain(..).partition(|entry| wanted.contains(entry));
-        self.shown = kept;
-        for entry in gone {
-            take_away(&self.at.join(&entry.name), entry.what);
-        }
-        for entry in wanted {
+        let real = list(self.real.as_fd())?.into_iter().filter(|name| !names.contains(name));
+        let mut wanted: BTreeMap<PathBuf, Entry> = real.filter_map(|name| entry(&self.real, false, name)).collect();
+        wanted.extend(names.into_iter().filter_map(|name| entry(&ours, true, name)));
+        self.shown.retain(|name, entry| {
+            let stays = wanted.get(name) == Some(entry);
+            if !stays {
+                take_away(&self.at.join(name), entry.what);
+            }
+            stays
+        });
+        for (name, entry) in wanted {
             let from = if entry.is_ours { ours.as_fd() } else { self.real.as_fd() };
-            if !self.shown.contains(&entry) && put(from, &entry, &self.at.join(&entry.name)).is_ok() {
-                self.shown.push(entry);
+            if !self.shown.contains_key(&name) && put(from, &name, entry.what, &self.at.join(&name)).is_ok() {
+                self.shown.insert(name, entry);
             }
         }
         Ok(())
     }
 }
 
-fn entries(directory: BorrowedFd<'_>, names: &[PathBuf], is_ours: bool) -> Vec<Entry> {
-    let entry = |name: &PathBuf| {
-        let what = Identity::of(directory, name).ok()?;
-        Some(Entry { name: name.clone(), is_ours, what })
-    };
-    names.iter().filter_map(entry).collect()
+fn entry(directory: &OwnedFd, is_ours: bool, name: PathBuf) -> Option<(PathBuf, Entry)> {
+    let what = Identity::of(directory.as_fd(), &name).ok()?;
+    Some((name, Entry { is_ours, what }))
 }
 
-fn put(from: BorrowedFd<'_>, entry: &Entry, at: &Path) -> Result<(), Errno> {
+fn put(from: BorrowedFd<'_>, name: &Path, what: Identity, at: &Path) -> Result<(), Errno> {
     let failed = |error: std::io::Error| crate::error::errno_of(&error);
-    if entry.what.kind == FileType::Symlink {
-        let leads_to = readlinkat(from, &entry.name, Vec::new()).map_err(to_nix)?;
+    if what.kind == FileType::Symlink {
+        let leads_to = readlinkat(from, name, Vec::new()).map_err(to_nix)?;
         return std::os::unix::fs::symlink(OsStr::from_bytes(leads_to.as_bytes()), at).map_err(failed);
     }
-    let copied = mounts::copy(from, &entry.name)?;
-    if entry.what.is_directory() { fs::create_dir(at) } else { File::create_new(at).map(drop) }.map_err(failed)?;
-    mounts::show(&copied, at).inspect_err(|_| remove(at, entry.what))
+    let copied = mounts::copy(from, name)?;
+    if what.is_directory() { fs::create_dir(at) } else { File::create_new(at).map(drop) }.map_err(failed)?;
+    mounts::show(&copied, at).inspect_err(|_| remove(at, what))
 }
 
 fn take_away(at: &Path, what: Identity) {

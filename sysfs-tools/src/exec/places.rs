@@ -24,15 +24,9 @@ const KERNELS_OWN: &str = "/dev/vhost-net";
 #[derive(Debug)]
 pub struct Places {
     root: PathBuf,
-    wholes: Vec<Whole>,
+    /// Directories that are ours.
+    wholes: Vec<PathBuf>,
     merged: Vec<Merged>,
-}
-
-/// A directory that is ours.
-#[derive(Debug)]
-struct Whole {
-    at: PathBuf,
-    shown: Identity,
 }
 
 impl Places {
@@ -57,22 +51,26 @@ impl Places {
     /// ENOTCONN and the like while no daemon serves the tree; what is shown stays.
     pub fn follow(&mut self) -> Result<(), Errno> {
         open_directory(&self.root.join(TOPS[0]))?;
-        for whole in &mut self.wholes {
-            let ours = ours(&self.root, &whole.at);
-            let now = Identity::of(CWD, &ours)?;
-            if now != whole.shown {
-                let copied = mounts::copy(CWD, &ours)?;
-                let _ = mounts::hide(&whole.at);
-                mounts::show(&copied, &whole.at)?;
-                whole.shown = now;
-            }
-        }
         for merged in &mut self.merged {
             let ours = ours(&self.root, merged.at());
             let names = our_names(merged.at(), &ours, merged.real().as_fd())?;
             // Names that both have as directories are places of their own.
-            let names = names.into_iter().filter(|name| !is_in_both(merged, &ours, name)).collect::<Vec<_>>();
-            merged.follow(&ours, &names)?;
+            let names = names.into_iter().filter(|name| !is_in_both(merged, &ours, name)).collect();
+            merged.follow(&ours, names)?;
+        }
+        for at in &self.wholes {
+            let ours = ours(&self.root, at);
+            // Of a former daemon, or made anew by the kernel: then it is covered again.
+            if Identity::of(CWD, at).is_ok_and(|there| Identity::of(CWD, &ours) == Ok(there)) {
+                continue;
+            }
+            let copied = mounts::copy(CWD, &ours)?;
+            let _ = mounts::hide(at);
+            match mounts::show(&copied, at) {
+                // What was covered is gone, and so the place is one of those above.
+                Ok(()) | Err(Errno::ENOENT) => {}
+                Err(errno) => return Err(errno),
+            }
         }
         Ok(())
     }
@@ -84,15 +82,15 @@ impl Places {
         let names = our_names(at, &ours, real.as_fd())?;
         if is_covered(at, &ours) {
             mounts::show(&mounts::copy(CWD, &ours)?, at)?;
-            self.wholes.push(Whole { at: at.to_owned(), shown: Identity::of(CWD, &ours)? });
+            self.wholes.push(at.to_owned());
             return Ok(());
         }
         let both = |name: &&PathBuf| is_directory(&at.join(name)) && is_directory(&ours.join(name));
         let below: Vec<PathBuf> = names.iter().filter(both).map(|name| at.join(name)).collect();
         if below.len() < names.len() {
             let mut merged = Merged::new(at)?;
-            let alone: Vec<PathBuf> = names.into_iter().filter(|name| !below.contains(&at.join(name))).collect();
-            merged.follow(&ours, &alone)?;
+            let alone = names.into_iter().filter(|name| !below.contains(&at.join(name))).collect();
+            merged.follow(&ours, alone)?;
             self.merged.push(merged);
         }
         below.iter().try_for_each(|at| self.descend(at))

@@ -35,7 +35,7 @@ pub use machine::{Claim, claim};
 pub use netns::Netns;
 pub use pcap::{read_pcap, write_pcap};
 pub use process::{Running, run, shell, wait_until};
-pub use qemu::QemuName;
+pub use qemu::{QemuName, qemu_command};
 pub use qmp::Monitor;
 pub use scene::TapScene;
 pub use shim::Shim;

@@ -3,6 +3,7 @@
 mod calls;
 mod places;
 mod process;
+mod qemu;
 mod users;
 
 use std::path::{Path, PathBuf};

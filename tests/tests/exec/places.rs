@@ -104,6 +104,16 @@ fn instances_come_and_go_while_a_program_runs() {
     assert!(eventually(PATIENCE, || !program.sees("/dev/vhost-vdpa-0")));
 }
 
+#[test]
+fn instances_are_seen_without_a_stream_of_events_too() {
+    let daemon = Daemon::start();
+    let listeners: Vec<_> = (0..64).map(|_| daemon.watch()).collect();
+    let mut program = Inside::start(&daemon);
+    daemon.create();
+    assert!(eventually(PATIENCE, || program.sees("/dev/vhost-vdpa-0")));
+    assert_eq!(listeners.len(), 64, "all the daemon has");
+}
+
 /// A machine with VFIO, as far as it can be made here: nodes of other devices under the names of a group and of a container.
 const MACHINE_WITH_VFIO: &str = "\
 mount --make-rprivate / && mount -t tmpfs none $1 && cp -a /dev/null /dev/zero $1 && mkdir -p $1/vfio/devices && \

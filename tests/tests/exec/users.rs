@@ -61,3 +61,27 @@ fn in_his_user_name_space_he_is_who_he_was_and_may_do_no_more() {
     let refused = bin.run(daemon.root(), "cat", &[&format!("/dev/vfio/{group}")]);
     assert!(String::from_utf8_lossy(&refused.stderr).contains("Permission denied"), "{refused:?}");
 }
+
+/// A daemon that dies, and another one at the same place, while a program runs as nobody. Mounts are shared, as systemd makes them.
+const RESTART: &str = "\
+mount -t tmpfs none $1 && mount --make-shared $1 && root=$1/root && parent=loopback:loopback0
+serve() { umdevd --root $root --parent $parent >$1/ready 2>>$1/log & daemon=$!; }
+up() { for i in $(seq 200); do grep -q ready $1/ready && return; sleep 0.05; done; cat $1/log >&2; exit 1; }
+serve $1; up $1
+mkfifo -m 666 $1/go $1/begun; chmod 755 $1
+setpriv --reuid 65534 --regid 65534 --clear-groups umdev --root $root exec -- sh -c \
+  \"echo begun >$1/begun; read line <$1/go; for i in \\$(seq 200); do ls /sys/class/mdev_bus 2>/dev/null && exit 0; sleep 0.05; done; exit 1\" &
+program=$!
+read word <$1/begun; kill -9 $daemon; wait $daemon; rm $1/ready; serve $1; up $1
+echo now >$1/go; wait $program; echo $?
+kill $daemon; wait $daemon; umount -l $1";
+
+#[test]
+fn where_mounts_are_shared_a_daemon_that_is_started_again_is_found() {
+    let (bin, dir) = (Bin::new(), tempfile::tempdir().unwrap());
+    fs::copy(umdev().with_file_name("umdevd"), bin.0.path().join("umdevd")).unwrap();
+    let path = format!("{}:{}", bin.0.path().display(), std::env::var("PATH").unwrap());
+    let mut command = Command::new("unshare");
+    command.args(["-m", "--propagation", "shared", "bash", "-c", RESTART, "bash"]).arg(dir.path()).env("PATH", path);
+    assert_eq!(said(&command.output().unwrap()), "loopback0\n0");
+}
