@@ -125,10 +125,14 @@ impl Daemon {
 
     /// Creates an instance of `loopback-net` with parameters.
     pub fn create_with(&self, parameters: &str) -> String {
+        self.try_create_with(parameters).unwrap_or_else(|error| panic!("create {parameters}: {error}\n{}", self.log()))
+    }
+
+    /// The same, unless it is refused.
+    pub fn try_create_with(&self, parameters: &str) -> io::Result<String> {
         let uuid = new_uuid();
-        fs::write(self.type_dir("loopback-net").join("create"), format!("{uuid} {parameters}"))
-            .unwrap_or_else(|error| panic!("create {uuid} {parameters}: {error}\n{}", self.log()));
-        uuid
+        fs::write(self.type_dir("loopback-net").join("create"), format!("{uuid} {parameters}"))?;
+        Ok(uuid)
     }
 
     /// Writes to an instance's `remove`.

@@ -36,7 +36,7 @@ fn all_types_keep_all_rules(kind: &str) {
     let types: Vec<_> = virtio.map(|of| of["type"].as_str().unwrap()).collect();
     assert!(!types.is_empty());
     for of in types {
-        for (parameters, has_control) in [("", of.ends_with("cvq")), (" pairs=4 queue-size=64", true)] {
+        for (parameters, has_control) in [("", of.ends_with("cvq")), (" pairs=4 queue-size=64 doorbell=page", true)] {
             let left_out = left_out(of, has_control).unwrap_or_else(|| panic!("what does {of} leave out?"));
             let uuid = create(&daemon, &format!("{of}{parameters}"));
             let (code, report) = conformance(&daemon, &[&uuid]);
