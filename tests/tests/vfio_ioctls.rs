@@ -12,6 +12,7 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::mman::{MapFlags, ProtFlags};
 use std::fs::{self, File};
 use std::num::NonZeroUsize;
+use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -195,6 +196,12 @@ fn frames_pass(doorbell: &str, mapped: bool) {
             assert_eq!(back, frame);
         }
         vhost.set_status(0).unwrap();
+        let (file, size) = (memory.file().as_raw_fd(), memory.size());
+        let far = 1 << 40;
+        iommufd.ioas().map_file(file, 0, size, far, true).unwrap();
+        assert!(iommufd.ioas().map_file(file, 4096, size, far << 1, true).is_err(), "beyond its end");
+        assert!(iommufd.ioas().map_file(0, 0, 4096, far << 1, true).is_err(), "no memory file");
+        iommufd.ioas().unmap(far, size).unwrap();
         iommufd.vfio_dma_unmap(memory.first(), usize::try_from(memory.size()).unwrap()).unwrap();
         assert!(iommufd.vfio_dma_unmap(memory.first(), 4096).is_err(), "nothing is mapped any more");
     });
@@ -216,14 +223,14 @@ fn a_doorbell_region_that_can_be_mapped_is_written_to_as_ever() {
 }
 
 #[test]
-fn the_vhost_file_of_a_device_bound_by_cdev_works_in_its_ioas() {
+fn the_vhost_file_of_a_device_bound_by_cdev_works_in_its_ioas_of_a_memory_file() {
     let daemon = Daemon::start();
     let uuid = daemon.create();
     let sysfs = daemon.instance_dir(&uuid);
     with_kernel_paths(&daemon, || {
         let (iommufd, memory) = (iommufd(), Memory::new().unwrap());
         let device = VfioDevice::new(&sysfs, iommufd.clone(), true).unwrap();
-        map(&iommufd, &memory);
+        iommufd.ioas().map_file(memory.file().as_raw_fd(), 0, memory.size(), memory.first(), true).unwrap();
         let mut client = Client::on(Vhost::open(daemon.root(), &uuid).unwrap(), memory).unwrap();
         client.run().unwrap();
         for number in 0..100 {

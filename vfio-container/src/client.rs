@@ -42,6 +42,10 @@ pub trait Client {
 
     /// How a device reaches `len` bytes at `addr`: pieces that cover all of it, in order.
     fn map(&self, addr: u64, len: u64, permissions: Permissions) -> Result<Vec<Piece>, Errno>;
+
+    /// How a device reaches `len` bytes from `start` of the memory file it knows as `fd`. EBADF when there is no such
+    /// descriptor, EINVAL when it is no memory file or has not all of these.
+    fn map_file(&self, fd: i32, start: u64, len: u64, permissions: Permissions) -> Result<Piece, Errno>;
 }
 
 /// A pinned address space.
@@ -116,6 +120,12 @@ impl Client for Caller {
         let read = permissions.contains(Permissions::READ);
         let write = permissions.contains(Permissions::WRITE);
         Caller::map(self, addr, len, MapAccess { read, write })
+    }
+
+    fn map_file(&self, fd: i32, start: u64, len: u64, permissions: Permissions) -> Result<Piece, Errno> {
+        let read = permissions.contains(Permissions::READ);
+        let write = permissions.contains(Permissions::WRITE);
+        Caller::map_file(self, fd, start, len, MapAccess { read, write })
     }
 }
 

@@ -25,6 +25,8 @@ pub enum Descriptor {
     Device(Arc<dyn OpenFile>),
     /// A file of the kernel.
     File(Arc<OwnedFd>),
+    /// A memory file that shows the process's memory.
+    Memory,
     /// Anything else.
     Other,
 }
@@ -207,6 +209,17 @@ impl Client for FakeClient {
     fn device_file(&self, fd: i32) -> Result<Arc<dyn OpenFile>, Errno> {
         match self.space.descriptors.lock().get(&fd) {
             Some(Descriptor::Device(file)) => Ok(Arc::clone(file)),
+            Some(_) => Err(Errno::EINVAL),
+            None => Err(Errno::EBADF),
+        }
+    }
+
+    fn map_file(&self, fd: i32, start: u64, len: u64, _permissions: Permissions) -> Result<Piece, Errno> {
+        match self.space.descriptors.lock().get(&fd) {
+            Some(Descriptor::Memory) if start.checked_add(len).is_some_and(|end| end <= SIZE as u64) => {
+                let memory = Arc::clone(&self.space) as Arc<dyn RemoteMemory>;
+                Ok(Piece { len, backing: Backing::Remote { memory, addr: BASE + start } })
+            }
             Some(_) => Err(Errno::EINVAL),
             None => Err(Errno::EBADF),
         }

@@ -155,6 +155,14 @@ impl Caller {
         memory::map(self, addr, len, access)
     }
 
+    /// How a device reaches `len` bytes from `start` of the memory file (tmpfs, hugetlbfs, memfd) that the caller knows as
+    /// `fd`, whether it has them mapped or not. EBADF, EINVAL: as [`fd`](Self::fd), or the range is empty, does not begin
+    /// with a page, or is not all in the file. EACCES, EPERM: the descriptor or a seal does not let it be mapped so. ENOSPC:
+    /// the user is at its limits.
+    pub fn map_file(&self, fd: i32, start: u64, len: u64, access: MapAccess) -> Result<Piece, Errno> {
+        memory::map_file(self, fd, start, len, access)
+    }
+
     pub(crate) fn host(&self) -> &Arc<Host> {
         &self.host
     }

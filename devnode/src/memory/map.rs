@@ -5,7 +5,7 @@ use super::{Maps, PAGE, Vma, Window};
 use crate::caller::{Caller, Space};
 use crate::memory::remote::Remote;
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, open};
+use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
 use nix::sys::stat::Mode;
 use rustix::fs::{AtFlags, FileType, MemfdFlags, StatxFlags};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -133,28 +133,63 @@ fn window(
         // Read-only for the caller is read-only for us, whatever the file's own mode would let us do.
         write: access.write && run.write,
     };
-    let wanted = view(&pages);
+    let open = || open_shared(caller, maps, run, access).ok_or(Errno::ENOENT);
+    match known_or_new(caller, space, &view(&pages), view(&shown), open) {
+        Ok(window) => Some(window),
+        Err(Errno::ENOENT) => None,
+        Err(Errno::ENOSPC) => {
+            tracing::warn!(uid = caller.uid(), "at its limit of shared mappings: reached through the client, slowly");
+            None
+        }
+        Err(error) => {
+            tracing::warn!(%error, "shared memory cannot be mapped: reached through the client, slowly");
+            None
+        }
+    }
+}
+
+/// A window of the address space that shows `wanted`; where there is none, a new one that shows `shown` of the file that
+/// `open` gives with the size of its pages. ENOSPC: the user has as many as there may be.
+fn known_or_new(
+    caller: &Caller,
+    space: &Arc<Space>,
+    wanted: &View,
+    shown: View,
+    open: impl FnOnce() -> Result<(OwnedFd, u64), Errno>,
+) -> Result<Arc<Window>, Errno> {
     let mut windows = space.windows.lock();
     windows.retain(|window| window.strong_count() != 0);
     let mut known = windows.iter().filter_map(std::sync::Weak::upgrade);
-    if let Some(window) = known.find(|window| window.view.covers(&wanted) && window.is_whole()) {
-        return Some(window);
+    if let Some(window) = known.find(|window| window.view.covers(wanted) && window.is_whole()) {
+        return Ok(window);
     }
-    let (file, page) = open_shared(caller, maps, run, access)?;
-    let view = view(&shown);
-    let share = caller.host().quotas.window(caller.uid(), view.len).or_else(|| {
-        tracing::warn!(uid = caller.uid(), "at its limit of shared mappings: reached through the client, slowly");
-        None
-    })?;
-    let window = match Window::new(space.clone(), file, view, page, share) {
-        Ok(window) => Arc::new(window),
-        Err(error) => {
-            tracing::warn!(%error, "shared memory cannot be mapped: reached through the client, slowly");
-            return None;
-        }
-    };
+    let (file, page) = open()?;
+    let share = caller.host().quotas.window(caller.uid(), shown.len).ok_or(Errno::ENOSPC)?;
+    let window = Arc::new(Window::new(space.clone(), file, shown, page, share)?);
     windows.push(Arc::downgrade(&window));
-    Some(window)
+    Ok(window)
+}
+
+/// See [`Caller::map_file`].
+pub(crate) fn map_file(caller: &Caller, fd: i32, start: u64, len: u64, access: MapAccess) -> Result<Piece, Errno> {
+    let end = start.checked_add(len).filter(|_| len != 0 && start.is_multiple_of(PAGE)).ok_or(Errno::EINVAL)?;
+    let file = caller.fd(fd)?;
+    // As mmap, and whatever another descriptor of the caller may do: a window of that one may be known.
+    let mode = OFlag::from_bits_retain(fcntl(&file, FcntlArg::F_GETFL)?) & OFlag::O_ACCMODE;
+    if mode != OFlag::O_RDWR && (access.write || mode != OFlag::O_RDONLY) {
+        return Err(Errno::EACCES);
+    }
+    let (dev, inode, page, size) = memory_file(file.as_fd()).ok_or(Errno::EINVAL)?;
+    if end > size {
+        return Err(Errno::EINVAL);
+    }
+    let space = caller.space()?;
+    let view = |offset, len| View { dev, inode, offset, len, write: access.write };
+    let whole = size.next_multiple_of(page);
+    let shown = if whole <= WHOLE { view(0, whole) } else { view(start, len.next_multiple_of(PAGE)) };
+    let window = known_or_new(caller, &space, &view(start, len), shown, || Ok((file, page)))?;
+    let offset = usize::try_from(start - window.view.offset).map_err(|_| Errno::EOVERFLOW)?;
+    Ok(Piece { len, backing: Backing::Shared { memory: window, offset } })
 }
 
 /// Opens the file behind a mapping with just the access the mapping has, and the size of its pages.
@@ -166,7 +201,10 @@ fn open_shared(caller: &Caller, maps: &Maps, run: &Vma, access: MapAccess) -> Op
     let first = maps.overlapping(run.start..run.start + 1).ok()?.into_iter().next()?;
     let link = format!("/proc/{}/map_files/{:x}-{:x}", caller.tid(), first.start, first.end);
     let path = open(link.as_str(), OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()).ok()?;
-    let page = memory_file(path.as_fd(), run)?;
+    let (dev, inode, page, _) = memory_file(path.as_fd())?;
+    if (dev, inode) != (run.dev, run.inode) {
+        return None;
+    }
     let mode = if access.write { OFlag::O_RDWR } else { OFlag::O_RDONLY };
     // O_NONBLOCK: the client may hold a lease on its file, and would make us wait for it.
     let flags = mode | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
@@ -181,20 +219,18 @@ fn open_shared(caller: &Caller, maps: &Maps, run: &Vma, access: MapAccess) -> Op
     (same && caller.still_there().is_ok()).then_some((file, page))
 }
 
-/// The page size of a regular file on tmpfs or hugetlbfs that is the file of `run`; None for anything else.
+/// Device, inode, page size and size of a regular file on tmpfs or hugetlbfs; None for anything else.
 ///
 /// Asks no file system, because a FUSE server would not need to answer: a memory file is known by its device number.
-fn memory_file(path: BorrowedFd<'_>, run: &Vma) -> Option<u64> {
+fn memory_file(file: BorrowedFd<'_>) -> Option<((u32, u32), u64, u64, u64)> {
     let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
-    let stat = rustix::fs::statx(path, c"", flags, StatxFlags::empty()).ok()?;
-    let dev = (stat.stx_dev_major, stat.stx_dev_minor);
-    if FileType::from_raw_mode(u32::from(stat.stx_mode)) != FileType::RegularFile
-        || dev != run.dev
-        || stat.stx_ino != run.inode
-    {
+    let stat = rustix::fs::statx(file, c"", flags, StatxFlags::empty()).ok()?;
+    if FileType::from_raw_mode(u32::from(stat.stx_mode)) != FileType::RegularFile {
         return None;
     }
-    internal_mounts().iter().find(|(known, _)| *known == dev).map(|(_, page)| *page).or_else(|| mounted_tmpfs(dev))
+    let dev = (stat.stx_dev_major, stat.stx_dev_minor);
+    let known = internal_mounts().iter().find(|(known, _)| *known == dev).map(|(_, page)| *page);
+    Some((dev, stat.stx_ino, known.or_else(|| mounted_tmpfs(dev))?, stat.stx_size))
 }
 
 /// Device numbers and page sizes of the kernel's own mounts behind memfds and shared anonymous memory.

@@ -6,8 +6,8 @@ pub(crate) mod sigbus;
 mod vma;
 mod window;
 
-pub(crate) use map::map;
 pub use map::{MapAccess, Piece};
+pub(crate) use map::{map, map_file};
 pub(crate) use remote::read_exact_at;
 pub(crate) use remote::write_all_at;
 pub(crate) use vma::{Maps, Vma};

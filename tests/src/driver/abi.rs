@@ -80,6 +80,7 @@ pub const IOMMU_IOAS_ALLOC: u32 = 0x3b81;
 pub const IOMMU_IOAS_COPY: u32 = 0x3b83;
 pub const IOMMU_IOAS_MAP: u32 = 0x3b85;
 pub const IOMMU_IOAS_UNMAP: u32 = 0x3b86;
+pub const IOMMU_IOAS_MAP_FILE: u32 = 0x3b8f;
 pub const IOMMU_IOAS_MAP_FIXED_IOVA: u32 = 1;
 pub const IOMMU_IOAS_MAP_WRITEABLE: u32 = 2;
 pub const IOMMU_IOAS_MAP_READABLE: u32 = 4;

@@ -63,6 +63,14 @@ impl Iommufd {
         Ok(long_at(&self.call("IOMMU_IOAS_MAP", IOMMU_IOAS_MAP, bytes)?, 32))
     }
 
+    /// IOMMU_IOAS_MAP_FILE of a file's first bytes, anywhere: where.
+    pub fn map_file(&self, ioas: u32, file: impl AsFd, size: u64, writable: bool) -> CallResult<u64> {
+        let flags = IOMMU_IOAS_MAP_READABLE | if writable { IOMMU_IOAS_MAP_WRITEABLE } else { 0 };
+        let fd = file.as_fd().as_raw_fd().cast_unsigned();
+        let bytes = sized(&[flags, ioas, fd], &[0, size, 0]);
+        Ok(long_at(&self.call("IOMMU_IOAS_MAP_FILE", IOMMU_IOAS_MAP_FILE, bytes)?, 32))
+    }
+
     /// IOMMU_IOAS_COPY anywhere in `to`: where.
     pub fn copy(&self, from: u32, iova: u64, size: u64, to: u32) -> CallResult<u64> {
         let flags = IOMMU_IOAS_MAP_READABLE | IOMMU_IOAS_MAP_WRITEABLE;

@@ -137,6 +137,40 @@ fn m3_a_process_that_inherits_an_iommufd_and_a_device_changes_nothing() {
 }
 
 #[test]
+fn m1_a_memory_file_is_mapped_as_its_descriptor_was_opened() {
+    let daemon = Daemon::start();
+    let Attached { iommufd, ioas, .. } = attached(&daemon);
+    let memory = Memory::new().unwrap();
+    let size = memory.size();
+    let reopened =
+        |options: &OpenOptions| options.open(format!("/proc/self/fd/{}", memory.file().as_raw_fd())).unwrap();
+    let read_only = reopened(OpenOptions::new().read(true));
+    // The daemon has a window of it that can be written.
+    iommufd.map_file(ioas, memory.file(), size, true).unwrap();
+    assert_eq!(refused(iommufd.map_file(ioas, &read_only, size, true)), Errno::EACCES);
+    iommufd.map_file(ioas, &read_only, size, false).unwrap();
+    let write_only = reopened(OpenOptions::new().write(true));
+    assert_eq!(refused(iommufd.map_file(ioas, &write_only, size, false)), Errno::EACCES);
+    let path_only = reopened(OpenOptions::new().read(true).custom_flags(OFlag::O_PATH.bits()));
+    assert_eq!(refused(iommufd.map_file(ioas, &path_only, size, false)), Errno::EBADF);
+
+    let sealed = Memory::new().unwrap();
+    let sealed_file = sealed.file().try_clone().unwrap();
+    drop(sealed);
+    fcntl(&sealed_file, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_WRITE)).unwrap();
+    assert_eq!(refused(iommufd.map_file(ioas, &sealed_file, size, true)), Errno::EPERM);
+    let on_disk = tempfile::tempfile_in("/var/tmp").unwrap();
+    on_disk.set_len(size).unwrap();
+    for file in [on_disk.as_fd(), daemon_file(&daemon).as_fd(), iommufd.as_fd()] {
+        assert_eq!(refused(iommufd.map_file(ioas, file, size, false)), Errno::EINVAL);
+    }
+}
+
+fn daemon_file(daemon: &Daemon) -> File {
+    File::open(daemon.path("sys/class/mdev_bus/loopback0/last_error")).unwrap()
+}
+
+#[test]
 fn f29_maps_by_the_thousand_leave_nothing_behind() {
     let daemon = Daemon::start();
     let Attached { iommufd, ioas, mut client, .. } = attached(&daemon);

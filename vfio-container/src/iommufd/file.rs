@@ -45,6 +45,7 @@ fn dispatch(context: &Context, client: &dyn Client, call: &Ioctl<'_>, trace: &mu
         IOMMU_IOAS_ALLOW_IOVAS => Context::ioas_allow_iovas,
         IOMMU_IOAS_COPY => Context::ioas_copy,
         IOMMU_IOAS_MAP => Context::ioas_map,
+        IOMMU_IOAS_MAP_FILE => Context::ioas_map_file,
         IOMMU_IOAS_UNMAP => Context::ioas_unmap,
         // Who holds the file may ask.
         IOMMU_IOAS_IOVA_RANGES => return context.ioas_iova_ranges(client, call.arg, trace),

@@ -1,4 +1,4 @@
-//! IOMMU_IOAS_MAP, IOMMU_IOAS_COPY and IOMMU_IOAS_UNMAP.
+//! IOMMU_IOAS_MAP, IOMMU_IOAS_MAP_FILE, IOMMU_IOAS_COPY and IOMMU_IOAS_UNMAP.
 
 use super::context::Context;
 use super::error::IommufdError;
@@ -8,8 +8,10 @@ use super::wire::{check_flags, check_reserved, fetch, respond};
 use crate::iommu::{PAGE, last};
 use crate::trace::Trace;
 use crate::{Client, regions};
+use devnode::Piece;
 use vfio_abi::iommufd::{
-    IOMMU_IOAS_MAP_FIXED_IOVA, IOMMU_IOAS_MAP_READABLE, IOMMU_IOAS_MAP_WRITEABLE, IoasCopy, IoasMap, IoasUnmap,
+    IOMMU_IOAS_MAP_FIXED_IOVA, IOMMU_IOAS_MAP_READABLE, IOMMU_IOAS_MAP_WRITEABLE, IoasCopy, IoasMap, IoasMapFile,
+    IoasUnmap,
 };
 use virtio_mdev_api::dma::{Permissions, Region};
 
@@ -37,6 +39,34 @@ impl Context {
         let iova = ioas.add(place, map.length, vec![memory])?;
         trace.arg("at", iova);
         tell(&ioas, iova, map.length, respond(client, arg, &IoasMap { iova, ..map }))
+    }
+
+    /// IOMMU_IOAS_MAP_FILE: memory that the client need not have mapped itself.
+    pub fn ioas_map_file(&self, client: &dyn Client, arg: u64, trace: &mut Trace) -> Result<(), IommufdError> {
+        let map: IoasMapFile = fetch(client, arg)?;
+        let IoasMapFile { fd, start, length, .. } = map;
+        trace.arg("ioas", map.ioas_id);
+        trace.arg("flags", map.flags);
+        trace.arg("fd", fd);
+        trace.arg("start", start);
+        trace.arg("iova", map.iova);
+        trace.arg("size", length);
+        let wanted = Wanted::new(map.flags, map.iova, length, 0)?;
+        let ioas = self.ioas(map.ioas_id)?;
+        if length == 0 {
+            return Err(IommufdError::Invalid { field: "the length", value: 0 });
+        }
+        if start.checked_add(length).is_none() {
+            return Err(IommufdError::Overflow { first: start, length });
+        }
+        let place = wanted.place(start)?;
+        ioas.check(place, length)?;
+        wanted.check_memory(start)?;
+        let Piece { len, backing } = client.map_file(fd, start, length, wanted.permissions)?;
+        let memory = Region { iova: 0, len, permissions: wanted.permissions, backing };
+        let iova = ioas.add(place, length, vec![vec![memory]])?;
+        trace.arg("at", iova);
+        tell(&ioas, iova, length, respond(client, arg, &IoasMapFile { iova, ..map }))
     }
 
     /// IOMMU_IOAS_COPY: the memory of a mapping, or a part of it, another time.

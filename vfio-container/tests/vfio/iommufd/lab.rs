@@ -15,6 +15,7 @@ pub const IOAS_MAP: u32 = 0x3b85;
 pub const IOAS_UNMAP: u32 = 0x3b86;
 pub const OPTION: u32 = 0x3b87;
 pub const VFIO_IOAS: u32 = 0x3b88;
+pub const MAP_FILE: u32 = 0x3b8f;
 
 pub const FIXED: u32 = 1;
 pub const WRITE: u32 = 2;

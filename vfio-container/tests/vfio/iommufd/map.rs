@@ -2,7 +2,7 @@
 
 use super::lab::*;
 use nix::errno::Errno;
-use vfio_container::testing::{BASE, FakeClient, SIZE};
+use vfio_container::testing::{BASE, Descriptor, FakeClient, SIZE};
 
 const MAX: u64 = u64::MAX;
 
@@ -179,4 +179,38 @@ fn a_mapping_that_the_client_cannot_be_told_of_is_undone() {
     lab.client.refuse_writes(false);
     assert_eq!(lab.unmap_all(ioas), 0);
     assert_eq!(lab.alloc(), ioas + 1, "no object was left");
+}
+
+#[test]
+fn f31_a_memory_file_is_mapped_by_its_descriptor() {
+    let lab = Lab::new();
+    let ioas = lab.alloc();
+    lab.client.install(20, Descriptor::Memory);
+    lab.client.install(21, Descriptor::Other);
+    let map = |flags, fd: u32, start, length, iova| {
+        lab.with(MAP_FILE, &Fields::default().u32(flags).u32(ioas).u32(fd).u64(start).u64(length).u64(iova).sized())?;
+        Ok(lab.u64_at(ARG + 32))
+    };
+    assert_eq!(map(FIXED | RW, 20, 0x4000, 0x2000, 0x10_0000), Ok(0x10_0000));
+    assert_eq!(map(RW, 20, 0x4000, PAGE, 0), Ok(PAGE), "anywhere");
+    let end = SIZE as u64;
+    let cases = [
+        ("flags beyond those known", RW | 8, 20, 0, PAGE, Errno::EOPNOTSUPP),
+        ("neither read nor write", FIXED, 20, 0, PAGE, Errno::EINVAL),
+        ("a length beyond all", RW, 20, 0, MAX, Errno::EOVERFLOW),
+        ("a file that wraps", RW, 20, !0xfff, 0x2000, Errno::EOVERFLOW),
+        ("no bytes", RW, 20, 0, 0, Errno::EINVAL),
+        ("unaligned start", RW, 20, 0x800, PAGE, Errno::EINVAL),
+        ("unaligned length", RW, 20, 0, 0x800, Errno::EINVAL),
+        ("more than the file has", RW, 20, end - PAGE, 2 * PAGE, Errno::EINVAL),
+        ("no descriptor", RW, 50, 0, PAGE, Errno::EBADF),
+        ("a negative one", RW, u32::MAX, 0, PAGE, Errno::EBADF),
+        ("another kind of file", RW, 21, 0, PAGE, Errno::EINVAL),
+        ("overlap", FIXED | RW, 20, 0, PAGE, Errno::EEXIST),
+    ];
+    for (what, flags, fd, start, length, errno) in cases {
+        assert_eq!(map(flags, fd, start, length, 0x10_1000), Err(errno), "{what}");
+    }
+    assert_eq!(lab.copy(RW, (ioas, 0x10_1000), (ioas, 0), PAGE), Ok(2 * PAGE), "and copied as any other");
+    assert_eq!(lab.unmap_all(ioas), 4 * PAGE);
 }
