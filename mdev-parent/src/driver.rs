@@ -21,6 +21,9 @@ pub trait Binding: Send + Sync {
     /// Who holds the instance open, in words; `None` when nobody does.
     fn holder(&self) -> Option<String>;
 
+    /// Asks whoever holds the instance to let go of it, where there is a way to ask; answers at once.
+    fn ask(&self) {}
+
     /// Lets go of the instance, holders or not: they get ENODEV from now on. When this returns the driver does not use
     /// the instance any more.
     fn remove(&self);

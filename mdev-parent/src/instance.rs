@@ -205,6 +205,14 @@ impl Instance {
         binding.and_then(|binding| binding.holder())
     }
 
+    /// Asks its holder to let go.
+    pub(crate) fn ask_holder(&self) {
+        let binding = self.bound.lock().driver.binding();
+        if let Some(binding) = binding {
+            binding.ask();
+        }
+    }
+
     /// Its state.
     pub fn state(&self) -> State {
         match self.engine().condition() {

@@ -72,6 +72,7 @@ fn wait_for_holder(instance: &Instance, patience: Duration) -> Result<(), BusErr
         return Ok(());
     }
     instance.publish(EventKind::RemoveRequest);
+    instance.ask_holder();
     let begun = Instant::now();
     let mut look = LOOK_FIRST;
     while let Some(holder) = instance.holder() {

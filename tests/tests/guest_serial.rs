@@ -204,6 +204,28 @@ fn a_card_that_is_taken_by_force_leaves_its_guest_running() -> LabResult<()> {
     cards.card().map(drop)
 }
 
+/// QEMU is asked for the card as the kernel's VFIO asks, and has the guest let go of it.
+#[test]
+fn a_card_that_is_removed_is_unplugged_by_its_guest() -> LabResult<()> {
+    let cards = Cards::new()?;
+    let card = cards.card()?;
+    let kernel = Kernel::find(KernelName::Newer)?;
+    let initramfs = Initramfs::new()?;
+    let archive = initramfs.finish(&format!("{OPEN}echo lab: opened\nexec 3>&-\nread go\necho lab: alive\nread stay"))?;
+    let mdev = Some(card.mdev.clone());
+    let mut vm = Vm::boot(&VmOptions { qemu: QemuName::Newer, mdev, ..VmOptions::new(&kernel, &archive) })?;
+    let mut follow = || -> LabResult<()> {
+        vm.report("opened", BOOT)?;
+        cards.daemon.remove(&card.mdev.uuid)?;
+        vm.qemu().say("go\n")?;
+        vm.report("alive", STEP).map(drop)
+    };
+    let followed = follow();
+    followed.map_err(|error| cards.explained(error, &[&vm]))?;
+    assert!(!cards.daemon.instance_dir(&card.mdev.uuid).exists());
+    Ok(())
+}
+
 /// The guest sends all the while, and what both terminals got is what it sent.
 #[test]
 fn a_guest_migrates_between_two_serial_cards_while_it_sends() -> LabResult<()> {

@@ -48,7 +48,8 @@ impl MdevDriver for VfioMdevDriver {
         })?;
         self.traces.lock().insert(uuid, trace);
         let traces = Arc::clone(&self.traces);
-        Ok(Arc::new(Bound { uuid, group, nodes: Mutex::new(Some(nodes)), traces }))
+        let session = Arc::clone(session);
+        Ok(Arc::new(Bound { uuid, session, group, nodes: Mutex::new(Some(nodes)), traces }))
     }
 }
 
@@ -141,6 +142,7 @@ impl Migratable for Translated {
 
 struct Bound {
     uuid: Uuid,
+    session: Arc<VfioSession>,
     group: Arc<Group>,
     nodes: Mutex<Option<Nodes>>,
     traces: Arc<Traces>,
@@ -149,6 +151,10 @@ struct Bound {
 impl Binding for Bound {
     fn holder(&self) -> Option<String> {
         self.group.device_holder().map(|(pid, uid)| format!("process {pid} of user {uid}"))
+    }
+
+    fn ask(&self) {
+        self.session.ask();
     }
 
     fn remove(&self) {

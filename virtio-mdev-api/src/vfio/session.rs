@@ -1,6 +1,7 @@
 //! The session between a device that is no virtio device and whoever drives it.
 
-use super::{DeviceShape, Interrupts, IrqChange, Movable, Opened, OwnAnswer, OwnCall, RegionShape, VfioMdev};
+use super::flags::{VFIO_DEVICE_FLAGS_PCI, VFIO_IRQ_INFO_EVENTFD, VFIO_IRQ_INFO_NORESIZE};
+use super::{DeviceShape, Interrupts, IrqChange, IrqShape, Movable, Opened, OwnAnswer, OwnCall, RegionShape, VfioMdev};
 use crate::dirty::DirtyRecord;
 use crate::dma::AddressSpace;
 use crate::executor::{Guarded, VendorFault};
@@ -10,6 +11,11 @@ use nix::errno::Errno;
 use std::sync::Arc;
 use std::time::Duration;
 use thiserror::Error;
+
+/// `VFIO_PCI_REQ_IRQ_INDEX`: the last of those that every PCI function has.
+const REQUEST: u32 = 4;
+/// `VFIO_PCI_NUM_IRQS`.
+const PCI_IRQS: usize = 5;
 
 /// Why a session refused a call.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -76,14 +82,20 @@ pub struct VfioSession {
 }
 
 impl VfioSession {
-    /// The session of `device`, which is of `shape` and `movable` so.
+    /// The session of `device`, which is of `shape` and `movable` so. A PCI function gets an interrupt by which its client is
+    /// [asked](Self::ask) to let go.
     pub fn new(
         device: Box<dyn VfioMdev>,
-        shape: DeviceShape,
+        mut shape: DeviceShape,
         movable: Option<Movable>,
         link: DeviceLink,
         deadline: Duration,
     ) -> Self {
+        if shape.flags & VFIO_DEVICE_FLAGS_PCI != 0 {
+            let request = IrqShape { count: 1, flags: VFIO_IRQ_INFO_EVENTFD | VFIO_IRQ_INFO_NORESIZE };
+            shape.irqs.resize(PCI_IRQS, IrqShape::default());
+            shape.irqs[PCI_IRQS - 1] = request;
+        }
         let interrupts = Arc::new(Interrupts::new(&shape.irqs));
         let device = Guarded::new(device, deadline);
         Self { shape, movable, link, device, interrupts, dirty: DirtyRecord::new() }
@@ -172,7 +184,18 @@ impl VfioSession {
     pub fn set_irqs(&self, change: &IrqChange) -> Result<(), VfioSessionError> {
         self.interrupts.change(change)?;
         let index = change.index;
+        if self.shape.flags & VFIO_DEVICE_FLAGS_PCI != 0 && index == REQUEST {
+            // Not the vendor's.
+            return Ok(());
+        }
         Ok(self.device.call("irqs_changed", move |device| device.irqs_changed(index))?)
+    }
+
+    /// Asks the client to let go of the device: of a PCI function, and where the client wants to be asked.
+    pub fn ask(&self) {
+        if self.shape.flags & VFIO_DEVICE_FLAGS_PCI != 0 {
+            self.interrupts.raise(REQUEST, 0);
+        }
     }
 
     /// Back to the state after creation, and at work. Those who are interrupted stay.

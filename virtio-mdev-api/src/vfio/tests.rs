@@ -73,6 +73,51 @@ impl VfioMdev for Recorder {
     }
 }
 
+/// The same as a PCI function.
+struct Pci(Recorder);
+
+impl VfioMdev for Pci {
+    fn shape(&self) -> DeviceShape {
+        DeviceShape { flags: VFIO_DEVICE_FLAGS_PCI, ..self.0.shape() }
+    }
+
+    fn open(&mut self, opened: Opened) -> Result<(), Refusal> {
+        self.0.open(opened)
+    }
+
+    fn release(&mut self) {
+        self.0.release();
+    }
+
+    fn read(&mut self, region: u32, offset: u64, out: &mut [u8]) -> Result<(), Refusal> {
+        self.0.read(region, offset, out)
+    }
+
+    fn write(&mut self, region: u32, offset: u64, data: &[u8]) -> Result<(), Refusal> {
+        self.0.write(region, offset, data)
+    }
+
+    fn irqs_changed(&mut self, _index: u32) {
+        self.0.calls.lock().push("irqs_changed");
+    }
+}
+
+#[test]
+fn the_client_of_a_pci_function_is_asked_to_let_go_by_an_interrupt_of_its_own() {
+    let device = Pci(Recorder::default());
+    let (calls, shape, call) = (Arc::clone(&device.0.calls), device.shape(), EventFd::new().unwrap());
+    let session = VfioSession::new(Box::new(device), shape, None, DeviceLink::new("test"), DEADLINE);
+    assert_eq!(session.shape().irqs[4], IrqShape { count: 1, flags: VFIO_IRQ_INFO_EVENTFD | VFIO_IRQ_INFO_NORESIZE });
+    session.open().unwrap();
+    session.ask();
+    let data = IrqData::EventFd(vec![Some(call.clone())]);
+    session.set_irqs(&IrqChange { index: 4, start: 0, action: IrqAction::Trigger, data }).unwrap();
+    assert_eq!(call.drain(), Ok(None));
+    session.ask();
+    assert_eq!(call.drain(), Ok(Some(1)));
+    assert_eq!(*calls.lock(), ["open"], "the interrupt is not the vendor's");
+}
+
 fn session() -> (VfioSession, Arc<Mutex<Vec<&'static str>>>) {
     session_with(DEADLINE)
 }
