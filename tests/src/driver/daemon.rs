@@ -278,6 +278,8 @@ fn spawn(program: &Path, arguments: &[impl AsRef<OsStr>], log: &Path) -> Child {
         // One arena: else the number of its mappings tells how busy the machine was. What is measured keeps them all.
         command.env("MALLOC_ARENA_MAX", "1");
     }
+    // To find the names of a panic's frames takes seconds, and a vendor that is told to panic has a deadline.
+    command.env("RUST_BACKTRACE", "0");
     let mut child =
         command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log_file).spawn().expect("umdevd");
     let mut line = String::new();
