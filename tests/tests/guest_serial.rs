@@ -211,7 +211,8 @@ fn a_card_that_is_removed_is_unplugged_by_its_guest() -> LabResult<()> {
     let card = cards.card()?;
     let kernel = Kernel::find(KernelName::Newer)?;
     let initramfs = Initramfs::new()?;
-    let archive = initramfs.finish(&format!("{OPEN}echo lab: opened\nexec 3>&-\nread go\necho lab: alive\nread stay"))?;
+    let archive =
+        initramfs.finish(&format!("{OPEN}echo lab: opened\nexec 3>&-\nread go\necho lab: alive\nread stay"))?;
     let mdev = Some(card.mdev.clone());
     let mut vm = Vm::boot(&VmOptions { qemu: QemuName::Newer, mdev, ..VmOptions::new(&kernel, &archive) })?;
     let mut follow = || -> LabResult<()> {

@@ -183,8 +183,8 @@ fn command(options: &VmOptions<'_>) -> LabResult<Vec<String>> {
     }
     if let Some(mdev) = &options.mdev {
         // On a port of its own, where it can be unplugged.
-        add("-device pcie-root-port,id=port,chassis=1");
-        add(&format!("-device vfio-pci,bus=port,sysfsdev=/sys/bus/mdev/devices/{}", mdev.uuid));
+        add("-device pcie-root-port,id=slot0,chassis=1");
+        add(&format!("-device vfio-pci,bus=slot0,sysfsdev=/sys/bus/mdev/devices/{}", mdev.uuid));
     }
     let mut kernel_words = "console=ttyS0 quiet loglevel=1 panic=-1".to_owned();
     let card = "-device virtio-net-pci,netdev=n,disable-legacy=on,romfile=";

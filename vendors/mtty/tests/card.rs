@@ -23,7 +23,7 @@ fn a_card_is_a_pci_function_with_a_bar_a_port() {
         let sizes: Vec<_> = shape.regions.iter().map(|region| region.size).collect();
         assert_eq!(sizes, [8, if ports == 2 { 8 } else { 0 }, 0, 0, 0, 0, 0, 256, 0]);
         let counts: Vec<_> = shape.irqs.iter().map(|irq| irq.count).collect();
-        assert_eq!(counts, [1, 1, 0, 0, 0]);
+        assert_eq!(counts, [1, 1, 0, 0, 1]);
         assert_eq!(card.read(7, 0, 4), [0x48, 0x43, 0x53, 0x32]);
         assert_eq!(
             card.session.read(2, 0, &mut [0]).unwrap_err().to_string(),
