@@ -216,13 +216,7 @@ impl Session {
     fn start(&self, state: &mut State, new: Status) -> Result<(), SessionError> {
         let before = state.status;
         state.status = new - Status::NEEDS_RESET;
-        let started = self.settle(state);
-        if started.is_err() {
-            state.status = before;
-            // The first failure is the one to tell of.
-            let _ = self.settle(state);
-        }
-        started?;
+        self.settle_or(state, |state| state.status = before)?;
         let status = state.status;
         self.device.call("status_changed", move |device| device.status_changed(status))?;
         Ok(())
@@ -339,11 +333,16 @@ impl Session {
             return Ok(());
         }
         let before = std::mem::replace(&mut state.suspended, suspended);
-        let settled = self.settle(&mut state);
+        self.settle_or(&mut state, |state| state.suspended = before)
+    }
+
+    /// Has the queues follow what was changed; where they cannot, `undo` takes it back.
+    fn settle_or(&self, state: &mut State, undo: impl FnOnce(&mut State)) -> Result<(), SessionError> {
+        let settled = self.settle(state);
         if settled.is_err() {
-            state.suspended = before;
-            // As in `start`.
-            let _ = self.settle(&mut state);
+            undo(state);
+            // The first failure is the one to tell of.
+            let _ = self.settle(state);
         }
         settled
     }

@@ -69,13 +69,7 @@ impl Session {
     fn set_frozen(&self, frozen: bool) -> Result<(), SessionError> {
         let mut state = self.lock()?;
         let before = std::mem::replace(&mut state.frozen, frozen);
-        let settled = self.settle(&mut state);
-        if settled.is_err() {
-            state.frozen = before;
-            // As in `start`.
-            let _ = self.settle(&mut state);
-            return settled;
-        }
+        self.settle_or(&mut state, |state| state.frozen = before)?;
         self.link.hold_interrupts(frozen);
         Ok(())
     }
