@@ -116,12 +116,10 @@ impl VirtioDevice {
         Ok(())
     }
 
-    fn clear_irqs(&self) {
-        let none = |count| vec![None; usize::try_from(count).unwrap_or(0)];
-        if let Err(error) = self.set_events(QUEUE_IRQS, 0, none(self.queues())) {
-            tracing::warn!(instance = self.session().link().name(), %error, "keeps interrupts of a closed file");
-        }
-        self.session().set_config_irq(None);
+    /// The interrupts of `index` go to nobody.
+    fn take_down(&self, index: u32) -> Result<(), SessionError> {
+        let count = if index == QUEUE_IRQS { self.queues() } else { 1 };
+        self.set_events(index, 0, vec![None; usize::try_from(count).unwrap_or(0)])
     }
 }
 
@@ -149,7 +147,11 @@ impl VfioDevice for VirtioDevice {
     fn close(&self) {
         let seat = self.seat.lock().take();
         seat.inspect(|file| self.node.close(file));
-        self.clear_irqs();
+        for index in [QUEUE_IRQS, CONFIG_IRQ] {
+            if let Err(error) = self.take_down(index) {
+                tracing::warn!(instance = self.session().link().name(), %error, "keeps interrupts of a closed file");
+            }
+        }
         // Whoever has the device next finds it at work.
         if self.session().is_frozen()
             && let Err(refusal) = self.reset()
@@ -211,10 +213,7 @@ impl VfioDevice for VirtioDevice {
         match data {
             IrqData::EventFd(events) => self.set_events(index, start, events)?,
             IrqData::Bool(which) => self.trigger(index, start, which)?,
-            IrqData::None(0) if index == CONFIG_IRQ => self.session().set_config_irq(None),
-            IrqData::None(0) => {
-                self.set_events(QUEUE_IRQS, 0, vec![None; usize::try_from(self.queues()).unwrap_or(0)])?;
-            }
+            IrqData::None(0) => self.take_down(index)?,
             IrqData::None(count) => self.trigger(index, start, (0..count).map(|_| true))?,
         }
         Ok(())

@@ -12,8 +12,6 @@ use virtio_mdev_api::{AttributeSpec, Refusal};
 
 /// `VFIO_PCI_NUM_REGIONS`.
 const REGIONS: usize = 9;
-/// `VFIO_PCI_NUM_IRQS`.
-const IRQS: usize = 5;
 
 /// An instance.
 pub struct Device {
@@ -39,10 +37,9 @@ impl VfioMdev for Device {
         if let Some(region) = usize::try_from(CONFIG).ok().and_then(|at| regions.get_mut(at)) {
             *region = config;
         }
-        let mut irqs = vec![IrqShape::default(); IRQS];
         let intx = VFIO_IRQ_INFO_EVENTFD | VFIO_IRQ_INFO_MASKABLE | VFIO_IRQ_INFO_AUTOMASKED;
-        irqs[0] = IrqShape { count: 1, flags: intx };
-        irqs[1] = IrqShape { count: 1, flags: VFIO_IRQ_INFO_EVENTFD | VFIO_IRQ_INFO_NORESIZE };
+        let msi = VFIO_IRQ_INFO_EVENTFD | VFIO_IRQ_INFO_NORESIZE;
+        let irqs = [intx, msi].map(|flags| IrqShape { count: 1, flags }).into();
         DeviceShape { flags: VFIO_DEVICE_FLAGS_PCI, resettable: true, regions, irqs }
     }
 

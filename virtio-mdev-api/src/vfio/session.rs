@@ -1,6 +1,6 @@
 //! The session between a device that is no virtio device and whoever drives it.
 
-use super::flags::{VFIO_DEVICE_FLAGS_PCI, VFIO_IRQ_INFO_EVENTFD, VFIO_IRQ_INFO_NORESIZE};
+use super::flags::{VFIO_IRQ_INFO_EVENTFD, VFIO_IRQ_INFO_NORESIZE};
 use super::{DeviceShape, Interrupts, IrqChange, IrqShape, Movable, Opened, OwnAnswer, OwnCall, RegionShape, VfioMdev};
 use crate::dirty::DirtyRecord;
 use crate::dma::AddressSpace;
@@ -91,7 +91,7 @@ impl VfioSession {
         link: DeviceLink,
         deadline: Duration,
     ) -> Self {
-        if shape.flags & VFIO_DEVICE_FLAGS_PCI != 0 {
+        if shape.is_pci() {
             let request = IrqShape { count: 1, flags: VFIO_IRQ_INFO_EVENTFD | VFIO_IRQ_INFO_NORESIZE };
             shape.irqs.resize(PCI_IRQS, IrqShape::default());
             shape.irqs[PCI_IRQS - 1] = request;
@@ -184,7 +184,7 @@ impl VfioSession {
     pub fn set_irqs(&self, change: &IrqChange) -> Result<(), VfioSessionError> {
         self.interrupts.change(change)?;
         let index = change.index;
-        if self.shape.flags & VFIO_DEVICE_FLAGS_PCI != 0 && index == REQUEST {
+        if self.shape.is_pci() && index == REQUEST {
             // Not the vendor's.
             return Ok(());
         }
@@ -193,7 +193,7 @@ impl VfioSession {
 
     /// Asks the client to let go of the device: of a PCI function, and where the client wants to be asked.
     pub fn ask(&self) {
-        if self.shape.flags & VFIO_DEVICE_FLAGS_PCI != 0 {
+        if self.shape.is_pci() {
             self.interrupts.raise(REQUEST, 0);
         }
     }

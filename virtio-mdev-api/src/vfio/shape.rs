@@ -29,6 +29,13 @@ pub struct DeviceShape {
     pub irqs: Vec<IrqShape>,
 }
 
+impl DeviceShape {
+    /// Whether it is shown as a PCI function.
+    pub fn is_pci(&self) -> bool {
+        self.flags & flags::VFIO_DEVICE_FLAGS_PCI != 0
+    }
+}
+
 /// A region.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct RegionShape {
