@@ -1,5 +1,6 @@
 //! The stock mdev drivers: they give an instance its nodes below `dev/`.
 
+mod face;
 mod nodes;
 mod vfio;
 mod vhost;

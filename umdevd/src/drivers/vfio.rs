@@ -1,14 +1,13 @@
 //! The driver of devices that are no virtio devices, `vfio_mdev`: a client drives the instance through VFIO alone.
 
+use super::face::{self, Face};
 use super::nodes::Nodes;
 use super::{Traces, on_open};
-use devnode::{Broadcast, Ioctl, IoctlReply, Tree};
+use devnode::{Ioctl, IoctlReply, Tree};
 use mdev_parent::{Binding, Instance, MdevDriver};
 use nix::errno::Errno;
-use parking_lot::Mutex;
 use std::sync::Arc;
-use uuid::Uuid;
-use vfio_container::{Client, DeviceShape, Group, IrqChange, Migratable, VfioDevice};
+use vfio_container::{Client, DeviceShape, IrqChange, Migratable, VfioDevice};
 use virtio_mdev_api::dirty::DirtyRecord;
 use virtio_mdev_api::dma::AddressSpace;
 use virtio_mdev_api::vfio::{OwnCall, VfioSession};
@@ -36,20 +35,12 @@ impl MdevDriver for VfioMdevDriver {
     }
 
     fn probe(&self, instance: &Arc<Instance>) -> Result<Arc<dyn Binding>, Refusal> {
-        let uuid = instance.uuid();
         let session = instance.vfio_session().ok_or_else(|| Refusal::new(Errno::ENODEV, "a virtio device"))?;
-        let trace = Arc::new(Broadcast::new());
-        let group = Group::new(instance.group(), uuid.to_string());
-        group.set_trace(Arc::clone(&trace));
+        let (group, trace) = face::group_of(instance);
         group.set_device(Arc::new(Translated { session: Arc::clone(session), on_open: on_open(instance) }));
-        let nodes = Nodes::of_group(&self.tree, instance, &group).map_err(|error| {
-            group.remove();
-            Refusal::new(Errno::EEXIST, error.to_string())
-        })?;
-        self.traces.lock().insert(uuid, trace);
-        let traces = Arc::clone(&self.traces);
-        let session = Arc::clone(session);
-        Ok(Arc::new(Bound { uuid, session, group, nodes: Mutex::new(Some(nodes)), traces }))
+        let nodes = Nodes::of_group(&self.tree, instance, &group);
+        let face = Face::show(instance.uuid(), group, trace, nodes, &self.traces)?;
+        Ok(Arc::new(Bound { face, session: Arc::clone(session) }))
     }
 }
 
@@ -141,16 +132,13 @@ impl Migratable for Translated {
 }
 
 struct Bound {
-    uuid: Uuid,
+    face: Face,
     session: Arc<VfioSession>,
-    group: Arc<Group>,
-    nodes: Mutex<Option<Nodes>>,
-    traces: Arc<Traces>,
 }
 
 impl Binding for Bound {
     fn holder(&self) -> Option<String> {
-        self.group.device_holder().map(|(pid, uid)| format!("process {pid} of user {uid}"))
+        self.face.group.device_holder().map(face::holder)
     }
 
     fn ask(&self) {
@@ -158,8 +146,7 @@ impl Binding for Bound {
     }
 
     fn remove(&self) {
-        *self.nodes.lock() = None;
-        self.group.remove();
-        self.traces.lock().remove(&self.uuid);
+        self.face.hide();
+        self.face.end();
     }
 }
