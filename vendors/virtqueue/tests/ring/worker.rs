@@ -61,12 +61,12 @@ fn a_kick_is_served_and_a_stop_says_where_the_queue_stood() {
     worker.end().unwrap();
 }
 
-#[test]
-fn a_driver_that_kicks_only_when_asked_is_never_forgotten() {
+/// A driver that tells the device only when it is asked to, for 20,000 chains with each way of asking; `start` says how it tells.
+fn is_never_forgotten<T: FnMut()>(start: impl Fn(&mut Rig) -> (Worker<Echo>, T)) {
     for features in [0, crate::rig::EVENT_IDX] {
         let mut rig = Rig::new(features);
-        let (worker, kick) = start(&mut rig, 0);
-        let mut kicks = 0;
+        let (worker, mut tell) = start(&mut rig);
+        let mut told = 0;
         for n in 1..=20_000u16 {
             let old = rig.driver.next_avail();
             rig.driver.add(&[(DATA, 1, false)]);
@@ -77,8 +77,8 @@ fn a_driver_that_kicks_only_when_asked_is_never_forgotten() {
                 n.wrapping_sub(rig.driver.avail_event()).wrapping_sub(1) < n.wrapping_sub(old)
             };
             if asked {
-                kicks += 1;
-                kick.signal().unwrap();
+                told += 1;
+                tell();
             }
             while rig.driver.outstanding() == rig.driver.size {
                 if rig.driver.take_used().is_none() {
@@ -88,9 +88,17 @@ fn a_driver_that_kicks_only_when_asked_is_never_forgotten() {
             while rig.driver.take_used().is_some() {}
         }
         wait_for("the last chain", || rig.driver.used_idx() == 20_000);
-        assert!(kicks < 20_001, "{kicks}");
+        assert!(told < 20_001, "{told}");
         worker.end().unwrap();
     }
+}
+
+#[test]
+fn a_driver_that_kicks_only_when_asked_is_never_forgotten() {
+    is_never_forgotten(|rig| {
+        let (worker, kick) = start(rig, 0);
+        (worker, move || kick.signal().unwrap())
+    });
 }
 
 /// The rig's queue with a doorbell and no kick, on a thread.
@@ -109,34 +117,10 @@ fn ring(doorbells: &Doorbells) {
 
 #[test]
 fn a_driver_that_rings_by_a_store_when_asked_is_never_forgotten() {
-    for features in [0, crate::rig::EVENT_IDX] {
-        let mut rig = Rig::new(features);
-        let (worker, doorbells) = start_with_doorbell(&mut rig);
-        let mut rings = 0;
-        for n in 1..=20_000u16 {
-            let old = rig.driver.next_avail();
-            rig.driver.add(&[(DATA, 1, false)]);
-            std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
-            let asked = if features == 0 {
-                rig.driver.used_flags() & 1 == 0
-            } else {
-                n.wrapping_sub(rig.driver.avail_event()).wrapping_sub(1) < n.wrapping_sub(old)
-            };
-            if asked {
-                rings += 1;
-                ring(&doorbells);
-            }
-            while rig.driver.outstanding() == rig.driver.size {
-                if rig.driver.take_used().is_none() {
-                    std::thread::yield_now();
-                }
-            }
-            while rig.driver.take_used().is_some() {}
-        }
-        wait_for("the last chain", || rig.driver.used_idx() == 20_000);
-        assert!(rings < 20_001, "{rings}");
-        worker.end().unwrap();
-    }
+    is_never_forgotten(|rig| {
+        let (worker, doorbells) = start_with_doorbell(rig);
+        (worker, move || ring(&doorbells))
+    });
 }
 
 #[test]
