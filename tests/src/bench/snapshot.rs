@@ -72,8 +72,10 @@ pub fn measure() -> Snapshot {
         scope.spawn(|| {
             while !ended.load(Ordering::Relaxed) {
                 if changing.load(Ordering::Relaxed) {
-                    space.map(region(REGIONS)).expect("room");
-                    space.unmap(REGIONS * 2 * PAGE, PAGE);
+                    let spare = region(REGIONS);
+                    let (first, last) = (spare.iova, spare.last());
+                    space.map(spare).expect("room");
+                    assert_eq!(space.unmap(first, last).regions, 1);
                     changes.fetch_add(2, Ordering::Relaxed);
                 } else {
                     std::thread::sleep(Duration::from_millis(1));
