@@ -75,6 +75,32 @@ fn a_card_has_two_queues_a_pair_and_the_control_queue_in_a_group_of_its_own() {
 }
 
 #[test]
+fn frames_are_counted_at_the_queues_they_went_through() {
+    let (mut station, _link) = four_pairs(MQ);
+    assert_eq!(set_pairs(&mut station, 2), OK);
+    for pair in 0..2 {
+        station.post(pair);
+    }
+    station.post(1);
+    // The third pair's queue transmits, and what comes back goes to one that is enabled.
+    for (pair, lane) in [(1, 1), (1, 1), (2, 0)] {
+        station.send(pair, &frame(7));
+        station.wait(lane);
+    }
+    station.send(3, &[0; 5]);
+    let mut count = |name: &str| station.device.show_attribute(&format!("statistics/{name}")).unwrap();
+    let begun = Instant::now();
+    while count("tx_dropped") == "0" {
+        assert!(begun.elapsed() < Duration::from_secs(5), "what is too short was never dropped");
+        std::thread::sleep(Duration::from_micros(100));
+    }
+    let queues = ["rx_queue_0_packets", "rx_queue_1_packets", "tx_queue_1_packets", "tx_queue_2_bytes"];
+    assert_eq!(queues.map(&mut count), ["1", "2", "2", "60"]);
+    assert_eq!(["rx_packets", "tx_packets", "rx_queue_2_packets"].map(&mut count), ["3", "3", "0"]);
+    assert_eq!(["tx_queue_3_too_short", "tx_queue_3_drops", "tx_queue_0_drops"].map(&mut count), ["1", "1", "0"]);
+}
+
+#[test]
 fn only_the_first_pair_receives_until_the_driver_enables_more() {
     let (mut station, _link) = four_pairs(MQ);
     for pair in 0..4 {

@@ -8,7 +8,7 @@ use crate::parameters::{Doorbell, NetParameters};
 use crate::port::{Controls, Port};
 use crate::service::NetService;
 use crate::state::CardState;
-use crate::stats::Statistics;
+use crate::stats::CardStatistics;
 use nix::errno::Errno;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -39,7 +39,7 @@ pub struct NetDevice<P: Port> {
     accepted: u64,
     driver_ok: bool,
     link: Arc<LinkState>,
-    statistics: Arc<Statistics>,
+    statistics: Arc<CardStatistics>,
     health: Arc<Health>,
     controls: Box<dyn Controls>,
     waker: Arc<Waker>,
@@ -68,8 +68,8 @@ impl<P: Port> NetDevice<P> {
         controls: Box<dyn Controls>,
     ) -> Result<Self, Refusal> {
         let waker = Waker::new().map_err(|errno| Refusal::new(errno, "no eventfd for the device's thread"))?;
-        let (health, statistics) = (Health::new(link), Arc::new(Statistics::default()));
         let NetParameters { mac, mtu, pairs, queue_size, features, ring_group, doorbell } = *parameters;
+        let (health, statistics) = (Health::new(link), CardStatistics::new(pairs));
         debug_assert_eq!(ports.len(), usize::from(pairs));
         let config = Arc::new(NetConfig::new(mac, mtu, pairs));
         let service = NetService::new(
@@ -281,7 +281,7 @@ impl<P: Port> VirtioMdev for NetDevice<P> {
     }
 
     fn attributes(&self) -> Vec<AttributeSpec> {
-        let mut attributes = Statistics::attributes();
+        let mut attributes = self.statistics.attributes();
         let read = ["mtu", "pairs", "pairs_enabled", "queue-size", "features", "doorbell"].map(|name| (name, false));
         let card = [("mac", true)].into_iter().chain(read);
         attributes.extend(card.map(|(name, writable)| AttributeSpec { name: name.to_owned(), writable }));

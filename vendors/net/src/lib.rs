@@ -29,6 +29,6 @@ pub use port::{Controls, Port, Sent};
 pub use receiver::{Delivery, Receiver};
 pub use seats::{Seat, Seats};
 pub use service::MAX_FRAME;
-pub use stats::{Counter, Statistics};
+pub use stats::{Counter, RxStatistics, Statistics, TxStatistics};
 // Ports are called within its bursts.
 pub use virtqueue::{Halt, Interest, Next};

@@ -5,7 +5,7 @@ use crate::features::VIRTIO_NET_F_MRG_RXBUF;
 use crate::header::{ETHERNET, HEADER, is_segmented};
 use crate::port::{Port, Sent};
 use crate::receiver::Receiver;
-use crate::stats::Statistics;
+use crate::stats::{RxStatistics, Statistics};
 use virtqueue::{Chain, Halt, Io, Next, Queue};
 
 /// Chains of one burst: enough to share the cost of a burst, few enough not to keep an unmap waiting.
@@ -26,6 +26,8 @@ pub struct Pair<'s, P> {
     pub port: &'s mut P,
     pub link: &'s LinkState,
     pub statistics: &'s Statistics,
+    /// Of the receive queue, which may be another pair's.
+    pub received: &'s RxStatistics,
     /// In effect.
     pub features: u64,
     pub mtu: u16,
@@ -48,7 +50,7 @@ impl<P: Port> Pair<'_, P> {
 
     fn work(&mut self, rx: Option<&mut Io<'_>>, tx: Option<&mut Io<'_>>) -> Result<Next, Halt> {
         let merge = self.features & VIRTIO_NET_F_MRG_RXBUF != 0;
-        let mut driver = Receiver::new(rx, merge, self.link, self.statistics);
+        let mut driver = Receiver::new(rx, merge, self.link, self.received);
         let received = self.port.receive(&mut driver, self.statistics)?;
         let sent = match tx {
             Some(tx) => self.transmit(tx, &mut driver)?,
@@ -94,7 +96,7 @@ impl<P: Port> Pair<'_, P> {
         let statistics = self.statistics;
         let len = usize::try_from(chain.readable).unwrap_or(usize::MAX);
         if len > self.frame.len() {
-            statistics.tx_too_long.add(1);
+            statistics.tx.too_long.add(1);
             return Ok(Outcome::Done);
         }
         let read = tx.read(chain, 0, &mut self.frame[..len])?;
@@ -102,13 +104,13 @@ impl<P: Port> Pair<'_, P> {
         let Some(header) = frame.first_chunk::<HEADER>() else { return Ok(Outcome::Done) };
         let payload = frame.len() - HEADER;
         let dropped = if payload < ETHERNET {
-            Some(&statistics.tx_too_short)
+            Some(&statistics.tx.too_short)
         } else if !self.port.accepts(header, payload, self.features) {
-            Some(&statistics.tx_bad_header)
+            Some(&statistics.tx.bad_header)
         } else if !is_segmented(header) && payload > usize::from(self.mtu) + OVERHEAD {
-            Some(&statistics.tx_too_long)
+            Some(&statistics.tx.too_long)
         } else if !self.link.is_up() {
-            Some(&statistics.tx_link_down)
+            Some(&statistics.tx.link_down)
         } else {
             None
         };
@@ -118,8 +120,8 @@ impl<P: Port> Pair<'_, P> {
         }
         match self.port.send(frame, driver, statistics)? {
             Sent::Taken => {
-                statistics.tx_packets.add(1);
-                statistics.tx_bytes.add(payload as u64);
+                statistics.tx.packets.add(1);
+                statistics.tx.bytes.add(payload as u64);
                 Ok(Outcome::Done)
             }
             Sent::Dropped => Ok(Outcome::Done),

@@ -2,7 +2,7 @@
 
 use crate::config::LinkState;
 use crate::header::{HEADER, NUM_BUFFERS};
-use crate::stats::Statistics;
+use crate::stats::RxStatistics;
 use virtqueue::{Chain, Halt, Io};
 
 /// What became of a frame for the driver.
@@ -22,7 +22,7 @@ pub struct Receiver<'q, 'b> {
     io: Option<&'q mut Io<'b>>,
     merge: bool,
     link: &'q LinkState,
-    statistics: &'q Statistics,
+    statistics: &'q RxStatistics,
     starved: bool,
 }
 
@@ -31,7 +31,7 @@ impl<'q, 'b> Receiver<'q, 'b> {
         io: Option<&'q mut Io<'b>>,
         merge: bool,
         link: &'q LinkState,
-        statistics: &'q Statistics,
+        statistics: &'q RxStatistics,
     ) -> Self {
         Self { io, merge, link, statistics, starved: false }
     }
@@ -39,7 +39,7 @@ impl<'q, 'b> Receiver<'q, 'b> {
     /// Gives the driver a frame: a header of 12 bytes, and the data. `num_buffers` is set here.
     pub fn deliver(&mut self, frame: &mut [u8]) -> Result<Delivery, Halt> {
         if !self.link.is_up() {
-            self.statistics.rx_link_down.add(1);
+            self.statistics.link_down.add(1);
             return Ok(Delivery::Dropped);
         }
         let Some(io) = self.io.as_deref_mut() else { return Ok(Delivery::NoBuffers) };
@@ -64,13 +64,13 @@ impl<'q, 'b> Receiver<'q, 'b> {
                     return Ok(Delivery::NoBuffers);
                 }
                 Fit::Never => {
-                    self.statistics.rx_too_long.add(1);
+                    self.statistics.too_long.add(1);
                     return Ok(Delivery::Dropped);
                 }
             }
         }
-        self.statistics.rx_packets.add(1);
-        self.statistics.rx_bytes.add((frame.len() - HEADER) as u64);
+        self.statistics.packets.add(1);
+        self.statistics.bytes.add((frame.len() - HEADER) as u64);
         Ok(Delivery::Delivered)
     }
 

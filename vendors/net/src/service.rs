@@ -6,7 +6,7 @@ use crate::features::VIRTIO_NET_F_MQ;
 use crate::header::HEADER;
 use crate::pair::Pair;
 use crate::port::Port;
-use crate::stats::Statistics;
+use crate::stats::CardStatistics;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use virtio_mdev_api::Refusal;
@@ -22,7 +22,7 @@ pub struct NetService<P> {
     control: Control,
     health: Arc<Health>,
     link: Arc<LinkState>,
-    statistics: Arc<Statistics>,
+    statistics: Arc<CardStatistics>,
     /// In effect.
     features: u64,
     frame: Box<[u8]>,
@@ -36,7 +36,7 @@ impl<P: Port> NetService<P> {
         config: Arc<NetConfig>,
         health: Arc<Health>,
         link: Arc<LinkState>,
-        statistics: Arc<Statistics>,
+        statistics: Arc<CardStatistics>,
     ) -> Self {
         let frame = vec![0; HEADER + MAX_FRAME].into_boxed_slice();
         let control = Control::new(Arc::clone(&config), health.link().clone());
@@ -67,7 +67,8 @@ impl<P: Port> NetService<P> {
         let mut pair = Pair {
             port,
             link: &self.link,
-            statistics: &self.statistics,
+            statistics: self.statistics.pair(number),
+            received: &self.statistics.pair(lane).rx,
             features: self.features,
             mtu: self.config.mtu(),
             shared_rx: lane != number,

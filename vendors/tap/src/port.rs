@@ -57,12 +57,12 @@ impl<F: Frames> TapPort<F> {
         while self.readable {
             match self.interface.read(&mut self.buffer) {
                 Ok(len) if len > HEADER => return Some(len),
-                Ok(_) => statistics.rx_errors.add(1),
+                Ok(_) => statistics.rx.errors.add(1),
                 Err(Errno::EINTR) => {}
                 // EFAULT: the interface is down; it becomes ready when it comes up.
                 Err(Errno::EAGAIN | Errno::EFAULT) => self.readable = false,
                 Err(_) => {
-                    statistics.rx_errors.add(1);
+                    statistics.rx.errors.add(1);
                     self.readable = false;
                 }
             }
@@ -98,7 +98,7 @@ impl<F: Frames> Port for TapPort<F> {
                 Err(Errno::EAGAIN) => Sent::Busy,
                 // EIO: the interface is down. EINVAL: the kernel finds the header wrong.
                 Err(_) => {
-                    statistics.tx_errors.add(1);
+                    statistics.tx.errors.add(1);
                     Sent::Dropped
                 }
             });
@@ -110,7 +110,7 @@ impl<F: Frames> Port for TapPort<F> {
             let Some(len) = self.next(statistics) else { return Ok(Next::Wait) };
             if !self.adapt_header() {
                 self.waiting = None;
-                statistics.rx_errors.add(1);
+                statistics.rx.errors.add(1);
                 continue;
             }
             // Kept until it is delivered, also when the driver's memory is not there yet.
