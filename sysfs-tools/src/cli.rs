@@ -23,6 +23,7 @@ Examples:
   umdev create tap0/tap-net owner=alice mtu=9000  with settings, its files handed to alice
   umdev list                                      what there is, and who uses it
   umdev show 83b8f4f2-509f-382f-3c1e-e6bfe0fa1001
+  umdev stats --watch                             packets, bytes and drops of each, a second
   umdev remove 83b8f4f2-509f-382f-3c1e-e6bfe0fa1001
   umdev --json list | jq -r '.[] | select(.state == \"idle\") | .uuid'
   umdev doctor                                    what this machine lacks
@@ -148,6 +149,37 @@ JSON:
         uuid: Uuid,
     },
 
+    /// Print what instances count: packets, bytes, and drops by reason
+    #[command(after_help = "\
+Columns:
+  rx is what the driver of the instance receives, tx what it sends
+  QUEUE    the queue, then the sums of all
+  WHY      drops by reason
+
+Without an instance there is a line for each, with its sums. With --watch the table shows what is counted a second.
+
+Examples:
+  umdev stats
+  umdev stats --watch=5 83b8f4f2-509f-382f-3c1e-e6bfe0fa1001
+  umdev stats /run/umdev/dev/vhost-vdpa-0
+  umdev --json stats | jq '.[] | select(.statistics.rx_dropped > 0) | .uuid'
+
+The same by a shell:
+  cat ROOT/sys/bus/mdev/devices/UUID/statistics/rx_packets
+
+JSON:
+  [{\"uuid\", \"parent\", \"type\", \"statistics\": {NAME: N},
+    \"queues\": [{\"direction\": \"rx\"|\"tx\", \"queue\": N, \"counters\": {NAME: N}}]}]
+  with --watch a line every time, {\"time\": SECONDS, \"instances\": [...]}; counts are totals")]
+    Stats {
+        /// An instance, its directory, or a device file of it
+        #[arg(value_name = "PATH|UUID")]
+        target: Option<String>,
+        /// Print again and again, every second unless said otherwise
+        #[arg(long, value_name = "SECONDS", num_args = 0..=1, require_equals = true, default_missing_value = "1", value_parser = seconds)]
+        watch: Option<f64>,
+    },
+
     /// Print the events of the bus as they happen
     #[command(after_help = "\
 Times are UTC. A reader too slow loses events and is told how many.
@@ -259,6 +291,12 @@ JSON:
   {\"version\", \"root\", \"able\": BOOL,
    \"checks\": [{\"check\", \"status\": \"ok\"|\"warn\"|\"missing\", \"required\": BOOL, \"found\", \"remedy\"}]}")]
     Doctor,
+}
+
+/// A time to wait, of a hundredth of a second to an hour.
+fn seconds(text: &str) -> Result<f64, &'static str> {
+    let seconds = text.parse().ok().filter(|seconds| (0.01..=3600.0).contains(seconds));
+    seconds.ok_or("not a number in 0.01..3600")
 }
 
 /// `TYPE` or `PARENT/TYPE`.

@@ -28,6 +28,12 @@ pub enum Error {
     /// An instance without a vhost file: no virtio device, or one that is not bound to `vhost_mdev`.
     #[error("instance {0} has no vhost file (umdev show {0} tells what it is, and which driver it has)")]
     NoVhostFile(Uuid),
+    /// The path is neither the directory of an instance nor one of its device files.
+    #[error("{}: no instance is called so, and no device file of one", printable(&.0.to_string_lossy()))]
+    NotAnInstance(PathBuf),
+    /// An instance that counts nothing.
+    #[error("instance {0} has no statistics")]
+    NoStatistics(Uuid),
     /// No parent offers this type.
     #[error("no parent offers the type {}{}", printable(.asked), offers(.offered))]
     NoType {

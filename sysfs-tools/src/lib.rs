@@ -10,7 +10,7 @@
 //!
 //! # JSON
 //!
-//! `--json` prints one document (`watch` and `trace`: one a line) and is stable: keys are never renamed or removed, new ones may be added. A key is
+//! `--json` prints one document (`watch`, `trace` and `stats --watch`: one a line) and is stable: keys are never renamed or removed, new ones may be added. A key is
 //! always present; what does not exist or cannot be read is `null`. On failure standard output stays empty.
 //!
 //! | Command | Shape |
@@ -20,6 +20,7 @@
 //! | `show` | what `list` has for one instance, and `"device_api"`, `"driver_override"`, `"last_error"`, `"devices": {"vhost", "vhost_vdpa", "vfio_group", "vfio_dev"}` (paths; `vfio_dev` a name), `"attributes": {NAME: {"value"} or {"error"}}` |
 //! | `create` | `{"uuid", "parent", "type", "iommu_group": N, "vhost"}` |
 //! | `remove` | `{"uuid"}` |
+//! | `stats` | `[{"uuid", "parent", "type", "statistics": {NAME: N}, "queues": [{"direction": "rx"\|"tx", "queue": N, "counters": {NAME: N}}]}]`; with `--watch` `{"time": SECONDS, "instances": […]}` a line |
 //! | `watch`, `trace` | the daemon's own lines, unchanged; see ARCHITECTURE.md, "The fd socket" |
 //! | `conformance` | `{"version", "path", "conforms": bool, "passed": N, "failed": N, "skipped": N, "rules": [{"rule", "reference", "verdict": "pass"\|"fail"\|"skip", "expected", "seen", "reason"}]}` |
 //! | `doctor` | `{"version", "root", "able": bool, "checks": [{"check", "status": "ok"\|"warn"\|"missing", "required": bool, "found", "remedy"}]}` |
@@ -39,6 +40,7 @@ mod output;
 mod remove;
 mod render;
 mod socket;
+mod stats;
 mod stream;
 pub mod text;
 mod tree;
@@ -78,6 +80,9 @@ fn dispatch(cli: &Cli, output: &mut Output) -> Result<ExitCode, Error> {
             output.removed(*uuid)?;
         }
         Command::Show { uuid } => output.detail(&detail::Detail::read(&tree::Tree::open(root)?, *uuid)?)?,
+        Command::Stats { target, watch } => {
+            stats::stats(root, target.as_deref(), watch.map(Duration::from_secs_f64), output)?;
+        }
         Command::Watch => stream::watch(root, output)?,
         Command::Trace { uuid } => stream::trace(root, *uuid, output)?,
         Command::Conformance { target, timeout } => {

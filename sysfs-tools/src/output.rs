@@ -10,6 +10,7 @@ use crate::conformance::{self, Verdict};
 use crate::create::Created;
 use crate::detail::{Detail, Value};
 use crate::doctor::{Check, Report, Status};
+use crate::stats::{Counters, Statistics};
 use crate::text::cell;
 use crate::tree::{Instance, MdevType, Parameter};
 
@@ -123,6 +124,43 @@ impl Output {
         Ok(())
     }
 
+    /// The queues of one instance, or a line for each of several.
+    pub(crate) fn statistics(&mut self, instances: &[Statistics], one: bool) -> io::Result<()> {
+        if self.json {
+            return self.document(&instances);
+        }
+        if one {
+            return instances.iter().try_for_each(|instance| self.queues(instance));
+        }
+        let names = ["rx_packets", "rx_bytes", "rx_dropped", "tx_packets", "tx_bytes", "tx_dropped"];
+        let rows = instances.iter().map(|instance| {
+            let counts = names.map(|name| number(instance.statistics.get(name).copied()));
+            [instance.uuid.to_string(), text(instance.parent.as_deref()), text(instance.type_name.as_deref())]
+                .into_iter()
+                .chain(counts)
+                .collect()
+        });
+        let header =
+            ["UUID", "PARENT", "TYPE", "RX_PACKETS", "RX_BYTES", "RX_DROPPED", "TX_PACKETS", "TX_BYTES", "TX_DROPPED"];
+        self.table(&header, rows)
+    }
+
+    fn queues(&mut self, instance: &Statistics) -> io::Result<()> {
+        let queues = instance.queues.iter().map(|queue| {
+            let name = format!("{} {}", queue.direction, queue.queue);
+            counts(name, "drops", &queue.counters)
+        });
+        let sums = ["rx", "tx"].map(|direction| {
+            let own = |(name, count): (&String, &u64)| {
+                Some((name.strip_prefix(direction)?.strip_prefix('_')?.to_owned(), *count))
+            };
+            let own: Counters = instance.statistics.iter().filter_map(own).collect();
+            counts(direction.to_owned(), "dropped", &own)
+        });
+        let rows: Vec<_> = queues.chain(sums).collect();
+        self.table(&["QUEUE", "PACKETS", "BYTES", "DROPPED", "WHY"], rows.into_iter())
+    }
+
     pub(crate) fn report(&mut self, report: &Report) -> io::Result<()> {
         if self.json {
             return self.document(report);
@@ -181,6 +219,15 @@ fn text(value: Option<&str>) -> String {
 
 fn number(value: Option<u64>) -> String {
     value.map_or_else(|| NONE.to_owned(), |value| value.to_string())
+}
+
+/// A row: packets, bytes, drops by the name given, and of the others those that are not zero.
+fn counts(queue: String, drops: &str, counters: &Counters) -> Vec<String> {
+    let known = ["packets", "bytes", drops];
+    let [packets, bytes, drops] = known.map(|name| number(counters.get(name).copied()));
+    let why = counters.iter().filter(|(name, count)| !known.contains(&name.as_str()) && **count > 0);
+    let why: Vec<_> = why.map(|(name, count)| format!("{} {count}", cell(name))).collect();
+    vec![queue, packets, bytes, drops, text(Some(why.join(", ").as_str()).filter(|why| !why.is_empty()))]
 }
 
 fn status(check: &Check) -> String {

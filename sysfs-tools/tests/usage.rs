@@ -23,6 +23,8 @@ fn wrong_command_lines_end_with_2() {
         &["create", "loopback0-net", NEW, NEW],
         &["create", "loopback0-net", "mtu=1500", NEW],
         &["list", "extra"],
+        &["stats", "--watch=0"],
+        &["stats", "--watch=nan"],
     ];
     for args in wrong {
         let run = fixture.run(args);
@@ -36,7 +38,7 @@ fn wrong_command_lines_end_with_2() {
 #[test]
 fn every_command_has_help_that_shows_its_json() {
     let fixture = Fixture::empty();
-    for command in ["types", "list", "create", "remove", "show", "watch", "trace", "doctor"] {
+    for command in ["types", "list", "create", "remove", "show", "stats", "watch", "trace", "doctor"] {
         let help = fixture.run(&[command, "--help"]).ok();
         assert!(help.contains("JSON:"), "{command}: {help}");
     }
