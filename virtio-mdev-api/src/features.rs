@@ -14,6 +14,8 @@ pub const VIRTIO_F_VERSION_1: u64 = 1 << 32;
 pub const VIRTIO_F_ACCESS_PLATFORM: u64 = 1 << 33;
 /// The packed ring layout.
 pub const VIRTIO_F_RING_PACKED: u64 = 1 << 34;
+/// The device uses buffers in the order in which they were made available.
+pub const VIRTIO_F_IN_ORDER: u64 = 1 << 35;
 
 /// What every device of this stack needs from its driver: ring addresses are IOVAs and the interface is the modern one.
 pub const REQUIRED: u64 = VIRTIO_F_VERSION_1 | VIRTIO_F_ACCESS_PLATFORM;

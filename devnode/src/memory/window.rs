@@ -12,7 +12,7 @@ use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use virtio_mdev_api::dma::SharedMemory;
 use vm_memory::VolatileSlice;
 
@@ -115,8 +115,10 @@ impl SharedMemory for Window {
         self.view.offset
     }
 
-    fn faulted(&self) -> bool {
-        self.guard.as_ref().is_some_and(sigbus::Guard::faulted)
+    fn faults(&self) -> &AtomicU32 {
+        static NONE: AtomicU32 = AtomicU32::new(0);
+        // There is a guard until the window is dropped.
+        self.guard.as_ref().map_or(&NONE, sigbus::Guard::faults)
     }
 
     fn revoke(&self, offset: usize, len: usize) {

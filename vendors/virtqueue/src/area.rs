@@ -5,10 +5,10 @@
 //! that publishes it in a later write of its own.
 
 use crate::error::{Cause, Part};
-use crate::layout::{INDEX, Layout};
+use crate::layout::{Layout, Place};
 use std::sync::atomic::Ordering;
 use virtio_mdev_api::dma::{AccessError, Lookup, Permissions, Piece, View};
-use vm_memory::{Bytes, VolatileSlice};
+use vm_memory::{AtomicAccess, Bytes, VolatileSlice};
 
 /// One area of a ring during a burst.
 pub struct Area<'a> {
@@ -27,43 +27,38 @@ pub struct Areas<'a> {
     /// The memory they are in, which need not be that of the buffers.
     memory: View<'a>,
     pub desc: Area<'a>,
-    pub avail: Area<'a>,
-    pub used: Area<'a>,
+    pub driver: Area<'a>,
+    pub device: Area<'a>,
 }
 
 impl<'a> Areas<'a> {
-    pub fn find(memory: View<'a>, layout: &Layout) -> Result<Self, (Part, AccessError)> {
-        let used = Permissions::READ | Permissions::WRITE;
+    pub fn find(memory: View<'a>, layout: &Layout, packed: bool) -> Result<Self, (Part, AccessError)> {
+        let both = Permissions::READ | Permissions::WRITE;
+        let [desc, driver, device] = layout.areas;
         Ok(Self {
-            desc: Area::find(&memory, layout, Part::Descriptors, layout.desc, Permissions::READ)?,
-            avail: Area::find(&memory, layout, Part::Available, layout.avail, Permissions::READ)?,
-            used: Area::find(&memory, layout, Part::Used, layout.used, used)?,
+            desc: Area::find(&memory, desc, if packed { both } else { Permissions::READ })?,
+            driver: Area::find(&memory, driver, Permissions::READ)?,
+            device: Area::find(&memory, device, both)?,
             memory,
         })
     }
 
-    /// Whether the available index is still the client's: memory that was taken away reads as zeros, and is known as
-    /// such only once it was read.
-    pub fn check_kept(&self) -> Result<(), Cause> {
-        let (iova, len) = self.avail.range(INDEX, size_of::<u16>());
-        self.memory.check(iova, len, Permissions::READ).map_err(|error| self.avail.failed(error))
+    /// Whether what was read at `offset` of `area` is still the client's: memory that was taken away reads as zeros, and
+    /// is known as such only once it was read.
+    pub fn check_kept(&self, area: &Area<'_>, offset: usize) -> Result<(), Cause> {
+        let (iova, len) = area.range(offset, size_of::<u16>());
+        self.memory.check(iova, len, Permissions::READ).map_err(|error| area.failed(error))
     }
 
     /// Whether anything of the ring is reached through the client.
     pub fn is_slow(&self) -> bool {
-        [&self.desc, &self.avail, &self.used].iter().any(|area| matches!(area.access, Access::Through(_)))
+        [&self.desc, &self.driver, &self.device].iter().any(|area| matches!(area.access, Access::Through(_)))
     }
 }
 
 impl<'a> Area<'a> {
-    fn find(
-        view: &View<'a>,
-        layout: &Layout,
-        part: Part,
-        iova: u64,
-        access: Permissions,
-    ) -> Result<Self, (Part, AccessError)> {
-        let len = layout.len(part);
+    fn find(view: &View<'a>, place: Place, access: Permissions) -> Result<Self, (Part, AccessError)> {
+        let Place { part, iova, len } = place;
         let access = match view.lookup(iova, len, access) {
             Lookup::Hit(Piece::Local(slice)) if slice.len() as u64 == len => Access::InPlace(slice),
             _ => {
@@ -79,6 +74,7 @@ impl<'a> Area<'a> {
         self.iova + offset as u64
     }
 
+    #[cold]
     fn failed(&self, error: AccessError) -> Cause {
         Cause::access(self.part, error)
     }
@@ -90,39 +86,65 @@ impl<'a> Area<'a> {
     }
 
     #[inline]
+    fn load<T: AtomicAccess>(&self, offset: usize, order: Ordering) -> Result<T, Cause> {
+        match &self.access {
+            Access::InPlace(slice) => slice.load(offset, order).map_err(|_| self.outside(offset)),
+            Access::Through(view) => view.load(self.at(offset), order).map_err(|error| self.failed(error)),
+        }
+    }
+
+    #[inline]
+    fn store<T: AtomicAccess>(&self, offset: usize, value: T, order: Ordering) -> Result<(), Cause> {
+        match &self.access {
+            Access::InPlace(slice) => slice.store(value, offset, order).map_err(|_| self.outside(offset)),
+            Access::Through(view) => view.store(value, self.at(offset), order).map_err(|error| self.failed(error)),
+        }
+    }
+
+    #[inline]
     pub fn load_u16(&self, offset: usize, order: Ordering) -> Result<u16, Cause> {
-        let value = match &self.access {
-            Access::InPlace(slice) => slice.load::<u16>(offset, order).map_err(|_| self.outside(offset))?,
-            Access::Through(view) => view.load::<u16>(self.at(offset), order).map_err(|error| self.failed(error))?,
-        };
-        Ok(u16::from_le(value))
+        self.load(offset, order).map(u16::from_le)
     }
 
     #[inline]
     pub fn store_u16(&self, offset: usize, value: u16, order: Ordering) -> Result<(), Cause> {
-        match &self.access {
-            Access::InPlace(slice) => slice.store(value.to_le(), offset, order).map_err(|_| self.outside(offset)),
-            Access::Through(view) => {
-                view.store(value.to_le(), self.at(offset), order).map_err(|error| self.failed(error))
-            }
-        }
+        self.store(offset, value.to_le(), order)
     }
 
-    /// The 16 bytes at `offset`, a multiple of 16, each read once.
     #[inline]
-    pub fn load_descriptor(&self, offset: usize) -> Result<[u8; 16], Cause> {
-        let mut bytes = [0; 16];
+    pub fn load_u32(&self, offset: usize, order: Ordering) -> Result<u32, Cause> {
+        self.load(offset, order).map(u32::from_le)
+    }
+
+    #[inline]
+    pub fn store_u32(&self, offset: usize, value: u32, order: Ordering) -> Result<(), Cause> {
+        self.store(offset, value.to_le(), order)
+    }
+
+    #[inline]
+    pub fn load_u64(&self, offset: usize, order: Ordering) -> Result<u64, Cause> {
+        self.load(offset, order).map(u64::from_le)
+    }
+
+    #[inline]
+    pub fn store_u64(&self, offset: usize, value: u64, order: Ordering) -> Result<(), Cause> {
+        self.store(offset, value.to_le(), order)
+    }
+
+    /// The 16 bytes at `offset`, a multiple of 16, each read once: as two numbers, the lower addresses first.
+    #[inline]
+    pub fn load_descriptor(&self, offset: usize) -> Result<[u64; 2], Cause> {
         match &self.access {
-            Access::InPlace(slice) => {
-                let (low, high) =
-                    (slice.load::<u64>(offset, Ordering::Relaxed), slice.load(offset + 8, Ordering::Relaxed));
-                let (Ok(low), Ok(high)) = (low, high) else { return Err(self.outside(offset)) };
-                bytes[..8].copy_from_slice(&u64::to_ne_bytes(low));
-                bytes[8..].copy_from_slice(&u64::to_ne_bytes(high));
+            Access::InPlace(_) => {
+                Ok([self.load_u64(offset, Ordering::Relaxed)?, self.load_u64(offset + 8, Ordering::Relaxed)?])
             }
-            Access::Through(view) => view.read(self.at(offset), &mut bytes).map_err(|error| self.failed(error))?,
+            Access::Through(view) => {
+                let mut bytes = [0; 16];
+                view.read(self.at(offset), &mut bytes).map_err(|error| self.failed(error))?;
+                let number = u128::from_le_bytes(bytes);
+                Ok([low_half(number), low_half(number >> 64)])
+            }
         }
-        Ok(bytes)
     }
 
     #[inline]
@@ -145,4 +167,9 @@ impl<'a> Area<'a> {
     pub fn range(&self, offset: usize, len: usize) -> (u64, u64) {
         (self.at(offset), len as u64)
     }
+}
+
+/// The lower 64 bits.
+pub fn low_half(number: u128) -> u64 {
+    u64::try_from(number & u128::from(u64::MAX)).unwrap_or_default()
 }

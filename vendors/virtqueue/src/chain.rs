@@ -1,16 +1,16 @@
-//! Descriptor chains, copied once and checked in the copy.
+//! Descriptor chains, copied once and checked in the copy: what both ring formats share.
 
-use crate::area::Area;
+use crate::batch::{Entry, INLINE};
 use crate::error::{Cause, Part, RingError};
 use crate::layout::{DESCRIPTOR, Layout};
 use virtio_mdev_api::dma::{Permissions, View};
 
-const NEXT: u16 = 1;
+pub const NEXT: u16 = 1;
 const WRITE: u16 = 2;
-const INDIRECT: u16 = 4;
+pub const INDIRECT: u16 = 4;
 
 /// One buffer of a chain: not empty, and within the 64-bit space.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Buffer {
     /// Its address.
     pub iova: u64,
@@ -22,32 +22,41 @@ pub struct Buffer {
 /// next one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Chain {
-    /// The head, which names it in the used ring.
+    /// What names it: on a split ring its head, on a packed ring its buffer id.
     pub head: u16,
     /// Bytes the device may read.
     pub readable: u64,
     /// Bytes the device may write.
     pub writable: u64,
-    /// How many of the buffers are readable; the rest are writable.
-    pub(crate) readable_buffers: usize,
+    /// Descriptors of the ring that it takes up, where that matters: on a packed ring.
+    pub(crate) slots: u16,
+    /// Where it is among the chains fetched.
+    pub(crate) at: u16,
 }
 
-struct Descriptor {
-    iova: u64,
-    len: u32,
-    flags: u16,
-    next: u16,
+/// A descriptor of either format: the two have address, length and the flags of chains in the same meaning.
+#[derive(Clone, Copy)]
+pub struct Descriptor {
+    pub iova: u64,
+    pub len: u32,
+    pub flags: u16,
+    /// On a split ring the next descriptor, on a packed ring the buffer id.
+    pub link: u16,
 }
 
 impl Descriptor {
-    fn parse(bytes: [u8; DESCRIPTOR]) -> Self {
-        let [a0, a1, a2, a3, a4, a5, a6, a7, l0, l1, l2, l3, f0, f1, n0, n1] = bytes;
-        Self {
-            iova: u64::from_le_bytes([a0, a1, a2, a3, a4, a5, a6, a7]),
-            len: u32::from_le_bytes([l0, l1, l2, l3]),
-            flags: u16::from_le_bytes([f0, f1]),
-            next: u16::from_le_bytes([n0, n1]),
-        }
+    /// Of a split ring: address, length, flags, next (virtio 1.3 §2.7.5).
+    #[inline]
+    #[allow(clippy::cast_possible_truncation, reason = "fields of the number are cut out of it")]
+    pub fn split([iova, rest]: [u64; 2]) -> Self {
+        Self { iova, len: rest as u32, flags: (rest >> 32) as u16, link: (rest >> 48) as u16 }
+    }
+
+    /// Of a packed ring: address, length, buffer id, flags (virtio 1.3 §2.8.13).
+    #[inline]
+    #[allow(clippy::cast_possible_truncation, reason = "fields of the number are cut out of it")]
+    pub fn packed([iova, rest]: [u64; 2]) -> Self {
+        Self { iova, len: rest as u32, flags: (rest >> 48) as u16, link: (rest >> 32) as u16 }
     }
 
     fn check_wrap(&self, part: Part) -> Result<(), RingError> {
@@ -59,106 +68,86 @@ impl Descriptor {
     }
 }
 
-/// Reads chains into a private array.
-pub struct Fetch<'a, 'b> {
+/// What chains of a queue are checked against.
+pub struct Rules<'a, 'b> {
     pub layout: &'a Layout,
     /// The ring is in other memory than `memory`: no buffer can overlap it.
     pub elsewhere: bool,
     pub indirect: bool,
-    pub table: &'a Area<'b>,
     pub memory: &'a View<'b>,
 }
 
-impl Fetch<'_, '_> {
-    /// Copies the chain at `head` into `buffers` (whose room for one ring of them is never exceeded) and checks it.
+impl Rules<'_, '_> {
+    /// Adds a buffer to the end of chain `entry`. Those it has no room for are in `more`, where they all are then.
     #[inline]
-    pub fn chain(&self, head: u16, buffers: &mut Vec<Buffer>) -> Result<Chain, Cause> {
-        buffers.clear();
-        let size = self.layout.size;
-        if head >= size {
-            return Err(RingError::Head { head, size }.into());
+    pub fn add(&self, entry: &mut Entry, more: &mut Vec<Buffer>, found: &Descriptor) -> Result<(), RingError> {
+        let (head, &Descriptor { iova, len, .. }) = (entry.id, found);
+        if len == 0 {
+            return Err(RingError::EmptyBuffer { head });
         }
-        let mut chain = Chain { head, readable: 0, writable: 0, readable_buffers: 0 };
-        // The table being walked: the ring's own, or from its first address an indirect one.
-        let (mut indirect, mut entries, mut index) = (None, size, head);
-        loop {
-            let bytes = match indirect {
-                None => self.table.load_descriptor(usize::from(index) * DESCRIPTOR)?,
-                Some(table) => self.indirect_descriptor(table, index)?,
-            };
-            let descriptor = Descriptor::parse(bytes);
-            if descriptor.flags & INDIRECT != 0 {
-                entries = self.indirect_table(head, &descriptor, indirect.is_some())?;
-                (indirect, index) = (Some(descriptor.iova), 0);
-                continue;
+        found.check_wrap(Part::Buffer)?;
+        if entry.count >= self.layout.size {
+            return Err(RingError::ChainTooLong { head, size: self.layout.size });
+        }
+        if found.flags & WRITE != 0 {
+            if !self.elsewhere
+                && let Some(part) = self.layout.overlapped(iova, u64::from(len))
+            {
+                return Err(RingError::OverlapsRing { head, iova, part });
             }
-            if buffers.len() >= usize::from(size) {
-                return Err(RingError::ChainTooLong { head, size }.into());
-            }
-            self.add(&mut chain, &descriptor, buffers)?;
-            if descriptor.flags & NEXT == 0 {
-                return Ok(chain);
-            }
-            index = descriptor.next;
-            if index >= entries {
-                return Err(RingError::Next { next: index, entries }.into());
+            entry.writable += u64::from(len);
+        } else if entry.writable > 0 {
+            return Err(RingError::ReadableAfterWritable { head });
+        } else {
+            entry.readable += u64::from(len);
+            entry.readable_count += 1;
+        }
+        if entry.readable + entry.writable > 1 << 32 {
+            return Err(RingError::ChainTooLarge { head });
+        }
+        let at = usize::from(entry.count);
+        match entry.inline.get_mut(at) {
+            Some(place) => *place = Buffer { iova, len },
+            None => {
+                if at == INLINE {
+                    more.extend_from_slice(&entry.inline);
+                }
+                more.push(Buffer { iova, len });
             }
         }
-    }
-
-    fn indirect_descriptor(&self, table: u64, index: u16) -> Result<[u8; DESCRIPTOR], Cause> {
-        let mut bytes = [0; DESCRIPTOR];
-        // Within the table, which was checked not to wrap.
-        let iova = table + u64::from(index) * DESCRIPTOR as u64;
-        self.memory.read(iova, &mut bytes).map_err(|error| Cause::access(Part::IndirectTable, error))?;
-        Ok(bytes)
+        entry.count += 1;
+        Ok(())
     }
 
     /// Checks an indirect descriptor and its whole table; says how many entries that has. Whether it is writable is to
     /// be ignored (virtio 1.3 §2.7.5.3.2).
-    fn indirect_table(&self, head: u16, descriptor: &Descriptor, nested: bool) -> Result<u16, Cause> {
+    pub fn indirect_table(&self, head: u16, found: &Descriptor, nested: bool) -> Result<u16, Cause> {
         if nested {
             return Err(RingError::IndirectNested { head }.into());
         }
         if !self.indirect {
             return Err(RingError::IndirectNotNegotiated { head }.into());
         }
-        if descriptor.flags & NEXT != 0 {
+        if found.flags & NEXT != 0 {
             return Err(RingError::IndirectWithNext { head }.into());
         }
-        let len = descriptor.len;
+        let len = found.len;
         let entries = u16::try_from(len / 16).ok().filter(|entries| *entries > 0 && len.is_multiple_of(16));
         let entries = entries.ok_or(RingError::IndirectLength { head, len })?;
-        descriptor.check_wrap(Part::IndirectTable)?;
-        let checked = self.memory.check(descriptor.iova, u64::from(len), Permissions::READ);
+        found.check_wrap(Part::IndirectTable)?;
+        let checked = self.memory.check(found.iova, u64::from(len), Permissions::READ);
         checked.map_err(|error| Cause::access(Part::IndirectTable, error))?;
         Ok(entries)
     }
 
-    #[inline]
-    fn add(&self, chain: &mut Chain, descriptor: &Descriptor, buffers: &mut Vec<Buffer>) -> Result<(), RingError> {
-        let (head, &Descriptor { iova, len, .. }) = (chain.head, descriptor);
-        if len == 0 {
-            return Err(RingError::EmptyBuffer { head });
-        }
-        descriptor.check_wrap(Part::Buffer)?;
-        if descriptor.flags & WRITE != 0 {
-            if !self.elsewhere
-                && let Some(part) = self.layout.overlapped(iova, u64::from(len))
-            {
-                return Err(RingError::OverlapsRing { head, iova, part });
-            }
-            chain.writable += u64::from(len);
-        } else if chain.writable > 0 {
-            return Err(RingError::ReadableAfterWritable { head });
-        } else {
-            chain.readable += u64::from(len);
-            chain.readable_buffers += 1;
-        }
-        if chain.readable + chain.writable > 1 << 32 {
-            return Err(RingError::ChainTooLarge { head });
-        }
-        buffers.push(Buffer { iova, len });
-        Ok(())
+    /// Entry `index` of an indirect table that was checked.
+    pub fn indirect_entry(&self, table: u64, index: u16) -> Result<[u64; 2], Cause> {
+        let mut bytes = [0; DESCRIPTOR];
+        // Within the table, which was checked not to wrap.
+        let iova = table + u64::from(index) * DESCRIPTOR as u64;
+        self.memory.read(iova, &mut bytes).map_err(|error| Cause::access(Part::IndirectTable, error))?;
+        let (low, high) = bytes.split_at(8);
+        let number = |half: &[u8]| half.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
+        Ok([number(low), number(high)])
     }
 }

@@ -8,12 +8,16 @@ use virtio_mdev_api::dma::AccessError;
 /// A part of a virtqueue, for the words of an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Part {
-    /// The descriptor table.
+    /// The descriptor table, or the descriptor ring of a packed queue.
     Descriptors,
     /// The available ring (driver area).
     Available,
     /// The used ring (device area).
     Used,
+    /// The driver event suppression structure of a packed queue.
+    DriverEvents,
+    /// The device event suppression structure of a packed queue.
+    DeviceEvents,
     /// An indirect descriptor table.
     IndirectTable,
     /// A buffer.
@@ -26,6 +30,8 @@ impl std::fmt::Display for Part {
             Self::Descriptors => "descriptor table",
             Self::Available => "available ring",
             Self::Used => "used ring",
+            Self::DriverEvents => "driver event suppression",
+            Self::DeviceEvents => "device event suppression",
             Self::IndirectTable => "indirect table",
             Self::Buffer => "buffer",
         })
@@ -35,8 +41,8 @@ impl std::fmt::Display for Part {
 /// What the driver did wrong. Every one of these stops the device until it is reset.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum RingError {
-    /// No size a split ring can have (virtio 1.3 §2.7).
-    #[error("ring size {size} is not a power of two in 1..={max}")]
+    /// No size a ring can have: one that is split needs a power of two (virtio 1.3 §2.7, §2.8.10.1).
+    #[error("ring size {size} is not a power of two in 1..={max}, nor for a packed ring any number in it")]
     Size {
         /// What was asked for.
         size: u16,
@@ -63,8 +69,8 @@ pub enum RingError {
         /// Its length.
         len: u64,
     },
-    /// The queue was to start in a state of the other ring format.
-    #[error("a split ring cannot start in the state of a packed one")]
+    /// The queue was to start in a state of the other ring format, or of a larger ring.
+    #[error("the state to start in is not one of this ring")]
     State,
     /// More was used than was made available.
     #[error("used index {used} does not fit the available index {avail} on a ring of {size}")]
@@ -86,10 +92,10 @@ pub enum RingError {
         /// Of the ring.
         size: u16,
     },
-    /// The head of a chain is no descriptor.
+    /// The head of a chain is no descriptor; on a packed ring, its buffer id is none.
     #[error("head {head} in a table of {size} descriptors")]
     Head {
-        /// What the available ring says.
+        /// What the available ring or the descriptor says.
         head: u16,
         /// Of the ring.
         size: u16,

@@ -1,4 +1,5 @@
-//! The software ring engine the vendor parents share: the device's side of split virtqueues (virtio 1.3 §2.7).
+//! The software ring engine the vendor parents share: the device's side of virtqueues, split and packed (virtio
+//! 1.3 §2.7, §2.8).
 //!
 //! A [`Queue`] is worked on in bursts, during which nothing that is mapped goes away. Descriptors are copied once into a
 //! private array and checked there; whatever is wrong with a ring is a [`RingError`], and stops the device with
@@ -13,13 +14,16 @@
 //! do that before they reset a device.
 
 mod area;
+mod batch;
 mod chain;
 mod error;
 mod health;
 mod io;
 mod layout;
+mod packed;
 mod queue;
 mod ring;
+mod split;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod waker;

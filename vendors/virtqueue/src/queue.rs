@@ -1,22 +1,20 @@
-//! A running split queue.
+//! A running queue.
 
 use crate::area::Areas;
 use crate::error::{Cause, Halt, Part, RingError};
 use crate::health::Health;
 use crate::io::Io;
-use crate::layout::{INDEX, Layout};
 use crate::ring::Ring;
 use crate::waker::Waker;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use virtio_mdev_api::dirty::DirtyRecord;
 use virtio_mdev_api::dma::{AccessError, AddressSpace, Burst, Reader, Snapshot, StallHandler, SubscriptionGuard, View};
 use virtio_mdev_api::doorbell::Doorbell;
 use virtio_mdev_api::notify::{CallSlot, EventFd};
 use virtio_mdev_api::{QueueStart, QueueState};
 
-/// A running split queue: its place on the ring, and the memory that ring and buffers are in.
+/// A running queue: its place on the ring, and the memory that ring and buffers are in.
 pub struct Queue {
     ring: Ring,
     reader: Reader,
@@ -49,10 +47,8 @@ impl Queue {
         health: Arc<Health>,
         waker: Arc<Waker>,
     ) -> Result<Self, RingError> {
-        let layout = Layout::new(&start.config, max_size)?;
-        let QueueState::Split { avail } = start.state else { return Err(RingError::State) };
         let elsewhere = !Arc::ptr_eq(&start.space, &start.ring_space);
-        let ring = Ring::new(index, layout, avail, start.features, elsewhere);
+        let ring = Ring::new(index, &start.config, max_size, start.state, start.features, elsewhere)?;
         let ring_space = elsewhere.then_some(start.ring_space);
         let name = format!("queue {index} of {}", health.link().name());
         let read = |space: &Arc<AddressSpace>| space.reader(name.clone(), Arc::clone(&health) as Arc<dyn StallHandler>);
@@ -86,7 +82,7 @@ impl Queue {
 
     /// Where it stands: what it took and did not give back is not counted.
     pub fn state(&self) -> QueueState {
-        QueueState::Split { avail: self.ring.committed }
+        self.ring.state()
     }
 
     /// What the driver kicks.
@@ -205,24 +201,17 @@ impl fmt::Debug for Queue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Queue")
             .field("index", &self.ring.index)
-            .field("next", &self.ring.committed)
+            .field("state", &self.ring.state())
             .field("parked", &self.parked)
             .finish_non_exhaustive()
     }
 }
 
-/// Finds the areas of the ring, and its used index before the first chain.
+/// Finds the areas of the ring, and reads what is read once.
 fn prepare<'a>(ring: &mut Ring, memory: View<'a>, was_mapped: bool) -> Result<Areas<'a>, Cause> {
     let table = memory.snapshot();
-    let areas = Areas::find(memory, &ring.layout).map_err(|(part, error)| missing(table, part, error, was_mapped))?;
-    if ring.used.is_none() {
-        let used = areas.used.load_u16(INDEX, Ordering::Acquire)?;
-        let (avail, size) = (ring.committed, ring.layout.size);
-        if avail.wrapping_sub(used) > size {
-            return Err(RingError::UsedIndex { used, avail, size }.into());
-        }
-        ring.used = Some(used);
-    }
+    let areas = ring.find(memory).map_err(|(part, error)| missing(table, part, error, was_mapped))?;
+    ring.prepare(&areas)?;
     Ok(areas)
 }
 

@@ -1,78 +1,287 @@
-//! Where the device stands on a ring: its private half.
+//! Where the device stands on a ring: its private half, of either format.
 
-use crate::chain::Buffer;
-use crate::layout::{Layout, USED_ENTRY};
-use virtio_mdev_api::features::{VIRTIO_F_EVENT_IDX, VIRTIO_F_INDIRECT_DESC};
+use crate::area::Areas;
+use crate::batch::Batch;
+use crate::chain::{Chain, Rules};
+use crate::error::{Cause, RingError};
+use crate::layout::Layout;
+use crate::packed::Packed;
+use crate::split::Split;
+use std::sync::atomic::{Ordering, fence};
+use virtio_mdev_api::dirty::{DirtyRecord, RingPart};
+use virtio_mdev_api::dma::View;
+use virtio_mdev_api::features::{VIRTIO_F_EVENT_IDX, VIRTIO_F_IN_ORDER, VIRTIO_F_INDIRECT_DESC, VIRTIO_F_RING_PACKED};
+use virtio_mdev_api::{QueueConfig, QueueState};
 
-/// Most heads copied at once.
-pub const HEADS: usize = 64;
+/// What was negotiated about notifications and used buffers.
+#[derive(Clone, Copy)]
+pub struct Traits {
+    pub event_idx: bool,
+    pub in_order: bool,
+}
 
+/// Where writes to a ring are reported.
+pub struct Marks<'a> {
+    pub dirty: &'a DirtyRecord,
+    pub part: RingPart,
+}
+
+impl Marks<'_> {
+    /// These ranges were written.
+    #[inline]
+    pub fn mark<const N: usize>(&self, ranges: [(u64, u64); N]) {
+        self.dirty.mark_ring(self.part, ranges);
+    }
+}
+
+enum Format {
+    Split(Split),
+    Packed(Packed),
+}
+
+/// A ring as the device keeps it. Places on it are 16 bits that only its format understands.
 pub struct Ring {
     pub index: u16,
     pub layout: Layout,
     /// Its addresses are in another address space than those of the buffers.
     pub elsewhere: bool,
-    pub event_idx: bool,
-    pub indirect: bool,
-    /// The available index of the first chain not used for good.
-    pub committed: u16,
-    /// The available index of the first chain the driver was not told of.
-    pub published: u16,
-    /// The available index of the next chain to take.
-    pub cursor: u16,
-    /// The used index; `None` until it was read from the ring.
-    pub used: Option<u16>,
-    /// Entries for the used ring.
-    pub completed: Vec<u8>,
-    /// How many bytes of them are committed.
-    pub kept: usize,
-    /// Copies of heads, from `heads_base` on.
-    pub heads: Vec<u16>,
-    pub heads_base: u16,
-    /// The chain last taken.
-    pub buffers: Vec<Buffer>,
-    /// The used index at which the driver was last asked whether it wants to be told.
-    pub told: Option<u16>,
-    /// Whether VIRTQ_USED_F_NO_NOTIFY is clear; `None` when it is not known.
-    pub notified: Option<bool>,
+    traits: Traits,
+    indirect: bool,
+    format: Format,
+    /// The first chain not used for good.
+    committed: u16,
+    /// The next chain to take.
+    cursor: u16,
+    batch: Batch,
+    completed: Completed,
 }
 
 impl Ring {
-    pub fn new(index: u16, layout: Layout, avail: u16, features: u64, elsewhere: bool) -> Self {
-        let size = usize::from(layout.size);
-        Self {
+    /// Of `config`, with at most `max_size` entries, at `state`.
+    pub fn new(
+        index: u16,
+        config: &QueueConfig,
+        max_size: u16,
+        state: QueueState,
+        features: u64,
+        elsewhere: bool,
+    ) -> Result<Self, RingError> {
+        let has = |feature| features & feature != 0;
+        let packed = has(VIRTIO_F_RING_PACKED);
+        let layout = Layout::new(config, packed, max_size)?;
+        let size = layout.size;
+        let (format, place) = match state {
+            QueueState::Split { avail } if !packed => (Format::Split(Split::new(size, avail)), avail),
+            QueueState::Packed { .. } if packed => {
+                let (ring, place) = Packed::new(size, state).ok_or(RingError::State)?;
+                (Format::Packed(ring), place)
+            }
+            _ => return Err(RingError::State),
+        };
+        Ok(Self {
             index,
             layout,
             elsewhere,
-            event_idx: features & VIRTIO_F_EVENT_IDX != 0,
-            indirect: features & VIRTIO_F_INDIRECT_DESC != 0,
-            committed: avail,
-            published: avail,
-            cursor: avail,
-            used: None,
-            completed: Vec::with_capacity(size * USED_ENTRY),
-            kept: 0,
-            heads: Vec::with_capacity(HEADS),
-            heads_base: avail,
-            buffers: Vec::with_capacity(size),
-            told: None,
-            notified: None,
+            traits: Traits { event_idx: has(VIRTIO_F_EVENT_IDX), in_order: has(VIRTIO_F_IN_ORDER) },
+            indirect: has(VIRTIO_F_INDIRECT_DESC),
+            format,
+            committed: place,
+            cursor: place,
+            batch: Batch::new(size),
+            completed: Completed::new(size),
+        })
+    }
+
+    /// Where it stands: what was taken and not committed is not counted.
+    pub fn state(&self) -> QueueState {
+        match &self.format {
+            Format::Split(_) => QueueState::Split { avail: self.committed },
+            Format::Packed(ring) => ring.state(self.committed),
         }
     }
 
+    /// Its areas in `memory`. Before the first chain of a split ring its used index is read.
+    pub fn find<'b>(&self, memory: View<'b>) -> Result<Areas<'b>, (crate::Part, virtio_mdev_api::dma::AccessError)> {
+        Areas::find(memory, &self.layout, matches!(self.format, Format::Packed(_)))
+    }
+
+    /// What is read once.
+    pub fn prepare(&mut self, areas: &Areas<'_>) -> Result<(), Cause> {
+        match &mut self.format {
+            Format::Split(ring) => ring.prepare(areas),
+            Format::Packed(_) => Ok(()),
+        }
+    }
+
+    /// Takes the next chain.
     #[inline]
-    pub fn cached_head(&self) -> Option<u16> {
-        self.heads.get(usize::from(self.cursor.wrapping_sub(self.heads_base))).copied()
+    pub fn take(&mut self, areas: &Areas<'_>, memory: &View<'_>) -> Result<Option<Chain>, Cause> {
+        let taken = match self.batch.take() {
+            Some(taken) => taken,
+            None => match self.fetch(areas, memory)? {
+                Some(taken) => taken,
+                None => return Ok(None),
+            },
+        };
+        let (chain, after) = taken;
+        self.cursor = after;
+        Ok(Some(chain))
+    }
+
+    #[inline(never)]
+    fn fetch(&mut self, areas: &Areas<'_>, memory: &View<'_>) -> Result<Option<(Chain, u16)>, Cause> {
+        self.batch.renew(self.cursor == self.committed);
+        let Self { layout, elsewhere, indirect, format, cursor, batch, .. } = self;
+        let rules = Rules { layout, elsewhere: *elsewhere, indirect: *indirect, memory };
+        match format {
+            Format::Split(ring) => ring.fetch(areas, &rules, *cursor, batch)?,
+            Format::Packed(ring) => ring.fetch(areas, &rules, *cursor, batch)?,
+        }
+        Ok(batch.take())
+    }
+
+    /// The buffers of a chain: readable, writable.
+    #[inline]
+    pub fn buffers(&self, chain: &Chain) -> (&[crate::Buffer], &[crate::Buffer]) {
+        self.batch.buffers(chain)
+    }
+
+    #[inline]
+    pub fn complete(&mut self, chain: &Chain, written: u32) {
+        self.completed.push(chain, written);
     }
 
     #[inline]
     pub fn commit(&mut self) {
         self.committed = self.cursor;
-        self.kept = self.completed.len();
+        self.batch.commit();
+        self.completed.keep();
     }
 
+    /// What was not committed was never taken.
     pub fn rewind(&mut self) {
         self.cursor = self.committed;
-        self.completed.truncate(self.kept);
+        self.batch.rewind();
+        self.completed.rewind();
+    }
+
+    /// Asks for a notification of the next chain. `true`: there is one already.
+    pub fn enable_notifications(&mut self, areas: &Areas<'_>, marks: &Marks<'_>) -> Result<bool, Cause> {
+        let cursor = self.cursor;
+        match &mut self.format {
+            Format::Split(ring) => ring.notify(areas, marks, self.traits, Some(cursor))?,
+            Format::Packed(ring) => ring.notify(areas, marks, self.traits, Some(cursor))?,
+        }
+        // The driver makes a chain available, then reads this; one of the two sees the other.
+        fence(Ordering::SeqCst);
+        let more = self.batch.has_next()
+            || match &mut self.format {
+                Format::Split(ring) => ring.available(areas, cursor)? > 0,
+                Format::Packed(ring) => ring.available(areas, cursor)?,
+            };
+        if !more {
+            // What says that there is nothing may be memory the client took away.
+            match &self.format {
+                Format::Split(_) => Split::check_kept(areas)?,
+                Format::Packed(_) => Packed::check_kept(areas, cursor)?,
+            }
+        }
+        Ok(more)
+    }
+
+    /// Notifications are a waste from now on.
+    pub fn disable_notifications(&mut self, areas: &Areas<'_>, marks: &Marks<'_>) -> Result<(), Cause> {
+        match &mut self.format {
+            Format::Split(ring) => ring.notify(areas, marks, self.traits, None),
+            Format::Packed(ring) => ring.notify(areas, marks, self.traits, None),
+        }
+    }
+
+    /// Publishes what was committed. Says whether the driver wants to be told.
+    pub fn publish(&mut self, areas: &Areas<'_>, marks: &Marks<'_>) -> Result<bool, Cause> {
+        self.rewind();
+        let (completed, end) = (&self.completed, self.committed);
+        let published = match &mut self.format {
+            Format::Split(ring) => ring.publish(areas, marks, self.traits, completed, end)?,
+            Format::Packed(ring) => ring.publish(areas, marks, self.traits, completed, end)?,
+        };
+        if !published {
+            return Ok(false);
+        }
+        self.completed.clear();
+        match &mut self.format {
+            Format::Split(ring) => ring.wants_interrupt(areas, self.traits),
+            Format::Packed(ring) => ring.wants_interrupt(areas),
+        }
+    }
+}
+
+/// Chains that were used, in order: 8 bytes each, as an entry of a split used ring has them, but that its two upper bytes
+/// of the id, which are zero there, hold the descriptors of a packed ring.
+pub struct Completed {
+    bytes: Vec<u8>,
+    /// How much of them is committed.
+    kept: usize,
+    /// The bytes written in all of them.
+    written: u64,
+}
+
+const ENTRY: usize = 8;
+
+impl Completed {
+    fn new(size: u16) -> Self {
+        Self { bytes: Vec::with_capacity(ENTRY * usize::from(size)), kept: 0, written: 0 }
+    }
+
+    #[inline]
+    fn push(&mut self, chain: &Chain, written: u32) {
+        let entry = u64::from(chain.head) | u64::from(chain.slots) << 16 | u64::from(written) << 32;
+        self.bytes.extend_from_slice(&entry.to_le_bytes());
+        self.written |= u64::from(written);
+    }
+
+    #[inline]
+    fn keep(&mut self) {
+        self.kept = self.bytes.len();
+    }
+
+    fn rewind(&mut self) {
+        self.bytes.truncate(self.kept);
+    }
+
+    fn clear(&mut self) {
+        self.bytes.clear();
+        (self.kept, self.written) = (0, 0);
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    pub fn len(&self) -> usize {
+        self.bytes.len() / ENTRY
+    }
+
+    /// Whether nothing was written in any of them; `false` may be wrong.
+    pub fn wrote_nothing(&self) -> bool {
+        self.written == 0
+    }
+
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// The bytes of the last one.
+    pub fn last(&self) -> &[u8] {
+        &self.bytes[self.bytes.len().saturating_sub(ENTRY)..]
+    }
+
+    /// Id, descriptors of the ring, bytes written.
+    #[allow(clippy::cast_possible_truncation, reason = "fields of the number are cut out of it")]
+    pub fn iter(&self) -> impl Iterator<Item = (u16, u16, u32)> {
+        self.bytes.as_chunks().0.iter().map(|entry| {
+            let entry = u64::from_le_bytes(*entry);
+            (entry as u16, (entry >> 16) as u16, (entry >> 32) as u32)
+        })
     }
 }

@@ -4,6 +4,7 @@ use nix::errno::Errno;
 use std::fmt::Debug;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use vm_memory::VolatileSlice;
 
 /// A stretch of a client's shared memory, mapped into this process.
@@ -20,8 +21,13 @@ pub trait SharedMemory: Send + Sync + Debug {
     /// Where in the file the window begins.
     fn file_offset(&self) -> u64;
 
+    /// How many faults showed that the client took memory of this window away. Never goes back to none.
+    fn faults(&self) -> &AtomicU32;
+
     /// Whether the client took memory of this window away.
-    fn faulted(&self) -> bool;
+    fn faulted(&self) -> bool {
+        self.faults().load(Ordering::Acquire) != 0
+    }
 
     /// Replaces `len` bytes from `offset` in place by anonymous pages: the last resort when a reader does not leave.
     /// `offset` and `len` are multiples of the page size and within the window.

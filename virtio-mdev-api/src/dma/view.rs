@@ -3,7 +3,7 @@
 use super::{AccessError, Backing, Permissions, Region, RemoteMemory, Snapshot};
 use std::cell::Cell;
 use std::fmt;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU32, Ordering};
 use vm_memory::{AtomicAccess, ByteValued, Bytes, VolatileSlice};
 
 /// What is found at an address.
@@ -57,14 +57,54 @@ impl fmt::Debug for Piece<'_> {
     }
 }
 
-/// Access to the memory of one version of the table. It remembers the region it found last, because most accesses of a
-/// queue go to the one before.
+/// Access to the memory of one version of the table. It remembers the region it found last, and where that is, because
+/// most accesses of a queue go to the one before.
 ///
 /// All values are in the byte order of the machine; the specification's are little endian.
 #[derive(Clone)]
 pub struct View<'a> {
     snapshot: &'a Snapshot,
-    last: Cell<Option<&'a Region>>,
+    last: Cell<Option<Found<'a>>>,
+}
+
+/// A region, ready for access.
+#[derive(Clone, Copy)]
+struct Found<'a> {
+    iova: u64,
+    len: u64,
+    permissions: Permissions,
+    place: Place<'a>,
+}
+
+#[derive(Clone, Copy)]
+enum Place<'a> {
+    /// All of the region, and how often the client took some of it away.
+    Local {
+        slice: VolatileSlice<'a>,
+        faults: &'a AtomicU32,
+    },
+    Remote {
+        memory: &'a dyn RemoteMemory,
+        addr: u64,
+    },
+    /// The window is shorter than the region says: a fault like any other.
+    Nowhere,
+}
+
+impl<'a> Found<'a> {
+    fn new(region: &'a Region) -> Self {
+        let place = match &region.backing {
+            Backing::Shared { memory, offset } => {
+                let slice = usize::try_from(region.len).map(|len| memory.slice().subslice(*offset, len));
+                match slice {
+                    Ok(Ok(slice)) => Place::Local { slice, faults: memory.faults() },
+                    _ => Place::Nowhere,
+                }
+            }
+            Backing::Remote { memory, addr } => Place::Remote { memory: &**memory, addr: *addr },
+        };
+        Self { iova: region.iova, len: region.len, permissions: region.permissions, place }
+    }
 }
 
 impl<'a> View<'a> {
@@ -78,13 +118,15 @@ impl<'a> View<'a> {
     }
 
     #[inline]
-    fn find(&self, iova: u64) -> Option<&'a Region> {
-        if let Some(last) = self.last.get()
-            && last.contains(iova)
-        {
-            return Some(last);
+    fn find(&self, iova: u64) -> Option<Found<'a>> {
+        match self.last.get() {
+            Some(last) if iova.wrapping_sub(last.iova) < last.len => Some(last),
+            _ => self.find_anew(iova),
         }
-        let found = self.snapshot.tree.find(iova)?;
+    }
+
+    fn find_anew(&self, iova: u64) -> Option<Found<'a>> {
+        let found = Found::new(self.snapshot.tree.find(iova)?);
         self.last.set(Some(found));
         Some(found)
     }
@@ -94,31 +136,30 @@ impl<'a> View<'a> {
     /// Memory whose client truncated the file behind it is a fault.
     #[inline]
     pub fn lookup(&self, iova: u64, len: u64, access: Permissions) -> Lookup<'a> {
-        let Some(region) = self.find(iova) else { return self.miss(iova, access) };
-        if !region.permissions.contains(access) {
+        let Some(found) = self.find(iova) else { return self.miss(iova, access) };
+        if !found.permissions.contains(access) {
             return Lookup::Fault;
         }
-        let skipped = iova - region.iova;
-        let len = len.min(region.len - skipped);
-        match &region.backing {
-            Backing::Shared { memory, offset } => {
-                if memory.faulted() {
+        let skipped = iova - found.iova;
+        let len = len.min(found.len - skipped);
+        match found.place {
+            Place::Local { slice, faults } => {
+                if faults.load(Ordering::Acquire) != 0 {
                     return Lookup::Fault;
                 }
-                // The region was checked against the window when it was mapped, so neither sum can overflow; if the
-                // window is shorter now, that is a fault like any other.
                 let (Ok(skipped), Ok(len)) = (usize::try_from(skipped), usize::try_from(len)) else {
                     return Lookup::Fault;
                 };
-                match memory.slice().subslice(offset.wrapping_add(skipped), len) {
+                match slice.subslice(skipped, len) {
                     Ok(slice) => Lookup::Hit(Piece::Local(slice)),
                     Err(_) => Lookup::Fault,
                 }
             }
-            Backing::Remote { memory, addr } => match addr.checked_add(skipped) {
-                Some(addr) => Lookup::Hit(Piece::Remote { memory: &**memory, addr, len }),
+            Place::Remote { memory, addr } => match addr.checked_add(skipped) {
+                Some(addr) => Lookup::Hit(Piece::Remote { memory, addr, len }),
                 None => Lookup::Fault,
             },
+            Place::Nowhere => Lookup::Fault,
         }
     }
 
@@ -145,7 +186,18 @@ impl<'a> View<'a> {
     }
 
     /// Fills `buf` from `iova`. After an error its content is unspecified.
+    #[inline]
     pub fn read(&self, iova: u64, buf: &mut [u8]) -> Result<(), AccessError> {
+        match self.lookup(iova, buf.len() as u64, Permissions::READ) {
+            Lookup::Hit(Piece::Local(slice)) if slice.len() == buf.len() => {
+                slice.copy_to(buf);
+                self.check_kept(iova)
+            }
+            _ => self.read_pieces(iova, buf),
+        }
+    }
+
+    fn read_pieces(&self, iova: u64, buf: &mut [u8]) -> Result<(), AccessError> {
         let mut rest = buf;
         let mut iova = iova;
         for piece in self.pieces(iova, rest.len() as u64, Permissions::READ) {
@@ -170,7 +222,18 @@ impl<'a> View<'a> {
     /// Writes `buf` to `iova`. After an error any part of it may have been written.
     ///
     /// Reporting the pages to a [`DirtyRecord`](crate::dirty::DirtyRecord) afterwards is the caller's.
+    #[inline]
     pub fn write(&self, iova: u64, buf: &[u8]) -> Result<(), AccessError> {
+        match self.lookup(iova, buf.len() as u64, Permissions::WRITE) {
+            Lookup::Hit(Piece::Local(slice)) if slice.len() == buf.len() => {
+                slice.copy_from(buf);
+                self.check_kept(iova)
+            }
+            _ => self.write_pieces(iova, buf),
+        }
+    }
+
+    fn write_pieces(&self, iova: u64, buf: &[u8]) -> Result<(), AccessError> {
         let mut rest = buf;
         let mut iova = iova;
         for piece in self.pieces(iova, rest.len() as u64, Permissions::WRITE) {
@@ -253,8 +316,10 @@ impl<'a> View<'a> {
     /// Whether the memory just accessed at `iova` was still the client's.
     #[inline]
     fn check_kept(&self, iova: u64) -> Result<(), AccessError> {
-        match self.last.get().map(|region| &region.backing) {
-            Some(Backing::Shared { memory, .. }) if memory.faulted() => Err(AccessError::Lost { iova }),
+        match self.last.get() {
+            Some(Found { place: Place::Local { faults, .. }, .. }) if faults.load(Ordering::Acquire) != 0 => {
+                Err(AccessError::Lost { iova })
+            }
             _ => Ok(()),
         }
     }

@@ -111,7 +111,7 @@ fn u3_memory_the_client_took_away_is_a_fault() {
     let burst = reader.enter();
     let memory = burst.view();
     memory.read(0x1000, &mut [0; 4]).unwrap();
-    window.faulted.store(true, Ordering::Relaxed);
+    window.faults.store(1, Ordering::Relaxed);
     assert!(memory.read(0x1000, &mut [0; 4]).is_err());
     assert!(memory.load::<u16>(0x1000, Ordering::Relaxed).is_err());
     assert!(matches!(memory.lookup(0x1000, 1, RW), Lookup::Fault));

@@ -80,7 +80,7 @@ fn memory_that_is_taken_away_ends_the_log_and_is_told() {
     let _guard = record.add_sink(log);
     record.mark(0, 1);
     assert_eq!(record.flush(), Ok(()));
-    window.faulted.store(true, Ordering::Relaxed);
+    window.faults.store(1, Ordering::Relaxed);
     record.mark(0, 1);
     assert_eq!(record.flush(), Err(LogError::Gone(0)));
     let (_window, other, log) = two_kinds();

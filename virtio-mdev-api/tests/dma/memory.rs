@@ -5,7 +5,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use parking_lot::Mutex;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use virtio_mdev_api::dma::{Backing, Permissions, Region, RemoteMemory, SharedMemory};
 use vm_memory::{MmapRegion, VolatileMemory, VolatileSlice};
 
@@ -14,7 +14,7 @@ use vm_memory::{MmapRegion, VolatileMemory, VolatileSlice};
 pub struct Window {
     memory: MmapRegion<()>,
     fd: OwnedFd,
-    pub faulted: AtomicBool,
+    pub faults: AtomicU32,
     /// What was revoked: offset and length.
     pub revoked: Mutex<Vec<(usize, usize)>>,
 }
@@ -24,7 +24,7 @@ impl Window {
         Arc::new(Self {
             memory: MmapRegion::new(len).unwrap(),
             fd: memfd_create(c"window", MFdFlags::MFD_CLOEXEC).unwrap(),
-            faulted: AtomicBool::new(false),
+            faults: AtomicU32::new(0),
             revoked: Mutex::default(),
         })
     }
@@ -57,8 +57,8 @@ impl SharedMemory for Window {
         0
     }
 
-    fn faulted(&self) -> bool {
-        self.faulted.load(Ordering::Relaxed)
+    fn faults(&self) -> &AtomicU32 {
+        &self.faults
     }
 
     fn revoke(&self, offset: usize, len: usize) {

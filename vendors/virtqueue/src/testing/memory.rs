@@ -5,7 +5,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use parking_lot::Mutex;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use virtio_mdev_api::dma::{AddressSpace, Backing, Permissions, Region, RemoteMemory, SharedMemory};
 use vm_memory::{Bytes, MmapRegion, VolatileMemory, VolatileSlice};
 
@@ -15,7 +15,7 @@ pub struct Window {
     memory: MmapRegion<()>,
     fd: OwnedFd,
     /// Whether the client took it away.
-    pub faulted: AtomicBool,
+    pub faults: AtomicU32,
 }
 
 impl SharedMemory for Window {
@@ -31,12 +31,12 @@ impl SharedMemory for Window {
         0
     }
 
-    fn faulted(&self) -> bool {
-        self.faulted.load(Ordering::Relaxed)
+    fn faults(&self) -> &AtomicU32 {
+        &self.faults
     }
 
     fn revoke(&self, _offset: usize, _len: usize) {
-        self.faulted.store(true, Ordering::Relaxed);
+        self.faults.store(1, Ordering::Relaxed);
     }
 }
 
@@ -106,7 +106,7 @@ impl Ram {
     pub fn shared(len: usize) -> Self {
         let memory = MmapRegion::new(len).expect("memory");
         let fd = memfd_create(c"window", MFdFlags::MFD_CLOEXEC).expect("memfd");
-        Self::Shared(Arc::new(Window { memory, fd, faulted: AtomicBool::new(false) }))
+        Self::Shared(Arc::new(Window { memory, fd, faults: AtomicU32::new(0) }))
     }
 
     /// `len` zero bytes of private memory.

@@ -357,10 +357,10 @@ fn f33_a_ring_whose_memory_was_taken_away_stops_the_device() {
     let mut rig = Rig::new(0);
     rig.exchange(b"before");
     let Ram::Shared(window) = rig.driver.ram.clone() else { unreachable!() };
-    window.faulted.store(true, Ordering::Relaxed);
+    window.faults.store(1, Ordering::Relaxed);
     rig.serve();
     assert!(rig.link.needs_reset());
-    window.faulted.store(false, Ordering::Relaxed);
+    window.faults.store(0, Ordering::Relaxed);
     rig.reset();
     rig.exchange(b"after the reset");
 }
