@@ -9,6 +9,7 @@ use crate::header::{HEADER, NUM_BUFFERS};
 use std::sync::Arc;
 use virtio_mdev_api::dirty::DirtyRecord;
 use virtio_mdev_api::dma::{AddressSpace, Limits};
+use virtio_mdev_api::features::VIRTIO_F_RING_PACKED;
 use virtio_mdev_api::notify::{CallSlot, EventFd};
 use virtio_mdev_api::{Capabilities, QueueStart, QueueState, VirtioMdev};
 use virtqueue::testing::{Driver, Ram, map};
@@ -22,6 +23,11 @@ const MEMORY: usize = 8 << 20;
 const TX_RING: u64 = 0x10_0000;
 const RX_BUFFERS: u64 = 0x20_0000;
 const TX_BUFFERS: u64 = 0x40_0000;
+
+/// Where a queue stands that was never used.
+fn initial(features: u64) -> QueueState {
+    QueueState::initial(features & VIRTIO_F_RING_PACKED != 0)
+}
 
 /// A guest with one network card.
 pub struct Guest {
@@ -67,15 +73,15 @@ impl Guest {
         let fds = || [EventFd::new().expect("eventfd"), EventFd::new().expect("eventfd")];
         Self {
             device,
-            rx: Driver::new(ram, 0x1000, size),
-            tx: Driver::new(ram, TX_RING, size),
+            rx: Driver::with_features(ram.clone(), 0x1000, size, features),
+            tx: Driver::with_features(ram.clone(), TX_RING, size, features),
             space,
             kicks: fds(),
             calls: fds(),
             features,
             rx_len: 2048,
             dirty: DirtyRecord::new(),
-            states: [QueueState::initial(false); 2],
+            states: [initial(features); 2],
         }
     }
 
@@ -124,7 +130,7 @@ impl Guest {
         self.device.set_features(self.features).expect("features");
         self.rx.reset();
         self.tx.reset();
-        self.states = [QueueState::initial(false); 2];
+        self.states = [initial(self.features); 2];
         self.start();
     }
 

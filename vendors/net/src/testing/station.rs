@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use virtio_mdev_api::dirty::DirtyRecord;
 use virtio_mdev_api::dma::{AddressSpace, Limits};
 use virtio_mdev_api::notify::{CallSlot, EventFd};
-use virtio_mdev_api::{QueueStart, QueueState, Status, VirtioMdev};
+use virtio_mdev_api::{QueueStart, Status, VirtioMdev};
 use virtqueue::testing::{Driver, Ram, map};
 
 const SIZE: u16 = 16;
@@ -38,7 +38,9 @@ impl Station {
         device.set_features(features).expect("features");
         let mut station = Self {
             device,
-            rings: (0..queues).map(|queue| Driver::new(&ram, queue * STRIDE, SIZE)).collect(),
+            rings: (0..queues)
+                .map(|queue| Driver::with_features(ram.clone(), queue * STRIDE, SIZE, features))
+                .collect(),
             kicks: (0..queues).map(|_| EventFd::new().expect("eventfd")).collect(),
             features,
             space,
@@ -53,7 +55,7 @@ impl Station {
         for (index, (ring, kick)) in (0..).zip(self.rings.iter().zip(&self.kicks)) {
             let start = QueueStart {
                 config: ring.config(),
-                state: QueueState::initial(false),
+                state: super::initial(self.features),
                 features: self.features,
                 asid: 0,
                 space: Arc::clone(&self.space),

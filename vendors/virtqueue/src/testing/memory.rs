@@ -4,8 +4,8 @@ use nix::errno::Errno;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use parking_lot::Mutex;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 use virtio_mdev_api::dma::{AddressSpace, Backing, Permissions, Region, RemoteMemory, SharedMemory};
 use vm_memory::{Bytes, MmapRegion, VolatileMemory, VolatileSlice};
 
@@ -13,7 +13,8 @@ use vm_memory::{Bytes, MmapRegion, VolatileMemory, VolatileSlice};
 #[derive(Debug)]
 pub struct Window {
     memory: MmapRegion<()>,
-    fd: OwnedFd,
+    /// Made for those that ask for it.
+    fd: OnceLock<OwnedFd>,
     /// Whether the client took it away.
     pub faults: AtomicU32,
 }
@@ -24,7 +25,7 @@ impl SharedMemory for Window {
     }
 
     fn fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
+        self.fd.get_or_init(|| memfd_create(c"window", MFdFlags::MFD_CLOEXEC).expect("memfd")).as_fd()
     }
 
     fn file_offset(&self) -> u64 {
@@ -100,13 +101,46 @@ pub enum Ram {
     Private(Arc<Private>),
 }
 
+/// What a driver does with its memory. Addresses are the device's.
+pub trait DriverMemory {
+    /// Fills `out` from `at`.
+    fn read_into(&self, at: u64, out: &mut [u8]);
+    /// Writes `data` at `at`.
+    fn write(&self, at: u64, data: &[u8]);
+    /// Loads an index, before everything after.
+    fn load(&self, at: u64) -> u16;
+    /// Stores an index, after everything before.
+    fn store(&self, at: u64, value: u16);
+}
+
+impl DriverMemory for Ram {
+    fn read_into(&self, at: u64, out: &mut [u8]) {
+        let at = usize::try_from(at).expect("address");
+        match self {
+            Self::Shared(window) => window.slice().read_slice(out, at).expect("in the window"),
+            Self::Private(private) => out.copy_from_slice(&private.bytes.lock()[at..at + out.len()]),
+        }
+    }
+
+    fn write(&self, at: u64, data: &[u8]) {
+        self.write(at, data);
+    }
+
+    fn load(&self, at: u64) -> u16 {
+        self.load(at)
+    }
+
+    fn store(&self, at: u64, value: u16) {
+        self.store(at, value);
+    }
+}
+
 #[allow(clippy::missing_panics_doc, reason = "a test that fails panics")]
 impl Ram {
     /// `len` zero bytes of shared memory.
     pub fn shared(len: usize) -> Self {
         let memory = MmapRegion::new(len).expect("memory");
-        let fd = memfd_create(c"window", MFdFlags::MFD_CLOEXEC).expect("memfd");
-        Self::Shared(Arc::new(Window { memory, fd, faults: AtomicU32::new(0) }))
+        Self::Shared(Arc::new(Window { memory, fd: OnceLock::new(), faults: AtomicU32::new(0) }))
     }
 
     /// `len` zero bytes of private memory.
@@ -144,12 +178,8 @@ impl Ram {
 
     /// The `len` bytes at `at`.
     pub fn read(&self, at: u64, len: usize) -> Vec<u8> {
-        let at = usize::try_from(at).expect("address");
         let mut bytes = vec![0; len];
-        match self {
-            Self::Shared(window) => window.slice().read_slice(&mut bytes, at).expect("in the window"),
-            Self::Private(private) => bytes.copy_from_slice(&private.bytes.lock()[at..at + len]),
-        }
+        self.read_into(at, &mut bytes);
         bytes
     }
 

@@ -2,6 +2,10 @@
 
 mod driver;
 mod memory;
+mod packed;
+mod split;
 
-pub use driver::{DESC_INDIRECT, DESC_NEXT, DESC_WRITE, Desc, Driver};
-pub use memory::{Private, Ram, Window, map};
+pub use driver::{DESC_INDIRECT, DESC_NEXT, DESC_WRITE, Driver, Interrupts};
+pub use memory::{DriverMemory, Private, Ram, Window, map};
+pub use packed::{DESC_AVAIL, DESC_USED, PackedDesc};
+pub use split::Desc;
