@@ -17,6 +17,8 @@ impl FaultyPort {
 }
 
 impl Port for FaultyPort {
+    const RETURNS: bool = true;
+
     fn start(&mut self, _features: u64) -> Result<(), Refusal> {
         Ok(())
     }

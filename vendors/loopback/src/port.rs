@@ -6,6 +6,8 @@ use virtio_net::{Delivery, Halt, Port, Receiver, Sent, Statistics};
 pub struct LoopbackPort;
 
 impl Port for LoopbackPort {
+    const RETURNS: bool = true;
+
     fn start(&mut self, _features: u64) -> Result<(), Refusal> {
         Ok(())
     }

@@ -61,14 +61,22 @@ impl Control {
         served.unwrap_or(Next::Again)
     }
 
+    /// Asks the driver to tell of the next command.
+    pub fn rest(&self, queue: &mut Queue) -> Next {
+        if queue.is_parked() {
+            return Next::Wait;
+        }
+        match queue.burst(|io| io.enable_notifications()) {
+            Ok(false) => Next::Wait,
+            Ok(true) | Err(_) => Next::Again,
+        }
+    }
+
     fn burst(&mut self, io: &mut Io<'_>, features: u64) -> Result<Next, Halt> {
+        let mut next = Next::Wait;
         for _ in 0..BURST {
-            let Some(chain) = io.take()? else {
-                if io.enable_notifications()? {
-                    continue;
-                }
-                return Ok(Next::Wait);
-            };
+            let Some(chain) = io.take()? else { break };
+            next = Next::Again;
             io.disable_notifications()?;
             if chain.writable == 0 {
                 return Err(io.refuse(&chain, "control command without room for its answer"));
@@ -78,7 +86,7 @@ impl Control {
             io.complete(&chain, 1);
             io.commit();
         }
-        Ok(Next::Again)
+        Ok(next)
     }
 
     fn obey(&mut self, io: &Io<'_>, chain: &Chain, features: u64) -> Result<u8, Halt> {

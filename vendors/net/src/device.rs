@@ -2,11 +2,13 @@
 
 use crate::config::{CONFIG_SIZE, LinkState, NetConfig};
 use crate::control::control_queue;
-use crate::features::{VIRTIO_NET_F_CTRL_VQ, VIRTIO_NET_F_MAC, effective};
+use crate::features::{VIRTIO_NET_F_CTRL_VQ, VIRTIO_NET_F_MAC, VIRTIO_NET_F_MQ, effective};
+use crate::lane::{Lane, Lanes};
 use crate::mac::Mac;
+use crate::pair::{Pair, Shared};
 use crate::parameters::{Doorbell, NetParameters};
 use crate::port::{Controls, Port};
-use crate::service::NetService;
+use crate::service::ControlService;
 use crate::state::CardState;
 use crate::stats::CardStatistics;
 use nix::errno::Errno;
@@ -17,7 +19,7 @@ use virtio_mdev_api::notify::EventFd;
 use virtio_mdev_api::{
     AttributeSpec, Capabilities, DeviceInfo, DeviceLink, QueueInfo, QueueStart, QueueState, Refusal, Status, VirtioMdev,
 };
-use virtqueue::{Health, Queue, Waker, Worker};
+use virtqueue::{Health, Queue, Task, Waker, WorkerError};
 
 /// The device id of network cards (virtio 1.3 §5).
 pub const VIRTIO_ID_NET: u32 = 1;
@@ -40,22 +42,23 @@ pub struct NetDevice<P: Port> {
     driver_ok: bool,
     link: Arc<LinkState>,
     statistics: Arc<CardStatistics>,
+    lanes: Lanes,
     health: Arc<Health>,
     controls: Box<dyn Controls>,
-    waker: Arc<Waker>,
-    run: Run<P>,
-    /// Queues that are running.
-    running: Vec<u16>,
-    /// Queues that could not run because their configuration is no ring's, with the state they were started in.
-    refused: BTreeMap<u16, QueueState>,
+    pairs: Vec<Task<Pair<P>>>,
+    control: Task<ControlService>,
+    /// Queues that are running, with the task and the slot they run in.
+    running: BTreeMap<u16, (Unit, usize)>,
+    /// Queues that nobody serves, with the state they were started in: their configuration is no ring's, or they are not
+    /// among those that were negotiated.
+    unserved: BTreeMap<u16, QueueState>,
 }
 
-enum Run<P: Port> {
-    /// No queue is running.
-    Idle(Box<NetService<P>>),
-    Running(Worker<NetService<P>>),
-    /// The thread is lost, and the port with it.
-    Lost,
+/// What serves a queue.
+#[derive(Debug, Clone, Copy)]
+enum Unit {
+    Pair(usize),
+    Control,
 }
 
 impl<P: Port> NetDevice<P> {
@@ -67,18 +70,27 @@ impl<P: Port> NetDevice<P> {
         ports: Vec<P>,
         controls: Box<dyn Controls>,
     ) -> Result<Self, Refusal> {
-        let waker = Waker::new().map_err(|errno| Refusal::new(errno, "no eventfd for the device's thread"))?;
         let NetParameters { mac, mtu, pairs, queue_size, features, ring_group, doorbell } = *parameters;
         let (health, statistics) = (Health::new(link), CardStatistics::new(pairs));
         debug_assert_eq!(ports.len(), usize::from(pairs));
         let config = Arc::new(NetConfig::new(mac, mtu, pairs));
-        let service = NetService::new(
-            ports,
-            Arc::clone(&config),
-            Arc::clone(&health),
-            Arc::clone(&link_state),
-            Arc::clone(&statistics),
-        );
+        let lane = |number| Lane::new(number, Arc::clone(&link_state), Arc::clone(&statistics));
+        let lanes = Lanes::new((0..pairs).map(lane).collect(), Arc::clone(&config));
+        let shared = Shared {
+            config: Arc::clone(&config),
+            health: Arc::clone(&health),
+            link: Arc::clone(&link_state),
+            lanes: lanes.clone(),
+        };
+        let waker = || Waker::new().map(Arc::new).map_err(WorkerError::Start);
+        let pair = |(number, port)| -> Result<_, WorkerError> {
+            let waker = waker()?;
+            let pair = Pair::new(shared.clone(), number, port, Arc::clone(&waker));
+            Ok(Task::new(pair, waker, Arc::clone(&health)))
+        };
+        let pairs = (0..pairs).zip(ports).map(pair).collect::<Result<Vec<_>, _>>()?;
+        let wakers = pairs.iter().map(|pair| Arc::clone(pair.waker())).collect();
+        let control = Task::new(ControlService::new(shared, wakers), waker()?, Arc::clone(&health));
         Ok(Self {
             features,
             queue_size,
@@ -89,37 +101,62 @@ impl<P: Port> NetDevice<P> {
             driver_ok: false,
             link: link_state,
             statistics,
+            lanes,
             health,
             controls,
-            waker: Arc::new(waker),
-            run: Run::Idle(Box::new(service)),
-            running: Vec::new(),
-            refused: BTreeMap::new(),
+            pairs,
+            control,
+            running: BTreeMap::new(),
+            unserved: BTreeMap::new(),
         })
     }
 
-    fn start_thread(&mut self, features: u64) -> Result<(), Refusal> {
-        let mut service = match std::mem::replace(&mut self.run, Run::Lost) {
-            Run::Idle(service) => service,
-            running => {
-                self.run = running;
-                return Ok(());
-            }
-        };
-        if let Err(refusal) = service.start(effective(features)) {
-            self.run = Run::Idle(service);
-            return Err(refusal);
+    /// The ways to its driver.
+    pub fn lanes(&self) -> &Lanes {
+        &self.lanes
+    }
+
+    /// Readies everything for the first queue: ports with a back end have frames for the driver whichever queues there are.
+    fn start_service(&mut self, features: u64) -> Result<(), Refusal> {
+        for pair in &mut self.pairs {
+            pair.service().ok_or(WorkerError::Gone)?.start(features)?;
         }
-        let (waker, health) = (Arc::clone(&self.waker), Arc::clone(&self.health));
-        match Worker::spawn(self.health.link().name(), *service, waker, health) {
-            Ok(worker) => {
-                self.run = Run::Running(worker);
-                Ok(())
+        self.control.service().ok_or(WorkerError::Gone)?.start(features);
+        for pair in &mut self.pairs {
+            if pair.service().is_some_and(|service| service.has_back_end()) {
+                pair.run()?;
             }
-            Err((error, service)) => {
-                self.run = Run::Idle(Box::new(service));
-                Err(error.into())
-            }
+        }
+        Ok(())
+    }
+
+    /// Ends what serves when no queue is left.
+    fn end_service(&mut self) {
+        if !self.running.is_empty() {
+            return;
+        }
+        let ended = self.pairs.iter_mut().map(Task::end).chain([self.control.end()]);
+        let failed: Vec<_> = ended.filter_map(Result::err).collect();
+        if let Some(error) = failed.first() {
+            self.health.fault(None, &error.to_string());
+        }
+    }
+
+    /// What serves queue `index`, with `features` in effect, and the place of its slot there; `None` when it is not among
+    /// the queues there are then.
+    fn unit(&self, index: u16, features: u64) -> Option<(Unit, usize)> {
+        if control_queue(features, self.config.pairs()) == Some(index) {
+            return Some((Unit::Control, 0));
+        }
+        let pairs = if features & VIRTIO_NET_F_MQ != 0 { self.pairs.len() } else { 1 };
+        let pair = usize::from(index / 2);
+        (pair < pairs).then_some((Unit::Pair(pair), usize::from(index % 2)))
+    }
+
+    fn waker(&self, unit: Unit) -> &Arc<Waker> {
+        match unit {
+            Unit::Pair(pair) => self.pairs[pair].waker(),
+            Unit::Control => self.control.waker(),
         }
     }
 
@@ -151,20 +188,6 @@ impl<P: Port> NetDevice<P> {
 
     fn state(&self) -> CardState {
         CardState { mtu: self.config.mtu(), pairs: self.config.pairs(), enabled: self.config.enabled() }
-    }
-
-    /// Ends the thread when no queue is left.
-    fn end_idle_thread(&mut self) {
-        if !self.running.is_empty() {
-            return;
-        }
-        match std::mem::replace(&mut self.run, Run::Lost) {
-            Run::Running(worker) => match worker.end() {
-                Ok(service) => self.run = Run::Idle(Box::new(service)),
-                Err(error) => self.health.fault(None, &error.to_string()),
-            },
-            other => self.run = other,
-        }
     }
 }
 
@@ -213,36 +236,46 @@ impl<P: Port> VirtioMdev for NetDevice<P> {
         if index >= self.queues() {
             return Err(Refusal::new(Errno::EINVAL, format!("queue {index}: there are {}", self.queues())));
         }
-        let (features, state) = (start.features, start.state);
-        let (health, waker) = (Arc::clone(&self.health), Arc::clone(&self.waker));
+        let (features, state) = (effective(start.features), start.state);
+        let Some((unit, place)) = self.unit(index, features) else {
+            self.unserved.insert(index, state);
+            return Ok(());
+        };
+        let (health, waker) = (Arc::clone(&self.health), Arc::clone(self.waker(unit)));
         match Queue::start(index, start, self.queue_size, health, waker) {
             Ok(queue) => {
-                self.start_thread(features)?;
-                if let Run::Running(worker) = &self.run {
-                    worker.start_queue(queue)?;
-                    self.running.push(index);
-                    return Ok(());
+                if self.running.is_empty() {
+                    self.start_service(features)?;
                 }
-                Err(Refusal::new(Errno::EIO, "the device's thread is lost"))
+                match unit {
+                    Unit::Pair(pair) => self.pairs[pair].start_queue(place, queue)?,
+                    Unit::Control => self.control.start_queue(place, queue)?,
+                }
+                self.running.insert(index, (unit, place));
+                Ok(())
             }
             Err(error) => {
                 // The driver's doing: it sees DEVICE_NEEDS_RESET, not a failed call.
                 self.health.ring_fault(index, &error);
-                self.refused.insert(index, state);
+                self.unserved.insert(index, state);
                 Ok(())
             }
         }
     }
 
     fn stop_queue(&mut self, index: u16) -> Result<Option<QueueState>, Refusal> {
-        if let Some(state) = self.refused.remove(&index) {
+        if let Some(state) = self.unserved.remove(&index) {
             return Ok(Some(state));
         }
-        let Run::Running(worker) = &self.run else { return Ok(None) };
-        match worker.stop_queue(index) {
+        let stopped = match self.running.get(&index) {
+            Some(&(Unit::Pair(pair), place)) => self.pairs[pair].stop_queue(place),
+            Some(&(Unit::Control, place)) => self.control.stop_queue(place),
+            None => return Ok(None),
+        };
+        match stopped {
             Ok(state) => {
-                self.running.retain(|running| *running != index);
-                self.end_idle_thread();
+                self.running.remove(&index);
+                self.end_service();
                 Ok(state)
             }
             Err(error) => {
@@ -254,8 +287,10 @@ impl<P: Port> VirtioMdev for NetDevice<P> {
     }
 
     fn set_kick(&mut self, index: u16, kick: Option<EventFd>) {
-        if let Run::Running(worker) = &self.run {
-            worker.set_kick(index, kick);
+        match self.running.get(&index) {
+            Some(&(Unit::Pair(pair), place)) => self.pairs[pair].set_kick(place, kick),
+            Some(&(Unit::Control, place)) => self.control.set_kick(place, kick),
+            None => {}
         }
     }
 

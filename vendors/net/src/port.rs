@@ -19,8 +19,12 @@ pub enum Sent {
     Dropped,
 }
 
-/// The back end of one queue pair. It is called on the device's thread, within bursts: it must not block.
+/// The back end of one queue pair. It is called by one thread at a time, within bursts: it must not block.
 pub trait Port: Send + 'static {
+    /// Whether [`send`](Self::send) gives frames back to the driver they come from. Where it does not, it is called without
+    /// a lane, and its `driver` has no buffers: it may then deliver to lanes of other devices, to one at a time.
+    const RETURNS: bool = false;
+
     /// The queues start; `features` are in effect.
     fn start(&mut self, features: u64) -> Result<(), Refusal>;
 
@@ -34,7 +38,12 @@ pub trait Port: Send + 'static {
     /// it. `driver` is the way back.
     fn send(&mut self, frame: &mut [u8], driver: &mut Receiver<'_, '_>, statistics: &Statistics) -> Result<Sent, Halt>;
 
-    /// Delivers what came in, at most about a burst of it.
+    /// Whether [`receive`](Self::receive) has something to look for.
+    fn may_receive(&self) -> bool {
+        false
+    }
+
+    /// Delivers what came in, at most about a burst of it; [`Next::Wait`] when there was nothing, or no buffer for it.
     fn receive(&mut self, _driver: &mut Receiver<'_, '_>, _statistics: &Statistics) -> Result<Next, Halt> {
         Ok(Next::Wait)
     }

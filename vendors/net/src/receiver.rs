@@ -17,13 +17,22 @@ pub enum Delivery {
     Dropped,
 }
 
+/// What was too little for a frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Short {
+    /// Buffers there were.
+    pub chains: u16,
+    /// Frames that had been delivered: the buffers are others when there are more.
+    pub delivered: u64,
+}
+
 /// The receive queue during a burst.
 pub struct Receiver<'q, 'b> {
     io: Option<&'q mut Io<'b>>,
     merge: bool,
     link: &'q LinkState,
     statistics: &'q RxStatistics,
-    starved: bool,
+    short: Option<Short>,
 }
 
 impl<'q, 'b> Receiver<'q, 'b> {
@@ -33,7 +42,7 @@ impl<'q, 'b> Receiver<'q, 'b> {
         link: &'q LinkState,
         statistics: &'q RxStatistics,
     ) -> Self {
-        Self { io, merge, link, statistics, starved: false }
+        Self { io, merge, link, statistics, short: None }
     }
 
     /// Gives the driver a frame: a header of 12 bytes, and the data. `num_buffers` is set here.
@@ -42,9 +51,13 @@ impl<'q, 'b> Receiver<'q, 'b> {
             self.statistics.link_down.add(1);
             return Ok(Delivery::Dropped);
         }
-        let Some(io) = self.io.as_deref_mut() else { return Ok(Delivery::NoBuffers) };
+        let short = |chains| Some(Short { chains, delivered: self.statistics.packets.get() });
+        let Some(io) = self.io.as_deref_mut() else {
+            self.short = short(0);
+            return Ok(Delivery::NoBuffers);
+        };
         let Some(chain) = next(io)? else {
-            self.starved = true;
+            self.short = short(0);
             return Ok(Delivery::NoBuffers);
         };
         frame[NUM_BUFFERS..HEADER].copy_from_slice(&1u16.to_le_bytes());
@@ -59,8 +72,8 @@ impl<'q, 'b> Receiver<'q, 'b> {
             }
             match fits {
                 Fit::Yes => io.commit(),
-                Fit::NotNow => {
-                    self.starved = true;
+                Fit::NotNow(chains) => {
+                    self.short = short(chains);
                     return Ok(Delivery::NoBuffers);
                 }
                 Fit::Never => {
@@ -74,33 +87,23 @@ impl<'q, 'b> Receiver<'q, 'b> {
         Ok(Delivery::Delivered)
     }
 
-    /// Ends the burst. Where buffers were missing the driver was asked for a notification; otherwise it is a waste.
-    pub(crate) fn finish(self) -> Result<(), Halt> {
-        match self.io {
-            Some(io) if !self.starved => io.disable_notifications(),
-            _ => Ok(()),
-        }
+    /// Whether a frame found too few buffers.
+    pub(crate) fn short(&self) -> Option<Short> {
+        self.short
     }
 }
 
 #[derive(PartialEq, Eq)]
 enum Fit {
     Yes,
-    NotNow,
+    /// Not before there are more than so many buffers.
+    NotNow(u16),
     Never,
 }
 
 /// The next receive buffer. The header has to fit in it (virtio 1.3 §5.1.6.3.1).
-///
-/// Where there is none, the driver is asked for a notification here and not when the burst has ended: a frame that needs
-/// more buffers than there are waits for the one after them, whereas those it cannot use are in the ring all the time.
 fn next(io: &mut Io<'_>) -> Result<Option<Chain>, Halt> {
-    let mut found = io.take()?;
-    // Once: a driver that takes back what it announced shall not hold the burst.
-    if found.is_none() && io.enable_notifications()? {
-        found = io.take()?;
-    }
-    let Some(chain) = found else { return Ok(None) };
+    let Some(chain) = io.take()? else { return Ok(None) };
     if chain.readable > 0 {
         return Err(io.refuse(&chain, "readable buffer in the receive queue"));
     }
@@ -126,7 +129,7 @@ fn merge(io: &mut Io<'_>, first: &Chain, frame: &[u8]) -> Result<Fit, Halt> {
         if count == io.size() {
             return Ok(Fit::Never);
         }
-        let Some(next) = next(io)? else { return Ok(Fit::NotNow) };
+        let Some(next) = next(io)? else { return Ok(Fit::NotNow(count)) };
         chain = next;
     }
     for (place, byte) in [low, high].into_iter().zip(count.to_le_bytes()) {

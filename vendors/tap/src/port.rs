@@ -105,22 +105,31 @@ impl<F: Frames> Port for TapPort<F> {
         }
     }
 
+    fn may_receive(&self) -> bool {
+        self.readable || self.waiting.is_some()
+    }
+
     fn receive(&mut self, driver: &mut Receiver<'_, '_>, statistics: &Statistics) -> Result<Next, Halt> {
+        let mut next = Next::Wait;
         for _ in 0..BURST {
-            let Some(len) = self.next(statistics) else { return Ok(Next::Wait) };
+            let Some(len) = self.next(statistics) else { break };
             if !self.adapt_header() {
                 self.waiting = None;
                 statistics.rx.errors.add(1);
+                next = Next::Again;
                 continue;
             }
             // Kept until it is delivered, also when the driver's memory is not there yet.
             self.waiting = Some(len);
             match driver.deliver(&mut self.buffer[..len])? {
-                Delivery::Delivered | Delivery::Dropped => self.waiting = None,
-                Delivery::NoBuffers => return Ok(Next::Wait),
+                Delivery::Delivered | Delivery::Dropped => {
+                    self.waiting = None;
+                    next = Next::Again;
+                }
+                Delivery::NoBuffers => break,
             }
         }
-        Ok(Next::Again)
+        Ok(next)
     }
 
     fn fd(&self) -> Option<BorrowedFd<'_>> {

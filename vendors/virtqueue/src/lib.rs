@@ -5,7 +5,8 @@
 //! private array and checked there; whatever is wrong with a ring is a [`RingError`], and stops the device with
 //! DEVICE_NEEDS_RESET until it is reset. What is not mapped *yet* parks the queue without consuming the chain.
 //!
-//! A [`Worker`] is the thread of a device. It runs a [`Service`], which says what the device does with its queues.
+//! A [`Task`] is some queues that are served together, by one thread at a time; its [`Service`] says what is done with
+//! them. A device is a set of tasks, and each of its queues has a [`Slot`] while it runs.
 //!
 //! What a driver does wrong and a device may ignore is ignored: any value of `used_event` and `avail_event` (they are
 //! hints, virtio 1.3 §2.7.7 and §2.7.10: the worst that comes of a wrong one is a notification more or less), the write
@@ -23,7 +24,9 @@ mod layout;
 mod packed;
 mod queue;
 mod ring;
+mod slot;
 mod split;
+mod task;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod waker;
@@ -35,5 +38,7 @@ pub use error::{Cause, Halt, Part, RingError};
 pub use health::Health;
 pub use io::Io;
 pub use queue::Queue;
+pub use slot::Slot;
+pub use task::Task;
 pub use waker::Waker;
-pub use worker::{Interest, Next, PATIENCE, Queues, Service, Worker, WorkerError};
+pub use worker::{Interest, Next, PATIENCE, Service, WorkerError};

@@ -6,6 +6,7 @@
 
 use crate::health::Health;
 use crate::queue::Queue;
+use crate::slot::Slot;
 use crate::waker::Waker;
 use crate::watch;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, bounded, unbounded};
@@ -16,20 +17,28 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 use thiserror::Error;
+use virtio_mdev_api::doorbell::Doorbell;
 use virtio_mdev_api::notify::EventFd;
 use virtio_mdev_api::{HasErrno, QueueState};
 
 /// How long control waits for the thread: less than a vendor's call may take.
 pub const PATIENCE: Duration = Duration::from_secs(4);
 
-/// What an event is about: a kick by the number of its queue, then the back ends, then the waker.
+/// What an event is about: a kick by the place of its queue, then the back ends, then the waker.
 const BACKENDS: u64 = 1 << 16;
 const WAKER: u64 = 1 << 32;
 
 /// What a device does on its thread.
 pub trait Service: Send + 'static {
-    /// Does what can be done now, at most about one burst of it. Queues that are not running are absent.
-    fn serve(&mut self, queues: &mut Queues) -> Next;
+    /// The places of its queues.
+    fn slots(&self) -> Vec<Arc<Slot>>;
+
+    /// Does what can be done now, at most about one burst of it; [`Next::Wait`] when there was nothing.
+    fn serve(&mut self) -> Next;
+
+    /// Nobody will serve until something happens: asks drivers for the notifications that are needed. [`Next::Again`] when
+    /// something has come meanwhile.
+    fn rest(&mut self) -> Next;
 
     /// What to watch besides the queues, and what for.
     fn backends(&self) -> Vec<(BorrowedFd<'_>, Interest)> {
@@ -70,48 +79,6 @@ pub enum Next {
     Wait,
 }
 
-/// The running queues of a device, by index.
-#[derive(Debug, Default)]
-pub struct Queues(Vec<Option<Queue>>);
-
-impl Queues {
-    /// Queue `index`, if it is running.
-    pub fn get(&mut self, index: u16) -> Option<&mut Queue> {
-        self.0.get_mut(usize::from(index))?.as_mut()
-    }
-
-    /// Queue `first` and a later one, those that are running.
-    pub fn two(&mut self, first: u16, later: u16) -> [Option<&mut Queue>; 2] {
-        debug_assert!(first < later);
-        let middle = usize::from(later).min(self.0.len());
-        let (low, high) = self.0.split_at_mut(middle);
-        [low.get_mut(usize::from(first)), high.first_mut()].map(|queue| queue.and_then(Option::as_mut))
-    }
-
-    fn have_doorbells(&self) -> bool {
-        self.0.iter().flatten().any(|queue| queue.doorbell().is_some())
-    }
-
-    /// Whether a queue was rung since this was last asked.
-    fn take_rings(&self) -> bool {
-        // Of each, not only of the first that was rung.
-        let doorbells = self.0.iter().flatten().filter_map(Queue::doorbell);
-        doorbells.filter(|doorbell| doorbell.take()).count() > 0
-    }
-
-    fn put(&mut self, queue: Queue) {
-        let at = usize::from(queue.index());
-        if self.0.len() <= at {
-            self.0.resize_with(at + 1, || None);
-        }
-        self.0[at] = Some(queue);
-    }
-
-    fn take(&mut self, index: u16) -> Option<Queue> {
-        self.0.get_mut(usize::from(index))?.take()
-    }
-}
-
 /// The thread did not do what it was asked in time, or is gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum WorkerError {
@@ -137,9 +104,9 @@ impl HasErrno for WorkerError {
 }
 
 enum Control<S> {
-    Start(Box<Queue>, Sender<()>),
-    Stop(u16, Sender<Option<Box<Queue>>>),
-    Kick(u16, Option<EventFd>),
+    Start(usize, Box<Queue>, Sender<()>),
+    Stop(usize, Sender<Option<Box<Queue>>>),
+    Kick(usize, Option<EventFd>),
     End(Sender<S>),
 }
 
@@ -195,7 +162,8 @@ impl<S: Service> Worker<S> {
         let spawned = std::thread::Builder::new().name(name.chars().take(15).collect()).spawn(move || {
             let Ok(service) = take.recv() else { return };
             let _watch = PanicWatch(health);
-            Thread { service, queues: Queues::default(), epoll, waker: own_waker, commands }.run();
+            let slots = service.slots();
+            Thread { service, slots, epoll, waker: own_waker, commands }.run();
         });
         match spawned {
             Ok(thread) => {
@@ -210,22 +178,22 @@ impl<S: Service> Worker<S> {
         }
     }
 
-    /// Adds a running queue; returns when the thread has it.
-    pub fn start_queue(&self, queue: Queue) -> Result<(), WorkerError> {
-        self.ask(|answer| Control::Start(Box::new(queue), answer))
+    /// Puts a running queue into slot `place`; returns when the thread has it.
+    pub fn start_queue(&self, place: usize, queue: Queue) -> Result<(), WorkerError> {
+        self.ask(|answer| Control::Start(place, Box::new(queue), answer))
     }
 
-    /// Stops a queue and says where it stood. When this returns without error the thread touches neither its ring nor
+    /// Stops the queue in slot `place` and says where it stood. When this returns without error nobody touches its ring or
     /// its buffers.
-    pub fn stop_queue(&self, index: u16) -> Result<Option<QueueState>, WorkerError> {
-        let stopped = self.ask(|answer| Control::Stop(index, answer))?;
+    pub fn stop_queue(&self, place: usize) -> Result<Option<QueueState>, WorkerError> {
+        let stopped = self.ask(|answer| Control::Stop(place, answer))?;
         Ok(stopped.map(|queue| queue.state()))
     }
 
-    /// Replaces the kick of a queue. The ring is looked at once.
-    pub fn set_kick(&self, index: u16, kick: Option<EventFd>) {
+    /// Replaces the kick of the queue in slot `place`. The ring is looked at once.
+    pub fn set_kick(&self, place: usize, kick: Option<EventFd>) {
         // A thread that is gone needs no kick.
-        let _ = self.control.send(Control::Kick(index, kick));
+        let _ = self.control.send(Control::Kick(place, kick));
         self.waker.wake();
     }
 
@@ -257,7 +225,7 @@ impl Drop for PanicWatch {
 
 struct Thread<S> {
     service: S,
-    queues: Queues,
+    slots: Vec<Arc<Slot>>,
     epoll: Epoll,
     waker: Arc<Waker>,
     commands: Receiver<Control<S>>,
@@ -279,13 +247,7 @@ impl<S: Service> Thread<S> {
                     Err(TryRecvError::Disconnected) => return,
                 }
             }
-            let next = self.service.serve(&mut self.queues);
-            let mut resumed = false;
-            for queue in self.queues.0.iter_mut().flatten() {
-                queue.interrupt();
-                resumed |= queue.resume();
-            }
-            if next == Next::Again || resumed {
+            if self.service.serve() == Next::Again || self.service.rest() == Next::Again || self.resume() {
                 continue;
             }
             if let Err(errno) = self.sleep() {
@@ -295,44 +257,45 @@ impl<S: Service> Thread<S> {
         }
     }
 
+    /// Whether memory came that a queue waited for.
+    fn resume(&self) -> bool {
+        // Of each, not only of the first: each has to be asked before a sleep.
+        let resumed = |slot: &&Arc<Slot>| slot.work(|queue| queue.is_some_and(Queue::resume));
+        self.slots.iter().filter(resumed).count() > 0
+    }
+
     fn obey(&mut self, command: Control<S>) {
         match command {
-            Control::Start(queue, answer) => {
+            Control::Start(place, queue, answer) => {
                 if queue.doorbell().is_some() {
                     watch::prepare();
                 }
-                self.watch_kick(&queue);
-                self.queues.put(*queue);
+                self.watch_kick(place, &queue);
+                self.slots[place].put(*queue);
                 let _ = answer.send(());
             }
-            Control::Stop(index, answer) => {
-                let queue = self.queues.take(index);
+            Control::Stop(place, answer) => {
+                let queue = self.slots[place].take();
                 if let Some(kick) = queue.as_ref().and_then(Queue::kick) {
                     self.forget_kick(kick);
                 }
                 let _ = answer.send(queue.map(Box::new));
             }
-            Control::Kick(index, kick) => {
-                let old = match self.queues.get(index) {
-                    Some(queue) => queue.replace_kick(kick),
-                    None => return,
-                };
-                if let Some(old) = old {
+            Control::Kick(place, kick) => self.slots[place].work(|queue| {
+                let Some(queue) = queue else { return };
+                if let Some(old) = queue.replace_kick(kick) {
                     self.forget_kick(&old);
                 }
-                if let Some(queue) = self.queues.take(index) {
-                    self.watch_kick(&queue);
-                    self.queues.put(queue);
-                }
-            }
+                self.watch_kick(place, queue);
+            }),
             Control::End(_) => unreachable!("handled where the thread ends"),
         }
     }
 
     /// Edges, not levels: a client whose eventfd cannot be emptied (EFD_SEMAPHORE) does not keep this thread busy.
-    fn watch_kick(&self, queue: &Queue) {
+    fn watch_kick(&self, place: usize, queue: &Queue) {
         let Some(kick) = queue.kick() else { return };
-        let event = EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, u64::from(queue.index()));
+        let event = EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, place as u64);
         if let Err(errno) = self.epoll.add(kick, event) {
             tracing::warn!(%errno, queue = queue.index(), "cannot wait for the kicks of a queue");
         }
@@ -344,10 +307,23 @@ impl<S: Service> Thread<S> {
         }
     }
 
+    fn have_doorbells(&self) -> bool {
+        self.slots.iter().any(|slot| slot.work(|queue| queue.is_some_and(|queue| queue.doorbell().is_some())))
+    }
+
+    /// Whether a queue was rung since this was last asked.
+    fn take_rings(&self) -> bool {
+        // Of each, not only of the first that was rung.
+        let rung = |slot: &&Arc<Slot>| {
+            slot.work(|queue| queue.and_then(|queue| queue.doorbell().map(Doorbell::take)).unwrap_or(false))
+        };
+        self.slots.iter().filter(rung).count() > 0
+    }
+
     fn sleep(&mut self) -> Result<(), Errno> {
         let mut patience = EpollTimeout::NONE;
-        if self.queues.have_doorbells() {
-            watch::wait(&self.epoll.0, || self.queues.take_rings())?;
+        if self.have_doorbells() {
+            watch::wait(&self.epoll.0, || self.take_rings())?;
             patience = EpollTimeout::ZERO;
         }
         let mut events = [EpollEvent::empty(); 16];
@@ -359,10 +335,12 @@ impl<S: Service> Thread<S> {
         for event in &events[..count] {
             match event.data() {
                 WAKER => drain(self.waker.fd()),
-                event => match u16::try_from(event) {
-                    Ok(index) => self.queues.get(index).and_then(|queue| queue.kick()).into_iter().for_each(drain),
-                    Err(_) => self.service.backend_ready(usize::try_from(event - BACKENDS).unwrap_or(usize::MAX)),
-                },
+                place @ ..BACKENDS => {
+                    let slot = usize::try_from(place).ok().and_then(|place| self.slots.get(place));
+                    let kick = slot.and_then(|slot| slot.work(|queue| queue.and_then(|queue| queue.kick().cloned())));
+                    kick.iter().for_each(drain);
+                }
+                backend => self.service.backend_ready(usize::try_from(backend - BACKENDS).unwrap_or(usize::MAX)),
             }
         }
         Ok(())

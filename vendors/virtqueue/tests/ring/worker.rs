@@ -8,26 +8,38 @@ use virtio_mdev_api::QueueState;
 use virtio_mdev_api::doorbell::Doorbells;
 use virtio_mdev_api::notify::EventFd;
 use virtqueue::testing::Ram;
-use virtqueue::{Next, Queues, Service, Worker, WorkerError};
+use virtqueue::{Next, Service, Slot, Task, WorkerError};
 
-struct Echo;
+struct Echo(Arc<Slot>);
 
 impl Service for Echo {
-    fn serve(&mut self, queues: &mut Queues) -> Next {
-        let Some(queue) = queues.get(3) else { return Next::Wait };
-        let served = queue.burst(|io| {
-            io.disable_notifications()?;
-            echo(io)?;
-            io.enable_notifications()
-        });
-        if served == Ok(true) { Next::Again } else { Next::Wait }
+    fn slots(&self) -> Vec<Arc<Slot>> {
+        vec![Arc::clone(&self.0)]
+    }
+
+    fn serve(&mut self) -> Next {
+        self.0.work(|queue| {
+            let Some(queue) = queue else { return Next::Wait };
+            let served = queue.burst(|io| {
+                let Some(chain) = io.take()? else { return Ok(Next::Wait) };
+                io.disable_notifications()?;
+                io.rewind();
+                debug_assert!(chain.writable <= u64::from(u32::MAX));
+                echo(io)?;
+                Ok(Next::Again)
+            });
+            served.unwrap_or(Next::Wait)
+        })
+    }
+
+    fn rest(&mut self) -> Next {
+        let ask = |queue: &mut virtqueue::Queue| queue.burst(|io| io.enable_notifications());
+        if self.0.work(|queue| queue.map(ask)) == Some(Ok(true)) { Next::Again } else { Next::Wait }
     }
 }
 
-fn spawn(rig: &Rig) -> Worker<Echo> {
-    Worker::spawn(rig.link.name(), Echo, Arc::clone(&rig.waker), Arc::clone(&rig.health))
-        .map_err(|(error, _)| error)
-        .unwrap()
+fn task(rig: &Rig) -> Task<Echo> {
+    Task::new(Echo(Slot::new()), Arc::clone(&rig.waker), Arc::clone(&rig.health))
 }
 
 fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
@@ -39,33 +51,33 @@ fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
 }
 
 /// The rig's queue with a kick, on a thread.
-fn start(rig: &mut Rig, avail: u16) -> (Worker<Echo>, EventFd) {
-    let (worker, kick) = (spawn(rig), EventFd::new().unwrap());
+fn start(rig: &mut Rig, avail: u16) -> (Task<Echo>, EventFd) {
+    let (mut worker, kick) = (task(rig), EventFd::new().unwrap());
     let start = virtio_mdev_api::QueueStart { kick: Some(kick.clone()), ..rig.queue_start(avail) };
     let queue = virtqueue::Queue::start(3, start, 1024, Arc::clone(&rig.health), Arc::clone(&rig.waker)).unwrap();
-    worker.start_queue(queue).unwrap();
+    worker.start_queue(0, queue).unwrap();
     (worker, kick)
 }
 
 #[test]
 fn a_kick_is_served_and_a_stop_says_where_the_queue_stood() {
     let mut rig = Rig::new(0);
-    let (worker, kick) = start(&mut rig, 0);
+    let (mut worker, kick) = start(&mut rig, 0);
     for n in 1..=100 {
         rig.driver.add(&[(DATA, 1, false)]);
         kick.signal().unwrap();
         wait_for("the echo", || rig.driver.used_idx() == n);
     }
-    assert_eq!(worker.stop_queue(3), Ok(Some(QueueState::Split { avail: 100 })));
-    assert_eq!(worker.stop_queue(3), Ok(None));
+    assert_eq!(worker.stop_queue(0), Ok(Some(QueueState::Split { avail: 100 })));
+    assert_eq!(worker.stop_queue(0), Ok(None));
     worker.end().unwrap();
 }
 
 /// A driver that tells the device only when it is asked to, for 20,000 chains with each way of asking; `start` says how it tells.
-fn is_never_forgotten<T: FnMut()>(start: impl Fn(&mut Rig) -> (Worker<Echo>, T)) {
+fn is_never_forgotten<T: FnMut()>(start: impl Fn(&mut Rig) -> (Task<Echo>, T)) {
     for features in [0, crate::rig::EVENT_IDX] {
         let mut rig = Rig::new(features);
-        let (worker, mut tell) = start(&mut rig);
+        let (mut worker, mut tell) = start(&mut rig);
         let mut told = 0;
         for n in 1..=20_000u16 {
             let old = rig.driver.next_avail();
@@ -102,11 +114,11 @@ fn a_driver_that_kicks_only_when_asked_is_never_forgotten() {
 }
 
 /// The rig's queue with a doorbell and no kick, on a thread.
-fn start_with_doorbell(rig: &mut Rig) -> (Worker<Echo>, Arc<Doorbells>) {
-    let (worker, doorbells) = (spawn(rig), Doorbells::new(4).unwrap());
+fn start_with_doorbell(rig: &mut Rig) -> (Task<Echo>, Arc<Doorbells>) {
+    let (mut worker, doorbells) = (task(rig), Doorbells::new(4).unwrap());
     let start = virtio_mdev_api::QueueStart { doorbell: doorbells.of_queue(3), ..rig.queue_start(0) };
     let queue = virtqueue::Queue::start(3, start, 1024, Arc::clone(&rig.health), Arc::clone(&rig.waker)).unwrap();
-    worker.start_queue(queue).unwrap();
+    worker.start_queue(0, queue).unwrap();
     (worker, doorbells)
 }
 
@@ -126,26 +138,25 @@ fn a_driver_that_rings_by_a_store_when_asked_is_never_forgotten() {
 #[test]
 fn a_ring_after_a_rest_is_found_and_a_rest_costs_little() {
     let mut rig = Rig::new(0);
-    rig.link = virtio_mdev_api::DeviceLink::new("at rest");
-    let (worker, doorbells) = start_with_doorbell(&mut rig);
+    let (mut worker, doorbells) = start_with_doorbell(&mut rig);
     std::thread::sleep(Duration::from_millis(50));
-    let before = cpu_time("at rest");
+    let before = cpu_time("rig");
     std::thread::sleep(Duration::from_millis(500));
-    let spent = cpu_time("at rest") - before;
+    let spent = cpu_time("rig") - before;
     assert!(spent < Duration::from_millis(50), "{spent:?} of processor time");
     rig.driver.add(&[(DATA, 1, false)]);
     ring(&doorbells);
     wait_for("the echo", || rig.driver.used_idx() == 1);
-    assert_eq!(worker.stop_queue(3), Ok(Some(QueueState::Split { avail: 1 })));
+    assert_eq!(worker.stop_queue(0), Ok(Some(QueueState::Split { avail: 1 })));
     worker.end().unwrap();
 }
 
 #[test]
 fn a_queue_with_a_doorbell_is_kicked_as_ever() {
     let mut rig = Rig::new(0);
-    let (worker, _doorbells) = start_with_doorbell(&mut rig);
+    let (mut worker, _doorbells) = start_with_doorbell(&mut rig);
     let kick = EventFd::new().unwrap();
-    worker.set_kick(3, Some(kick.clone()));
+    worker.set_kick(0, Some(kick.clone()));
     for n in 1..=100 {
         rig.driver.add(&[(DATA, 1, false)]);
         kick.signal().unwrap();
@@ -157,19 +168,18 @@ fn a_queue_with_a_doorbell_is_kicked_as_ever() {
 #[test]
 fn a_device_that_needs_a_reset_is_rung_in_vain_and_at_no_cost() {
     let mut rig = Rig::new(0);
-    rig.link = virtio_mdev_api::DeviceLink::new("rung");
-    let (worker, doorbells) = start_with_doorbell(&mut rig);
+    let (mut worker, doorbells) = start_with_doorbell(&mut rig);
     rig.driver.add(&[(DATA, 1, false)]);
     ring(&doorbells);
     wait_for("the echo", || rig.driver.used_idx() == 1);
     rig.health.fault(None, "another queue");
     std::thread::sleep(Duration::from_millis(50));
-    let before = cpu_time("rung");
+    let before = cpu_time("rig");
     let until = Instant::now() + Duration::from_millis(200);
     while Instant::now() < until {
         ring(&doorbells);
     }
-    let spent = cpu_time("rung") - before;
+    let spent = cpu_time("rig") - before;
     assert!(spent < Duration::from_millis(20), "{spent:?} of processor time");
     worker.end().unwrap();
 }
@@ -177,30 +187,29 @@ fn a_device_that_needs_a_reset_is_rung_in_vain_and_at_no_cost() {
 #[test]
 fn a_replaced_kick_is_looked_at_once_and_then_waited_for() {
     let mut rig = Rig::new(0);
-    let (worker, _lost) = start(&mut rig, 0);
+    let (mut worker, _lost) = start(&mut rig, 0);
     rig.driver.add(&[(DATA, 1, false)]);
     let kick = EventFd::new().unwrap();
-    worker.set_kick(3, Some(kick.clone()));
+    worker.set_kick(0, Some(kick.clone()));
     wait_for("the look at the ring", || rig.driver.used_idx() == 1);
     rig.driver.add(&[(DATA, 1, false)]);
     kick.signal().unwrap();
     wait_for("the new kick", || rig.driver.used_idx() == 2);
-    worker.set_kick(3, None);
-    assert_eq!(worker.stop_queue(3), Ok(Some(QueueState::Split { avail: 2 })));
+    worker.set_kick(0, None);
+    assert_eq!(worker.stop_queue(0), Ok(Some(QueueState::Split { avail: 2 })));
 }
 
 #[test]
 fn a_semaphore_eventfd_does_not_keep_the_thread_busy() {
     let mut rig = Rig::new(0);
-    rig.link = virtio_mdev_api::DeviceLink::new("semaphore");
     let semaphore =
         nix::sys::eventfd::EventFd::from_value_and_flags(0x7fff_ffff, nix::sys::eventfd::EfdFlags::EFD_SEMAPHORE);
-    let (worker, _first) = start(&mut rig, 0);
-    worker.set_kick(3, Some(EventFd::from(std::os::fd::OwnedFd::from(semaphore.unwrap()))));
+    let (mut worker, _first) = start(&mut rig, 0);
+    worker.set_kick(0, Some(EventFd::from(std::os::fd::OwnedFd::from(semaphore.unwrap()))));
     std::thread::sleep(Duration::from_millis(50));
-    let before = cpu_time("semaphore");
+    let before = cpu_time("rig");
     std::thread::sleep(Duration::from_millis(300));
-    let spent = cpu_time("semaphore") - before;
+    let spent = cpu_time("rig") - before;
     assert!(spent < Duration::from_millis(50), "{spent:?} of processor time");
     worker.end().unwrap();
 }
@@ -217,7 +226,7 @@ fn cpu_time(name: &str) -> Duration {
 #[test]
 fn memory_that_comes_wakes_the_thread() {
     let mut rig = Rig::new(0);
-    let (worker, kick) = start(&mut rig, 0);
+    let (mut worker, kick) = start(&mut rig, 0);
     rig.driver.add(&[(DATA, 1, false)]);
     kick.signal().unwrap();
     wait_for("the echo", || rig.driver.used_idx() == 1);
@@ -234,8 +243,7 @@ fn memory_that_comes_wakes_the_thread() {
 #[test]
 fn memory_that_comes_for_a_device_that_needs_a_reset_does_not_keep_its_thread_busy() {
     let mut rig = Rig::new(0);
-    rig.link = virtio_mdev_api::DeviceLink::new("stopped");
-    let (worker, kick) = start(&mut rig, 0);
+    let (mut worker, kick) = start(&mut rig, 0);
     rig.driver.add(&[(DATA, 1, false)]);
     kick.signal().unwrap();
     wait_for("the echo", || rig.driver.used_idx() == 1);
@@ -246,9 +254,9 @@ fn memory_that_comes_for_a_device_that_needs_a_reset_does_not_keep_its_thread_bu
     rig.health.fault(None, "another queue");
     rig.space.map(rig.driver.ram.region(0, 0, MEMORY)).unwrap();
     std::thread::sleep(Duration::from_millis(50));
-    let before = cpu_time("stopped");
+    let before = cpu_time("rig");
     std::thread::sleep(Duration::from_millis(300));
-    let spent = cpu_time("stopped") - before;
+    let spent = cpu_time("rig") - before;
     assert!(spent < Duration::from_millis(50), "{spent:?} of processor time");
     worker.end().unwrap();
 }
@@ -257,8 +265,8 @@ fn memory_that_comes_for_a_device_that_needs_a_reset_does_not_keep_its_thread_bu
 fn b1_a_client_that_answers_no_faults_holds_up_its_own_thread_alone() {
     let ram = Ram::private(MEMORY);
     let (mut rig, mut neighbour) = (Rig::with_ram(&ram, 0), Rig::new(0));
-    let (worker, kick) = start(&mut rig, 0);
-    let (other, other_kick) = start(&mut neighbour, 0);
+    let (mut worker, kick) = start(&mut rig, 0);
+    let (mut other, other_kick) = start(&mut neighbour, 0);
     let Ram::Private(private) = &ram else { unreachable!() };
     let stalled = private.stall.lock();
     kick.signal().unwrap();
@@ -267,7 +275,7 @@ fn b1_a_client_that_answers_no_faults_holds_up_its_own_thread_alone() {
     other_kick.signal().unwrap();
     wait_for("the neighbour's echo", || neighbour.driver.used_idx() == 1);
     let begun = Instant::now();
-    assert_eq!(worker.stop_queue(3), Err(WorkerError::Stuck));
+    assert_eq!(worker.stop_queue(0), Err(WorkerError::Stuck));
     assert!(begun.elapsed() < Duration::from_millis(4900), "{:?}", begun.elapsed());
     drop(stalled);
     worker.end().unwrap();
@@ -276,17 +284,24 @@ fn b1_a_client_that_answers_no_faults_holds_up_its_own_thread_alone() {
 
 #[test]
 fn a_panic_on_the_thread_breaks_its_device() {
-    struct Bad;
+    struct Bad(Arc<Slot>);
     impl Service for Bad {
-        fn serve(&mut self, queues: &mut Queues) -> Next {
-            assert!(queues.get(3).is_none(), "on purpose");
+        fn slots(&self) -> Vec<Arc<Slot>> {
+            vec![Arc::clone(&self.0)]
+        }
+
+        fn serve(&mut self) -> Next {
+            self.0.work(|queue| assert!(queue.is_none(), "on purpose"));
+            Next::Wait
+        }
+
+        fn rest(&mut self) -> Next {
             Next::Wait
         }
     }
     let mut rig = Rig::new(0);
-    let worker = Worker::spawn("bad", Bad, Arc::clone(&rig.waker), Arc::clone(&rig.health));
-    let worker = worker.map_err(|(error, _)| error).unwrap();
-    worker.start_queue(rig.queue.take().unwrap()).unwrap();
+    let mut worker = Task::new(Bad(Slot::new()), Arc::clone(&rig.waker), Arc::clone(&rig.health));
+    worker.start_queue(0, rig.queue.take().unwrap()).unwrap();
     wait_for("the fault", || rig.link.needs_reset());
-    assert_eq!(worker.stop_queue(3), Err(WorkerError::Gone));
+    assert_eq!(worker.stop_queue(0), Err(WorkerError::Gone));
 }
