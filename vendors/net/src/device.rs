@@ -181,6 +181,7 @@ impl<P: Port> NetDevice<P> {
         }
         if mac != self.config.mac() {
             self.config.set_mac(mac);
+            self.controls.address_changed(mac);
             self.health.link().config_changed();
         }
         Ok(())

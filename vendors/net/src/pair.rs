@@ -1,31 +1,18 @@
 //! A queue pair and its port.
 
 use crate::config::{LinkState, NetConfig};
-use crate::header::{ETHERNET, HEADER, is_segmented};
+use crate::header::HEADER;
 use crate::lane::{Lane, Lanes};
-use crate::port::{Port, Sent};
-use crate::receiver::{Receiver, Short};
-use crate::stats::Statistics;
+use crate::outgoing::Outgoing;
+use crate::port::Port;
+use crate::receiver::Short;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use virtio_mdev_api::Refusal;
-use virtqueue::{Chain, Halt, Health, Interest, Io, Next, Queue, Service, Slot, Waker};
+use virtqueue::{Health, Interest, Next, Queue, Service, Slot, Waker};
 
 /// The longest frame there is: a segmented one (virtio 1.3 §5.1.6.3.1).
 pub const MAX_FRAME: usize = 65_550;
-/// Chains of one burst: enough to share the cost of a burst, few enough not to keep an unmap waiting.
-const BURST: usize = 64;
-/// Ethernet header and two VLAN tags.
-const OVERHEAD: usize = ETHERNET + 8;
-
-/// What becomes of a chain.
-enum Outcome {
-    /// It is done with.
-    Done,
-    /// It has to wait.
-    Wait,
-}
-
 /// What a device has once, for all its pairs.
 #[derive(Clone)]
 pub struct Shared {
@@ -101,98 +88,25 @@ impl<P: Port> Pair<P> {
         let Self { shared, number, port, tx, features, busy, short, frame, .. } = self;
         let own = shared.lanes.of(*number);
         *busy = false;
-        let mut sender = Sender { shared, statistics: own.statistics(), features: *features, port, busy, frame };
+        let statistics = own.statistics();
         let sent = tx.work(|queue| {
             let Some(queue) = queue.filter(|queue| !queue.is_parked()) else { return Ok(Next::Wait) };
             queue.burst(|tx| {
+                let mut frames = Outgoing::new(tx, shared, statistics, *features, frame);
                 if !P::RETURNS {
-                    return sender.send(tx, &mut own.nobody());
+                    port.transmit(&mut frames, &mut own.nobody(), statistics)?;
+                } else {
+                    shared.lanes.of(receiver).deliver(|driver| {
+                        let sent = port.transmit(&mut frames, driver, statistics);
+                        *short = driver.short();
+                        sent
+                    })?;
                 }
-                shared.lanes.of(receiver).deliver(|driver| {
-                    let sent = sender.send(tx, driver);
-                    *short = driver.short();
-                    sent
-                })
+                *busy = frames.is_busy();
+                Ok(frames.progress())
             })
         });
         sent.unwrap_or(Next::Again)
-    }
-}
-
-/// The way of frames from the driver to a port.
-struct Sender<'s, P> {
-    shared: &'s Shared,
-    statistics: &'s Statistics,
-    features: u64,
-    port: &'s mut P,
-    busy: &'s mut bool,
-    frame: &'s mut [u8],
-}
-
-impl<P: Port> Sender<'_, P> {
-    /// Passes on what there is, at most about a burst of it.
-    fn send(&mut self, tx: &mut Io<'_>, driver: &mut Receiver<'_, '_>) -> Result<Next, Halt> {
-        let mut next = Next::Wait;
-        for _ in 0..BURST {
-            let Some(chain) = tx.take()? else { break };
-            tx.disable_notifications()?;
-            match self.take(tx, &chain, driver)? {
-                Outcome::Done => {
-                    tx.complete(&chain, 0);
-                    tx.commit();
-                    next = Next::Again;
-                }
-                Outcome::Wait => {
-                    tx.rewind();
-                    *self.busy = true;
-                    break;
-                }
-            }
-        }
-        Ok(next)
-    }
-
-    fn take(&mut self, tx: &Io<'_>, chain: &Chain, driver: &mut Receiver<'_, '_>) -> Result<Outcome, Halt> {
-        if chain.writable > 0 {
-            return Err(tx.refuse(chain, "writable buffer in the transmit queue"));
-        }
-        if chain.readable < HEADER as u64 {
-            return Err(tx.refuse(chain, "chain shorter than the virtio-net header"));
-        }
-        let statistics = self.statistics;
-        let len = usize::try_from(chain.readable).unwrap_or(usize::MAX);
-        if len > self.frame.len() {
-            statistics.tx.too_long.add(1);
-            return Ok(Outcome::Done);
-        }
-        let read = tx.read(chain, 0, &mut self.frame[..len])?;
-        let frame = &mut self.frame[..read];
-        let Some(header) = frame.first_chunk::<HEADER>() else { return Ok(Outcome::Done) };
-        let payload = frame.len() - HEADER;
-        let dropped = if payload < ETHERNET {
-            Some(&statistics.tx.too_short)
-        } else if !self.port.accepts(header, payload, self.features) {
-            Some(&statistics.tx.bad_header)
-        } else if !is_segmented(header) && payload > usize::from(self.shared.config.mtu()) + OVERHEAD {
-            Some(&statistics.tx.too_long)
-        } else if !self.shared.link.is_up() {
-            Some(&statistics.tx.link_down)
-        } else {
-            None
-        };
-        if let Some(reason) = dropped {
-            reason.add(1);
-            return Ok(Outcome::Done);
-        }
-        match self.port.send(frame, driver, statistics)? {
-            Sent::Taken => {
-                statistics.tx.packets.add(1);
-                statistics.tx.bytes.add(payload as u64);
-                Ok(Outcome::Done)
-            }
-            Sent::Dropped => Ok(Outcome::Done),
-            Sent::Busy => Ok(Outcome::Wait),
-        }
     }
 }
 

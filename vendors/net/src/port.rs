@@ -1,6 +1,8 @@
 //! What is behind a queue pair.
 
 use crate::header::{HEADER, is_valid};
+use crate::mac::Mac;
+use crate::outgoing::Outgoing;
 use crate::receiver::Receiver;
 use crate::stats::Statistics;
 use std::os::fd::BorrowedFd;
@@ -21,8 +23,8 @@ pub enum Sent {
 
 /// The back end of one queue pair. It is called by one thread at a time, within bursts: it must not block.
 pub trait Port: Send + 'static {
-    /// Whether [`send`](Self::send) gives frames back to the driver they come from. Where it does not, it is called without
-    /// a lane, and its `driver` has no buffers: it may then deliver to lanes of other devices, to one at a time.
+    /// Whether [`transmit`](Self::transmit) gives frames back to the driver they come from. Where it does not, it is called
+    /// without a lane, and its `driver` has no buffers: it may then deliver to lanes of other devices, to one at a time.
     const RETURNS: bool = false;
 
     /// The queues start; `features` are in effect.
@@ -34,9 +36,32 @@ pub trait Port: Send + 'static {
         is_valid(header, len, features)
     }
 
+    /// Takes the frames of a burst from the driver, or as many as can be had now. `driver` is the way back.
+    ///
+    /// Each is given to [`send`](Self::send), unless a port has a better way for several in a row.
+    fn transmit(
+        &mut self,
+        frames: &mut Outgoing<'_, '_>,
+        driver: &mut Receiver<'_, '_>,
+        statistics: &Statistics,
+    ) -> Result<(), Halt> {
+        while frames.take(|header, len, features| self.accepts(header, len, features))? {
+            let sent = self.send(frames.frame(), driver, statistics)?;
+            frames.done(sent);
+        }
+        Ok(())
+    }
+
     /// A frame from the driver: a checked header of 12 bytes, and at least an Ethernet header. The port may overwrite
-    /// it. `driver` is the way back.
-    fn send(&mut self, frame: &mut [u8], driver: &mut Receiver<'_, '_>, statistics: &Statistics) -> Result<Sent, Halt>;
+    /// it.
+    fn send(
+        &mut self,
+        _frame: &mut [u8],
+        _driver: &mut Receiver<'_, '_>,
+        _statistics: &Statistics,
+    ) -> Result<Sent, Halt> {
+        Ok(Sent::Dropped)
+    }
 
     /// Whether [`receive`](Self::receive) has something to look for.
     fn may_receive(&self) -> bool {
@@ -78,6 +103,9 @@ pub trait Controls: Send {
     fn store(&mut self, _name: &str, _value: &str) -> Option<Result<(), Refusal>> {
         None
     }
+
+    /// The operator gave the card another address.
+    fn address_changed(&mut self, _mac: Mac) {}
 }
 
 impl Controls for () {}

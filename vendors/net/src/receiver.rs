@@ -47,6 +47,12 @@ impl<'q, 'b> Receiver<'q, 'b> {
 
     /// Gives the driver a frame: a header of 12 bytes, and the data. `num_buffers` is set here.
     pub fn deliver(&mut self, frame: &mut [u8]) -> Result<Delivery, Halt> {
+        let (header, data) = frame.split_at_mut(HEADER.min(frame.len()));
+        self.deliver_parts(header, data)
+    }
+
+    /// The same with a frame in two parts: `head` has the header at least.
+    pub fn deliver_parts(&mut self, head: &mut [u8], rest: &[u8]) -> Result<Delivery, Halt> {
         if !self.link.is_up() {
             self.statistics.link_down.add(1);
             return Ok(Delivery::Dropped);
@@ -60,13 +66,14 @@ impl<'q, 'b> Receiver<'q, 'b> {
             self.short = short(0);
             return Ok(Delivery::NoBuffers);
         };
-        frame[NUM_BUFFERS..HEADER].copy_from_slice(&1u16.to_le_bytes());
-        if chain.writable >= frame.len() as u64 {
-            io.write(&chain, 0, frame)?;
-            io.complete(&chain, u32::try_from(frame.len()).unwrap_or(u32::MAX));
+        head[NUM_BUFFERS..HEADER].copy_from_slice(&1u16.to_le_bytes());
+        let parts = Parts { head, rest };
+        if chain.writable >= parts.len() as u64 {
+            parts.write(io, &chain, 0)?;
+            io.complete(&chain, u32::try_from(parts.len()).unwrap_or(u32::MAX));
             io.commit();
         } else {
-            let fits = if self.merge { merge(io, &chain, frame)? } else { Fit::Never };
+            let fits = if self.merge { merge(io, &chain, &parts)? } else { Fit::Never };
             if fits != Fit::Yes {
                 io.rewind();
             }
@@ -83,13 +90,43 @@ impl<'q, 'b> Receiver<'q, 'b> {
             }
         }
         self.statistics.packets.add(1);
-        self.statistics.bytes.add((frame.len() - HEADER) as u64);
+        self.statistics.bytes.add((parts.len() - HEADER) as u64);
         Ok(Delivery::Delivered)
+    }
+
+    /// Counts a frame that whoever delivers had for the driver and dropped.
+    pub fn count_dropped(&self) {
+        self.statistics.errors.add(1);
     }
 
     /// Whether a frame found too few buffers.
     pub(crate) fn short(&self) -> Option<Short> {
         self.short
+    }
+}
+
+/// A frame, whose two parts follow each other.
+struct Parts<'f> {
+    head: &'f [u8],
+    rest: &'f [u8],
+}
+
+impl Parts<'_> {
+    fn len(&self) -> usize {
+        self.head.len() + self.rest.len()
+    }
+
+    /// Writes what is behind `done` to a chain, and says how much of it had room there.
+    #[inline]
+    fn write(&self, io: &Io<'_>, chain: &Chain, done: usize) -> Result<usize, Halt> {
+        let Some(head) = self.head.get(done..).filter(|head| !head.is_empty()) else {
+            return io.write(chain, 0, &self.rest[done - self.head.len()..]);
+        };
+        let written = io.write(chain, 0, head)?;
+        if written < head.len() {
+            return Ok(written);
+        }
+        Ok(written + io.write(chain, written as u64, self.rest)?)
     }
 }
 
@@ -114,12 +151,12 @@ fn next(io: &mut Io<'_>) -> Result<Option<Chain>, Halt> {
 }
 
 /// Spreads `frame` over the buffers from `first` on (virtio 1.3 §5.1.6.4).
-fn merge(io: &mut Io<'_>, first: &Chain, frame: &[u8]) -> Result<Fit, Halt> {
+fn merge(io: &mut Io<'_>, first: &Chain, frame: &Parts<'_>) -> Result<Fit, Halt> {
     // How many buffers it takes is known last; each byte of the number may be in another descriptor.
     let [low, high] = [NUM_BUFFERS, NUM_BUFFERS + 1].map(|at| io.writable_address(first, at as u64));
     let (mut chain, mut done, mut count) = (*first, 0, 0u16);
     loop {
-        let written = io.write(&chain, 0, &frame[done..])?;
+        let written = frame.write(io, &chain, done)?;
         io.complete(&chain, u32::try_from(written).unwrap_or(u32::MAX));
         done += written;
         count += 1;

@@ -1,0 +1,137 @@
+//! Frames that a driver sends.
+
+use crate::header::{ETHERNET, HEADER, is_segmented};
+use crate::pair::Shared;
+use crate::port::Sent;
+use crate::stats::Statistics;
+use virtqueue::{Chain, Halt, Io, Next};
+
+/// Chains of one burst: enough to share the cost of a burst, few enough not to keep an unmap waiting.
+const BURST: usize = 64;
+/// Ethernet header and two VLAN tags.
+const OVERHEAD: usize = ETHERNET + 8;
+
+/// What a driver sends, in one burst of its transmit queue: one frame at a time, which is done with before the next one is
+/// taken.
+pub struct Outgoing<'q, 'b> {
+    tx: &'q mut Io<'b>,
+    shared: &'q Shared,
+    statistics: &'q Statistics,
+    /// In effect.
+    features: u64,
+    /// Room for one frame.
+    buffer: &'q mut [u8],
+    /// What is taken, and how long it is.
+    taken: Option<(Chain, usize)>,
+    /// Chains this burst may still take.
+    left: usize,
+    busy: bool,
+}
+
+impl<'q, 'b> Outgoing<'q, 'b> {
+    pub(crate) fn new(
+        tx: &'q mut Io<'b>,
+        shared: &'q Shared,
+        statistics: &'q Statistics,
+        features: u64,
+        buffer: &'q mut [u8],
+    ) -> Self {
+        Self { tx, shared, statistics, features, buffer, taken: None, left: BURST, busy: false }
+    }
+
+    /// Takes the next frame; `false`: there is none now, or the burst has had its fill. Frames that nobody could pass on are
+    /// counted and left out; `accepts` says whether a driver that accepted these features may send so many bytes behind this
+    /// header.
+    pub fn take(&mut self, accepts: impl Fn(&[u8; HEADER], usize, u64) -> bool) -> Result<bool, Halt> {
+        debug_assert!(self.taken.is_none(), "the frame before is not done with");
+        while self.left > 0 && !self.busy {
+            let Some(chain) = self.tx.take()? else { break };
+            self.tx.disable_notifications()?;
+            self.left -= 1;
+            if let Some(len) = self.read(&chain, &accepts)? {
+                self.taken = Some((chain, len));
+                return Ok(true);
+            }
+            self.complete(&chain);
+        }
+        Ok(false)
+    }
+
+    /// The frame taken: a checked header of 12 bytes, and at least an Ethernet header. It may be overwritten.
+    pub fn frame(&mut self) -> &mut [u8] {
+        let len = self.taken.map_or(0, |(_, len)| len);
+        &mut self.buffer[..len]
+    }
+
+    /// What became of the frame taken. After [`Sent::Busy`] no other one is taken in this burst.
+    pub fn done(&mut self, sent: Sent) {
+        let Some((chain, len)) = self.taken.take() else { return };
+        match sent {
+            Sent::Taken => {
+                self.statistics.tx.packets.add(1);
+                self.statistics.tx.bytes.add((len - HEADER) as u64);
+            }
+            Sent::Dropped => {}
+            Sent::Busy => {
+                self.tx.rewind();
+                self.busy = true;
+                return;
+            }
+        }
+        self.complete(&chain);
+    }
+
+    fn complete(&mut self, chain: &Chain) {
+        self.tx.complete(chain, 0);
+        self.tx.commit();
+    }
+
+    /// Copies the frame of a chain and looks at it; `None`: it was dropped.
+    fn read(
+        &mut self,
+        chain: &Chain,
+        accepts: impl Fn(&[u8; HEADER], usize, u64) -> bool,
+    ) -> Result<Option<usize>, Halt> {
+        if chain.writable > 0 {
+            return Err(self.tx.refuse(chain, "writable buffer in the transmit queue"));
+        }
+        if chain.readable < HEADER as u64 {
+            return Err(self.tx.refuse(chain, "chain shorter than the virtio-net header"));
+        }
+        let statistics = self.statistics;
+        let len = usize::try_from(chain.readable).unwrap_or(usize::MAX);
+        if len > self.buffer.len() {
+            statistics.tx.too_long.add(1);
+            return Ok(None);
+        }
+        let read = self.tx.read(chain, 0, &mut self.buffer[..len])?;
+        let Some(header) = self.buffer[..read].first_chunk::<HEADER>() else { return Ok(None) };
+        let payload = read - HEADER;
+        let dropped = if payload < ETHERNET {
+            Some(&statistics.tx.too_short)
+        } else if !accepts(header, payload, self.features) {
+            Some(&statistics.tx.bad_header)
+        } else if !is_segmented(header) && payload > usize::from(self.shared.config.mtu()) + OVERHEAD {
+            Some(&statistics.tx.too_long)
+        } else if !self.shared.link.is_up() {
+            Some(&statistics.tx.link_down)
+        } else {
+            None
+        };
+        if let Some(reason) = dropped {
+            reason.add(1);
+            return Ok(None);
+        }
+        Ok(Some(read))
+    }
+
+    /// Whether a frame waits for the port.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.busy
+    }
+
+    /// Whether there was anything to do.
+    pub(crate) fn progress(&self) -> Next {
+        if self.left < BURST - usize::from(self.busy) { Next::Again } else { Next::Wait }
+    }
+}
