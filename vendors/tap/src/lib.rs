@@ -13,17 +13,17 @@ pub mod testing;
 mod tun;
 
 use controls::TapControls;
-use name::interface_name;
+use name::{checked_name, interface_name};
 use nix::errno::Errno;
 use own::OwnTap;
 use std::sync::Arc;
-use tun::Tun;
 use virtio_mdev_api::{CreateRequest, Device, DmaModel, ParameterSpec, Parent, Refusal, TypeInfo, Values};
 use virtio_net::features::{OFFLOADS, Profile};
 use virtio_net::{LinkState, NetDevice, NetParameters, Offer, Seats};
 
 pub use given::{GivenError, GivenTap, Half};
 pub use port::{Frames, TapPort};
+pub use tun::{OFFLOAD_CSUM, OFFLOAD_TSO4, OFFLOAD_TSO6, Tun, TunQueue};
 
 /// Name, pretty name, description, and the features besides offloads.
 const TYPES: [(&str, &str, &str, Profile); 2] = [
@@ -123,7 +123,7 @@ impl Parent for Tap {
         let parameters = NetParameters::parse(&request, &offer(*profile), &own_parameters())?;
         let name = interface_name(&request.uuid, request.parameters.get("ifname").map(String::as_str))?;
         let seat = self.seats.take()?;
-        let tun = Arc::new(create_interface(&name, &parameters)?);
+        let tun = Arc::new(create_interface(&name, parameters.pairs, parameters.mtu)?);
         let link = Arc::new(LinkState::new(request.link.clone()));
         let controls = TapControls { tun: Arc::clone(&tun), link: Arc::clone(&link), _seat: seat };
         let ports = tun.queues().map(|queue| TapPort::new(OwnTap::new(queue))).collect();
@@ -132,9 +132,10 @@ impl Parent for Tap {
     }
 }
 
-fn create_interface(name: &str, parameters: &NetParameters) -> Result<Tun, Refusal> {
-    let mtu = parameters.mtu;
-    let tun = Tun::create(name, parameters.pairs).map_err(|errno| match errno {
+/// A new interface called `name`, with so many queues, that is up. It is made in the network namespace of this thread.
+pub fn create_interface(name: &str, queues: u16, mtu: u16) -> Result<Tun, Refusal> {
+    let name = checked_name(name)?;
+    let tun = Tun::create(name, queues).map_err(|errno| match errno {
         Errno::EBUSY => Refusal::new(Errno::EEXIST, format!("there is an interface {name} already")),
         Errno::EPERM => Refusal::new(errno, format!("making interface {name} needs CAP_NET_ADMIN")),
         errno => Refusal::new(errno, format!("interface {name} cannot be made: {}", errno.desc())),

@@ -7,11 +7,18 @@ use virtio_mdev_api::Refusal;
 
 /// The interface's name: what `ifname=` says, or one that shows whose interface it is.
 pub fn interface_name(uuid: &Uuid, asked: Option<&str>) -> Result<String, Refusal> {
-    let Some(name) = asked else {
-        let mut digits = uuid.simple().to_string();
-        digits.truncate(8);
-        return Ok(format!("umdev{digits}"));
-    };
+    match asked {
+        Some(name) => checked_name(name).map(str::to_owned),
+        None => {
+            let mut digits = uuid.simple().to_string();
+            digits.truncate(8);
+            Ok(format!("umdev{digits}"))
+        }
+    }
+}
+
+/// The name of an interface, if it can be one.
+pub fn checked_name(name: &str) -> Result<&str, Refusal> {
     // What the kernel refuses, and `%`, which it replaces.
     let refused = |c: char| c.is_whitespace() || c.is_control() || matches!(c, '/' | ':' | '%');
     if name.is_empty() || name.len() >= NAME_SIZE || name == "." || name == ".." || name.contains(refused) {
@@ -20,7 +27,7 @@ pub fn interface_name(uuid: &Uuid, asked: Option<&str>) -> Result<String, Refusa
             format!("ifname={name}: not 1 to 15 bytes without white space, '/', ':' and '%'"),
         ));
     }
-    Ok(name.to_owned())
+    Ok(name)
 }
 
 #[cfg(test)]

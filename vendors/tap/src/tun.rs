@@ -12,9 +12,11 @@ use std::sync::Arc;
 /// Names of interfaces are shorter than this (IFNAMSIZ).
 pub const NAME_SIZE: usize = 16;
 
-/// The kernel may hand over packets with partial checksums, and segments larger than the MTU.
+/// The kernel may hand over packets with partial checksums; the others: and segments larger than the MTU.
 pub const OFFLOAD_CSUM: u32 = 1;
+/// Of TCP over IPv4.
 pub const OFFLOAD_TSO4: u32 = 2;
+/// Of TCP over IPv6.
 pub const OFFLOAD_TSO6: u32 = 4;
 
 mod ioctl {
