@@ -6,7 +6,7 @@ use crate::layout::{DESCRIPTOR, Layout};
 use virtio_mdev_api::dma::{Permissions, View};
 
 pub const NEXT: u16 = 1;
-const WRITE: u16 = 2;
+pub const WRITE: u16 = 2;
 pub const INDIRECT: u16 = 4;
 
 /// One buffer of a chain: not empty, and within the 64-bit space.

@@ -2,7 +2,7 @@
 
 use crate::area::Areas;
 use crate::batch::{BATCH, Batch, Entry};
-use crate::chain::{Buffer, Descriptor, INDIRECT, NEXT, Rules};
+use crate::chain::{Buffer, Descriptor, INDIRECT, NEXT, Rules, WRITE};
 use crate::error::{Cause, RingError};
 use crate::layout::DESCRIPTOR;
 use crate::ring::{Completed, Marks, Traits};
@@ -254,19 +254,19 @@ impl Packed {
         Ok(true)
     }
 
-    /// The first one last: a driver looks at them in order.
+    /// The first one last: a driver looks at them in order. A length counts where something was written (virtio 1.3 §2.8.4).
     fn write_used(&mut self, areas: &Areas<'_>, traits: Traits, completed: &Completed) -> Result<(), Cause> {
         let (size, first) = (self.size, self.used);
         let store = |place: Place, id: u16, len: u32, order| {
-            let flags = if place.wrap() { AVAIL | USED } else { 0 };
+            let flags = if place.wrap() { AVAIL | USED } else { 0 } | if len > 0 { WRITE } else { 0 };
             let rest = u64::from(len) | u64::from(id) << 32 | u64::from(flags) << 48;
             areas.desc.store_u64(place.offset() + REST, rest, order)
         };
         let mut all = completed.iter();
         let Some((mut id, slots, mut len)) = all.next() else { return Ok(()) };
         self.used = first.after(slots, size);
-        // In order and with nothing written, one descriptor stands for all (virtio 1.3 §2.8.9).
-        let one = traits.in_order && completed.wrote_nothing();
+        // In order and with no room for writing, one descriptor stands for all (virtio 1.3 §2.8.9).
+        let one = traits.in_order && completed.are_readable();
         for (next_id, slots, next_len) in all {
             if one {
                 (id, len) = (next_id, next_len);

@@ -222,22 +222,22 @@ pub struct Completed {
     bytes: Vec<u8>,
     /// How much of them is committed.
     kept: usize,
-    /// The bytes written in all of them.
-    written: u64,
+    /// Room for writing in any of them.
+    room: u64,
 }
 
 const ENTRY: usize = 8;
 
 impl Completed {
     fn new(size: u16) -> Self {
-        Self { bytes: Vec::with_capacity(ENTRY * usize::from(size)), kept: 0, written: 0 }
+        Self { bytes: Vec::with_capacity(ENTRY * usize::from(size)), kept: 0, room: 0 }
     }
 
     #[inline]
     fn push(&mut self, chain: &Chain, written: u32) {
         let entry = u64::from(chain.head) | u64::from(chain.slots) << 16 | u64::from(written) << 32;
         self.bytes.extend_from_slice(&entry.to_le_bytes());
-        self.written |= u64::from(written);
+        self.room |= chain.writable;
     }
 
     #[inline]
@@ -251,7 +251,7 @@ impl Completed {
 
     fn clear(&mut self) {
         self.bytes.clear();
-        (self.kept, self.written) = (0, 0);
+        (self.kept, self.room) = (0, 0);
     }
 
     pub fn is_empty(&self) -> bool {
@@ -262,9 +262,10 @@ impl Completed {
         self.bytes.len() / ENTRY
     }
 
-    /// Whether nothing was written in any of them; `false` may be wrong.
-    pub fn wrote_nothing(&self) -> bool {
-        self.written == 0
+    /// Whether nothing could be written in any of them; `false` may be wrong. A driver takes what is not named one by one
+    /// as filled (virtio 1.3 §2.7.9).
+    pub fn are_readable(&self) -> bool {
+        self.room == 0
     }
 
     pub fn bytes(&self) -> &[u8] {

@@ -198,8 +198,8 @@ impl Split {
         let slot = self.slot(old);
         // No more than the size of the ring, so it is less than 2^16.
         let new = old.wrapping_add(u16::try_from(completed.len()).unwrap_or(u16::MAX));
-        // In order and with nothing written, one entry stands for all (virtio 1.3 §2.7.9).
-        let bytes = if traits.in_order && completed.wrote_nothing() { completed.last() } else { completed.bytes() };
+        // In order and with no room for writing, one entry stands for all (virtio 1.3 §2.7.9).
+        let bytes = if traits.in_order && completed.are_readable() { completed.last() } else { completed.bytes() };
         let until_end = (usize::from(self.size) - slot) * USED;
         let (first, rest) = bytes.split_at(until_end.min(bytes.len()));
         let used = &areas.device;
