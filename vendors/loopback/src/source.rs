@@ -1,0 +1,111 @@
+//! The wire on which frames come without end.
+
+use virtio_mdev_api::{AttributeSpec, CreateRequest, ParameterSpec, Refusal, Values};
+use virtio_net::{Controls, Delivery, HEADER, Halt, Mac, NetParameters, Next, Port, Receiver, Seat, Sent, Statistics};
+
+/// Frames of one burst, as many as are taken from a driver in one.
+const BURST: usize = 64;
+/// Bytes of the least frame of Ethernet, the check sequence aside.
+const MIN_FRAME: u16 = 60;
+const DEFAULT_FRAME: u16 = 64;
+/// Ethernet header and two VLAN tags, which are not counted in an MTU.
+const OVERHEAD: u16 = 22;
+const FRAME: &str = "frame";
+/// The EtherType for local experiments (IEEE 802).
+const ETHER_TYPE: [u8; 2] = [0x88, 0xb5];
+/// Where a frame has its number, in network order.
+const NUMBER: std::ops::Range<usize> = HEADER + 14..HEADER + 22;
+
+pub fn frame_parameter() -> ParameterSpec {
+    ParameterSpec {
+        name: FRAME,
+        values: Values::Number(MIN_FRAME..=u16::MAX),
+        default: Some(DEFAULT_FRAME.to_string()),
+        what: "bytes of a frame, from the Ethernet header on, without check sequence",
+    }
+}
+
+/// What frames come.
+pub struct Source {
+    len: u16,
+    mac: Mac,
+}
+
+impl Source {
+    /// Of the parameters of `create`. EINVAL for frames that the card could not send itself.
+    pub fn parse(request: &CreateRequest, card: &NetParameters) -> Result<Self, Refusal> {
+        let len = match request.parameters.get(FRAME) {
+            Some(written) => {
+                let spec = frame_parameter();
+                let len = spec.number(written)?;
+                if len > card.mtu.saturating_add(OVERHEAD) {
+                    return Err(spec.refuse(written, &format!("longer than mtu={} allows", card.mtu)));
+                }
+                len
+            }
+            None => DEFAULT_FRAME,
+        };
+        Ok(Self { len, mac: card.mac })
+    }
+
+    pub fn controls(self, seat: Seat) -> SourceControls {
+        SourceControls { len: self.len, _seat: seat }
+    }
+}
+
+/// Frames are numbered from 0 on, so that a driver can tell whether one is missing.
+pub struct SourcePort {
+    /// virtio-net header and frame.
+    frame: Box<[u8]>,
+    next: u64,
+}
+
+impl SourcePort {
+    pub fn new(source: &Source) -> Self {
+        let mut frame = vec![0; HEADER + usize::from(source.len)];
+        let (destination, origin) = (source.mac.bytes(), [0x02, 0, 0, 0, 0, 1]);
+        frame[HEADER..NUMBER.start].copy_from_slice(&[&destination[..], &origin, &ETHER_TYPE].concat());
+        Self { frame: frame.into_boxed_slice(), next: 0 }
+    }
+}
+
+impl Port for SourcePort {
+    fn start(&mut self, _features: u64) -> Result<(), Refusal> {
+        Ok(())
+    }
+
+    fn send(&mut self, _: &mut [u8], _: &mut Receiver<'_, '_>, statistics: &Statistics) -> Result<Sent, Halt> {
+        statistics.tx_errors.add(1);
+        Ok(Sent::Dropped)
+    }
+
+    fn receive(&mut self, driver: &mut Receiver<'_, '_>, _: &Statistics) -> Result<Next, Halt> {
+        for _ in 0..BURST {
+            match driver.deliver(&mut self.frame)? {
+                Delivery::Delivered => {
+                    self.next = self.next.wrapping_add(1);
+                    self.frame[NUMBER].copy_from_slice(&self.next.to_be_bytes());
+                }
+                // No buffers, or none that a frame fits: more of them would not help at once.
+                Delivery::NoBuffers | Delivery::Dropped => return Ok(Next::Wait),
+            }
+        }
+        Ok(Next::Again)
+    }
+}
+
+/// Says how long frames are, and keeps the instance's place.
+pub struct SourceControls {
+    len: u16,
+    _seat: Seat,
+}
+
+impl Controls for SourceControls {
+    fn attributes(&self) -> Vec<AttributeSpec> {
+        vec![AttributeSpec { name: FRAME.to_owned(), writable: false }]
+    }
+
+    fn show(&mut self, name: &str) -> Option<Result<String, Refusal>> {
+        (name == FRAME).then(|| Ok(self.len.to_string()))
+    }
+}
