@@ -250,6 +250,11 @@ impl Driver {
         }
     }
 
+    /// Whether frames come that were not sent here.
+    pub fn is_sent_to(&mut self) -> bool {
+        self.receive(QUIET).is_some()
+    }
+
     /// Whether what is sent comes back.
     pub fn loops(&mut self) -> Result<bool, Ended> {
         self.send()?;
