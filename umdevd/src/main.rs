@@ -22,7 +22,8 @@ Then, in a shell:
 
 Parents:
   loopback   instances return every frame they are sent; types loopback-net, loopback-net-fast, loopback-net-cvq,
-             loopback-net-iommu
+             loopback-net-iommu; or only give, or only take: loopback-source, loopback-source-fast, loopback-sink,
+             loopback-sink-fast
   tap        instances are virtio-net devices on TAP interfaces; types tap-net, tap-net-fast
   mtty       instances are PCI serial cards, for VFIO alone; types mtty-1, mtty-2 of one and two ports
   All know capacity=N, the number of instances they have room for; of mtty it is the number of ports (24).

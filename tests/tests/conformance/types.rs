@@ -18,6 +18,10 @@ fn left_out(of: &str, has_control: bool) -> Option<BTreeSet<&'static str>> {
     }
     match of {
         "loopback-net" | "loopback-net-fast" | "loopback-net-cvq" | "faulty-net" => {}
+        "loopback-source" | "loopback-source-fast" => rules.extend(["data.returned", "interrupt.received"]),
+        "loopback-sink" | "loopback-sink-fast" => {
+            rules.extend(["data.returned", "interrupt.received", "iotlb.permission"]);
+        }
         "loopback-net-iommu" => rules.extend(["iotlb.miss"]),
         "tap-net" | "tap-net-fast" => rules.extend(["data.returned", "interrupt.received"]),
         _ => return None,

@@ -75,7 +75,7 @@ impl Port for SourcePort {
     }
 
     fn send(&mut self, _: &mut [u8], _: &mut Receiver<'_, '_>, statistics: &Statistics) -> Result<Sent, Halt> {
-        statistics.tx_errors.add(1);
+        statistics.tx.errors.add(1);
         Ok(Sent::Dropped)
     }
 
