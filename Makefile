@@ -5,7 +5,7 @@ PROFILE ?= dev
 # nextest runs each test in a process of its own; plain cargo test does as well where it is absent
 RUNNER := $(shell cargo nextest --version >/dev/null 2>&1 && echo nextest run || echo test)
 
-.PHONY: help deps build demo test test-full bench fuzz
+.PHONY: help deps build demo test test-full bench bench-datapath fuzz
 
 help:
 	@echo 'make demo       a Linux guest in QEMU that pings and downloads through an instance'
@@ -13,6 +13,7 @@ help:
 	@echo 'make test-full  the same and the long tests'
 	@echo 'make fuzz       each fuzz target for TIME seconds (60)'
 	@echo 'make bench      figures, as a table and as JSON; BASE=<commit> compares with that one'
+	@echo 'make bench-datapath  packets a second beside DPDK; ARGS="--quick", ARGS="--cell loop/split", ARGS=--verify'
 	@echo 'make deps       only install what these need (Debian 12, root)'
 
 deps:
@@ -38,6 +39,11 @@ test-full: build
 bench: deps
 	cargo build --locked --release -p umdevd -p qemu-backend-shim
 	$(if $(BASE),base=$$(scripts/base $(BASE)) &&) cargo run --locked --release -p umdev-tests --bin umdev-bench -- $(if $(BASE),--base "$$base")
+
+# ARGS="--help" tells what can be chosen
+bench-datapath: deps
+	cargo build --locked --release -p umdevd -p qemu-backend-shim
+	cargo run --locked --release -p umdev-tests --bin umdev-datapath -- $(ARGS)
 
 # Needs cargo-fuzz and a nightly compiler. What is found new goes to fuzz/corpus, a crash to fuzz/artifacts. Threads that
 # end while leaks are looked for would count as leaks: the targets look for what is left behind themselves.

@@ -34,12 +34,17 @@ pub struct Daemon {
 impl Daemon {
     /// Starts the daemon and waits until it is ready.
     pub fn start(options: &DaemonOptions<'_>) -> LabResult<Self> {
+        Self::start_behind(&[], options)
+    }
+
+    /// The same behind `wrapper`, a program that runs another.
+    pub fn start_behind(wrapper: &[String], options: &DaemonOptions<'_>) -> LabResult<Self> {
         let root = options.root.to_path_buf();
         let mut command = vec![program("umdevd")?.display().to_string(), "--root".into(), root.display().to_string()];
         for parent in options.parents {
             command.extend(["--parent".into(), (*parent).into()]);
         }
-        let wrapper = options.netns.map(Netns::wrapper).unwrap_or_default();
+        let wrapper = [wrapper, &options.netns.map(Netns::wrapper).unwrap_or_default()].concat();
         let running = Running::start("umdevd", &wrapper, &command)?;
         let daemon = Self { running, root };
         daemon.running.wait_for("umdevd: ready on", READY)?;
