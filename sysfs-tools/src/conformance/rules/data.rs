@@ -135,6 +135,9 @@ fn interrupt_received(subject: &Subject) -> Outcome {
     if !driver.loops()? {
         return skip("frames do not come back");
     }
+    if driver.is_sent_to() {
+        return skip(UNASKED);
+    }
     // The interrupt for what came before may be under way.
     if (0..BURST).all(|_| rung(&driver.rx.call, 2 * PROMPT)) {
         return skip(UNASKED);
