@@ -5,7 +5,7 @@ PROFILE ?= dev
 # nextest runs each test in a process of its own; plain cargo test does as well where it is absent
 RUNNER := $(shell cargo nextest --version >/dev/null 2>&1 && echo nextest run || echo test)
 
-.PHONY: help deps build demo test test-full bench bench-datapath fuzz
+.PHONY: help deps build demo test test-full bench bench-datapath instructions fuzz
 
 help:
 	@echo 'make demo       a Linux guest in QEMU that pings and downloads through an instance'
@@ -14,6 +14,7 @@ help:
 	@echo 'make fuzz       each fuzz target for TIME seconds (60)'
 	@echo 'make bench      figures, as a table and as JSON; BASE=<commit> compares with that one'
 	@echo 'make bench-datapath  packets a second beside DPDK; ARGS="--quick", ARGS="--cell loop/split", ARGS=--verify'
+	@echo 'make instructions    instructions a packet, counted and compared; ARGS=--keep keeps them'
 	@echo 'make deps       only install what these need (Debian 12, root)'
 
 deps:
@@ -44,6 +45,11 @@ bench: deps
 bench-datapath: deps
 	cargo build --locked --release -p umdevd -p qemu-backend-shim
 	cargo run --locked --release -p umdev-tests --bin umdev-datapath -- $(ARGS)
+
+# counted by valgrind, so that neither time nor other work on the machine matters
+instructions: deps
+	cargo build --locked --release -p loopback --example packets
+	cargo run --locked --release -p umdev-tests --bin umdev-instructions -- $(ARGS)
 
 # Needs cargo-fuzz and a nightly compiler. What is found new goes to fuzz/corpus, a crash to fuzz/artifacts. Threads that
 # end while leaks are looked for would count as leaks: the targets look for what is left behind themselves.

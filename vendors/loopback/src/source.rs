@@ -32,6 +32,11 @@ pub struct Source {
 }
 
 impl Source {
+    /// Frames of `len` bytes to `mac`.
+    pub fn new(len: u16, mac: Mac) -> Self {
+        Self { len, mac }
+    }
+
     /// Of the parameters of `create`. EINVAL for frames that the card could not send itself.
     pub fn parse(request: &CreateRequest, card: &NetParameters) -> Result<Self, Refusal> {
         let len = match request.parameters.get(FRAME) {
@@ -45,7 +50,7 @@ impl Source {
             }
             None => DEFAULT_FRAME,
         };
-        Ok(Self { len, mac: card.mac })
+        Ok(Self::new(len, card.mac))
     }
 
     pub fn controls(self, seat: Seat) -> SourceControls {
@@ -79,18 +84,24 @@ impl Port for SourcePort {
         Ok(Sent::Dropped)
     }
 
+    fn may_receive(&self) -> bool {
+        true
+    }
+
     fn receive(&mut self, driver: &mut Receiver<'_, '_>, _: &Statistics) -> Result<Next, Halt> {
+        let mut next = Next::Wait;
         for _ in 0..BURST {
             match driver.deliver(&mut self.frame)? {
                 Delivery::Delivered => {
                     self.next = self.next.wrapping_add(1);
                     self.frame[NUMBER].copy_from_slice(&self.next.to_be_bytes());
+                    next = Next::Again;
                 }
-                // No buffers, or none that a frame fits: more of them would not help at once.
-                Delivery::NoBuffers | Delivery::Dropped => return Ok(Next::Wait),
+                // No buffers, or none that a frame fits: another try would find the same.
+                Delivery::NoBuffers | Delivery::Dropped => break,
             }
         }
-        Ok(Next::Again)
+        Ok(next)
     }
 }
 

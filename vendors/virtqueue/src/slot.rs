@@ -26,6 +26,12 @@ impl Slot {
         result
     }
 
+    /// Has a queue run that nobody serves but those who work on the slot.
+    #[cfg(feature = "testing")]
+    pub fn run(&self, queue: Queue) {
+        self.put(queue);
+    }
+
     pub(crate) fn put(&self, queue: Queue) {
         *self.0.lock() = Some(queue);
     }

@@ -1,8 +1,10 @@
 //! A guest in the same process, for tests: it drives a network device by its operations and its rings.
 #![allow(clippy::missing_panics_doc, reason = "a test that fails panics")]
 
+mod bare;
 mod station;
 
+pub use bare::Bare;
 pub use station::Station;
 
 use crate::header::{HEADER, NUM_BUFFERS};
