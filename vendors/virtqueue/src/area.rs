@@ -7,8 +7,7 @@
 use crate::error::{Cause, Part};
 use crate::layout::{Layout, Place};
 use std::sync::atomic::Ordering;
-use virtio_mdev_api::dma::{AccessError, Lookup, Permissions, Piece, View};
-use vm_memory::{AtomicAccess, Bytes, VolatileSlice};
+use virtio_mdev_api::dma::{AccessError, Local, Permissions, View};
 
 /// One area of a ring during a burst.
 pub struct Area<'a> {
@@ -18,7 +17,7 @@ pub struct Area<'a> {
 }
 
 enum Access<'a> {
-    InPlace(VolatileSlice<'a>),
+    InPlace(Local<'a>),
     Through(View<'a>),
 }
 
@@ -59,9 +58,10 @@ impl<'a> Areas<'a> {
 impl<'a> Area<'a> {
     fn find(view: &View<'a>, place: Place, access: Permissions) -> Result<Self, (Part, AccessError)> {
         let Place { part, iova, len } = place;
-        let access = match view.lookup(iova, len, access) {
-            Lookup::Hit(Piece::Local(slice)) if slice.len() as u64 == len => Access::InPlace(slice),
-            _ => {
+        let local = usize::try_from(len).ok().and_then(|len| view.local(iova, len, access));
+        let access = match local {
+            Some(memory) => Access::InPlace(memory),
+            None => {
                 view.check(iova, len, access).map_err(|error| (part, error))?;
                 Access::Through(view.clone())
             }
@@ -86,71 +86,90 @@ impl<'a> Area<'a> {
     }
 
     #[inline]
-    fn load<T: AtomicAccess>(&self, offset: usize, order: Ordering) -> Result<T, Cause> {
-        match &self.access {
-            Access::InPlace(slice) => slice.load(offset, order).map_err(|_| self.outside(offset)),
-            Access::Through(view) => view.load(self.at(offset), order).map_err(|error| self.failed(error)),
-        }
-    }
-
-    #[inline]
-    fn store<T: AtomicAccess>(&self, offset: usize, value: T, order: Ordering) -> Result<(), Cause> {
-        match &self.access {
-            Access::InPlace(slice) => slice.store(value, offset, order).map_err(|_| self.outside(offset)),
-            Access::Through(view) => view.store(value, self.at(offset), order).map_err(|error| self.failed(error)),
-        }
-    }
-
-    #[inline]
     pub fn load_u16(&self, offset: usize, order: Ordering) -> Result<u16, Cause> {
-        self.load(offset, order).map(u16::from_le)
+        match &self.access {
+            Access::InPlace(memory) => memory.load_u16(offset, order).ok_or_else(|| self.outside(offset)),
+            Access::Through(view) => {
+                view.load(self.at(offset), order).map(u16::from_le).map_err(|error| self.failed(error))
+            }
+        }
     }
 
     #[inline]
     pub fn store_u16(&self, offset: usize, value: u16, order: Ordering) -> Result<(), Cause> {
-        self.store(offset, value.to_le(), order)
+        match &self.access {
+            Access::InPlace(memory) => memory.store_u16(offset, value, order).ok_or_else(|| self.outside(offset)),
+            Access::Through(view) => {
+                view.store(value.to_le(), self.at(offset), order).map_err(|error| self.failed(error))
+            }
+        }
     }
 
     #[inline]
     pub fn load_u32(&self, offset: usize, order: Ordering) -> Result<u32, Cause> {
-        self.load(offset, order).map(u32::from_le)
+        match &self.access {
+            Access::InPlace(memory) => memory.load_u32(offset, order).ok_or_else(|| self.outside(offset)),
+            Access::Through(view) => {
+                view.load(self.at(offset), order).map(u32::from_le).map_err(|error| self.failed(error))
+            }
+        }
     }
 
     #[inline]
     pub fn store_u32(&self, offset: usize, value: u32, order: Ordering) -> Result<(), Cause> {
-        self.store(offset, value.to_le(), order)
+        match &self.access {
+            Access::InPlace(memory) => memory.store_u32(offset, value, order).ok_or_else(|| self.outside(offset)),
+            Access::Through(view) => {
+                view.store(value.to_le(), self.at(offset), order).map_err(|error| self.failed(error))
+            }
+        }
     }
 
     #[inline]
     pub fn load_u64(&self, offset: usize, order: Ordering) -> Result<u64, Cause> {
-        self.load(offset, order).map(u64::from_le)
+        match &self.access {
+            Access::InPlace(memory) => memory.load_u64(offset, order).ok_or_else(|| self.outside(offset)),
+            Access::Through(view) => {
+                view.load(self.at(offset), order).map(u64::from_le).map_err(|error| self.failed(error))
+            }
+        }
     }
 
     #[inline]
     pub fn store_u64(&self, offset: usize, value: u64, order: Ordering) -> Result<(), Cause> {
-        self.store(offset, value.to_le(), order)
+        match &self.access {
+            Access::InPlace(memory) => memory.store_u64(offset, value, order).ok_or_else(|| self.outside(offset)),
+            Access::Through(view) => {
+                view.store(value.to_le(), self.at(offset), order).map_err(|error| self.failed(error))
+            }
+        }
     }
 
     /// The 16 bytes at `offset`, a multiple of 16, each read once: as two numbers, the lower addresses first.
     #[inline]
     pub fn load_descriptor(&self, offset: usize) -> Result<[u64; 2], Cause> {
-        match &self.access {
-            Access::InPlace(_) => {
-                Ok([self.load_u64(offset, Ordering::Relaxed)?, self.load_u64(offset + 8, Ordering::Relaxed)?])
-            }
-            Access::Through(view) => {
-                let mut bytes = [0; 16];
-                view.read(self.at(offset), &mut bytes).map_err(|error| self.failed(error))?;
-                let number = u128::from_le_bytes(bytes);
-                Ok([low_half(number), low_half(number >> 64)])
-            }
+        if let Access::InPlace(memory) = &self.access
+            && let Some(pair) = memory.load_pair(offset)
+        {
+            return Ok(pair);
         }
+        self.read_descriptor(offset)
+    }
+
+    #[cold]
+    fn read_descriptor(&self, offset: usize) -> Result<[u64; 2], Cause> {
+        let mut halves = [[0; 8]; 2];
+        self.read(offset, halves.as_flattened_mut())?;
+        Ok(halves.map(u64::from_le_bytes))
     }
 
     #[inline]
     pub fn read(&self, offset: usize, out: &mut [u8]) -> Result<(), Cause> {
         match &self.access {
-            Access::InPlace(slice) => slice.read_slice(out, offset).map_err(|_| self.outside(offset)),
+            Access::InPlace(memory) => {
+                let read = memory.part(offset, out.len()).is_some_and(|part| part.read(out));
+                if read { Ok(()) } else { Err(self.outside(offset)) }
+            }
             Access::Through(view) => view.read(self.at(offset), out).map_err(|error| self.failed(error)),
         }
     }
@@ -158,7 +177,10 @@ impl<'a> Area<'a> {
     #[inline]
     pub fn write(&self, offset: usize, data: &[u8]) -> Result<(), Cause> {
         match &self.access {
-            Access::InPlace(slice) => slice.write_slice(data, offset).map_err(|_| self.outside(offset)),
+            Access::InPlace(memory) => {
+                let written = memory.part(offset, data.len()).is_some_and(|part| part.write(data));
+                if written { Ok(()) } else { Err(self.outside(offset)) }
+            }
             Access::Through(view) => view.write(self.at(offset), data).map_err(|error| self.failed(error)),
         }
     }
@@ -167,9 +189,4 @@ impl<'a> Area<'a> {
     pub fn range(&self, offset: usize, len: usize) -> (u64, u64) {
         (self.at(offset), len as u64)
     }
-}
-
-/// The lower 64 bits.
-pub fn low_half(number: u128) -> u64 {
-    u64::try_from(number & u128::from(u64::MAX)).unwrap_or_default()
 }

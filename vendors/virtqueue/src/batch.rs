@@ -32,7 +32,8 @@ impl Entry {
 
 /// Chains in the order of the ring. Only the last one can be long.
 pub struct Batch {
-    entries: Vec<Entry>,
+    entries: Box<[Entry; BATCH]>,
+    len: usize,
     /// How many of them were taken.
     taken: usize,
     /// How many were taken for good; `None` when taken ones are among those of an earlier batch.
@@ -45,18 +46,18 @@ impl Batch {
     /// For chains of at most `size` buffers.
     pub fn new(size: u16) -> Self {
         Self {
-            entries: Vec::with_capacity(BATCH),
+            entries: Box::new([Entry::default(); BATCH]),
+            len: 0,
             taken: 0,
             kept: Some(0),
             more: Vec::with_capacity(usize::from(size)),
         }
     }
 
-    /// Takes the next chain.
+    /// Takes the next chain, and says where the ring goes on behind it.
     #[inline]
     pub fn take(&mut self) -> Option<(Chain, u16)> {
-        let entry = self.entries.get(self.taken)?;
-        let &Entry { id: head, slots, after, readable, writable, .. } = entry;
+        let &Entry { id: head, slots, after, readable, writable, .. } = self.entries[..self.len].get(self.taken)?;
         // No more than a batch.
         let at = u16::try_from(self.taken).unwrap_or(u16::MAX);
         self.taken += 1;
@@ -65,7 +66,7 @@ impl Batch {
 
     /// Whether there is a chain to take.
     pub fn has_next(&self) -> bool {
-        self.taken < self.entries.len()
+        self.taken < self.len
     }
 
     /// What was taken stays so.
@@ -78,34 +79,39 @@ impl Batch {
     pub fn rewind(&mut self) {
         match self.kept {
             Some(kept) => self.taken = kept,
-            None => {
-                self.clear();
-                self.kept = Some(0);
-            }
+            None => self.renew(true),
         }
-    }
-
-    fn clear(&mut self) {
-        self.entries.clear();
-        self.more.clear();
-        self.taken = 0;
     }
 
     /// Begins a new batch where all of this one was taken. `committed`: for good.
     pub fn renew(&mut self, committed: bool) {
-        self.clear();
-        self.kept = committed.then_some(0);
+        (self.len, self.taken, self.kept) = (0, 0, committed.then_some(0));
+        self.more.clear();
     }
 
-    /// Room for another chain.
+    /// Room for another chain, and for those of its buffers that it has no room for. It is added by [`push`](Self::push);
+    /// what is given up instead is cleared by [`give_up`](Self::give_up).
     #[inline]
-    pub fn room(&mut self) -> Option<Room<'_>> {
-        let last_is_long = self.entries.last().is_some_and(Entry::is_long);
-        (self.entries.len() < BATCH && !last_is_long).then_some(Room { batch: self })
+    pub fn room(&mut self) -> Option<(&mut Entry, &mut Vec<Buffer>)> {
+        // The last one is long.
+        if !self.more.is_empty() {
+            return None;
+        }
+        Some((self.entries.get_mut(self.len)?, &mut self.more))
+    }
+
+    #[inline]
+    pub fn push(&mut self) -> &Entry {
+        self.len += 1;
+        &self.entries[self.len - 1]
+    }
+
+    pub fn give_up(&mut self) {
+        self.more.clear();
     }
 
     pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+        self.len == 0
     }
 
     /// The buffers of `chain` that the device may read, and those it may write.
@@ -114,28 +120,5 @@ impl Batch {
         let Some(entry) = self.entries.get(usize::from(chain.at)) else { return (&[], &[]) };
         let all = if entry.is_long() { &self.more[..] } else { &entry.inline[..usize::from(entry.count)] };
         all.split_at(usize::from(entry.readable_count).min(all.len()))
-    }
-}
-
-/// Room in a batch for one chain.
-pub struct Room<'a> {
-    batch: &'a mut Batch,
-}
-
-impl Room<'_> {
-    /// Adds the chain that `build` makes, with the vector for the buffers that do not fit in it.
-    #[inline]
-    pub fn fill<E>(self, build: impl FnOnce(&mut Entry, &mut Vec<Buffer>) -> Result<(), E>) -> Result<Entry, E> {
-        let mut entry = Entry::default();
-        match build(&mut entry, &mut self.batch.more) {
-            Ok(()) => {
-                self.batch.entries.push(entry);
-                Ok(entry)
-            }
-            Err(error) => {
-                self.batch.more.clear();
-                Err(error)
-            }
-        }
     }
 }

@@ -78,6 +78,25 @@ pub struct Rules<'a, 'b> {
 }
 
 impl Rules<'_, '_> {
+    /// Makes `entry` the chain of one descriptor called `id`, if it is one and there is nothing wrong with it.
+    #[inline]
+    pub fn single(&self, entry: &mut Entry, id: u16, found: &Descriptor) -> bool {
+        let &Descriptor { iova, len, flags, .. } = found;
+        let bytes = u64::from(len);
+        if flags & (NEXT | INDIRECT) != 0 || len == 0 || iova.checked_add(bytes - 1).is_none() {
+            return false;
+        }
+        let writable = flags & WRITE != 0;
+        if writable && !self.elsewhere && self.layout.overlapped(iova, bytes).is_some() {
+            return false;
+        }
+        entry.id = id;
+        (entry.slots, entry.count, entry.readable_count) = (1, 1, u16::from(!writable));
+        (entry.readable, entry.writable) = if writable { (0, bytes) } else { (bytes, 0) };
+        entry.inline[0] = Buffer { iova, len };
+        true
+    }
+
     /// Adds a buffer to the end of chain `entry`. Those it has no room for are in `more`, where they all are then.
     #[inline]
     pub fn add(&self, entry: &mut Entry, more: &mut Vec<Buffer>, found: &Descriptor) -> Result<(), RingError> {

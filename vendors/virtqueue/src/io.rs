@@ -5,7 +5,7 @@ use crate::chain::{Buffer, Chain};
 use crate::error::{Cause, Halt, Part, RingError};
 use crate::ring::{Marks, Ring};
 use virtio_mdev_api::dirty::{DirtyRecord, RingPart};
-use virtio_mdev_api::dma::{AccessError, View};
+use virtio_mdev_api::dma::{AccessError, Permissions, View};
 
 /// A queue during one burst. Chains are taken in order with [`take`](Self::take), given back used with
 /// [`complete`](Self::complete), and stay so after [`commit`](Self::commit); what is not committed when the burst ends
@@ -45,6 +45,19 @@ impl Io<'_> {
     /// `out` holds only at the end of that part.
     #[inline]
     pub fn read(&self, chain: &Chain, offset: u64, out: &mut [u8]) -> Result<usize, Halt> {
+        if let [only] = self.ring.buffers(chain).0
+            && let Some(at) = within(only, offset, out.len())
+            && let Some(memory) = self.memory.local(at, out.len(), Permissions::READ)
+            && memory.read(out)
+        {
+            self.check_in_place(at)?;
+            return Ok(out.len());
+        }
+        self.read_parts(chain, offset, out)
+    }
+
+    #[inline(never)]
+    fn read_parts(&self, chain: &Chain, offset: u64, out: &mut [u8]) -> Result<usize, Halt> {
         let mut skip = offset;
         let mut done = 0;
         for buffer in self.ring.buffers(chain).0 {
@@ -69,6 +82,20 @@ impl Io<'_> {
     /// all of `data` only when that part is full.
     #[inline]
     pub fn write(&self, chain: &Chain, offset: u64, data: &[u8]) -> Result<usize, Halt> {
+        if let [only] = self.ring.buffers(chain).1
+            && let Some(at) = within(only, offset, data.len())
+            && let Some(memory) = self.memory.local(at, data.len(), Permissions::WRITE)
+            && memory.write(data)
+        {
+            self.dirty.mark(at, data.len() as u64);
+            self.check_in_place(at)?;
+            return Ok(data.len());
+        }
+        self.write_parts(chain, offset, data)
+    }
+
+    #[inline(never)]
+    fn write_parts(&self, chain: &Chain, offset: u64, data: &[u8]) -> Result<usize, Halt> {
         let mut skip = offset;
         let mut done = 0;
         for &Buffer { iova, len } in self.ring.buffers(chain).1 {
@@ -84,6 +111,58 @@ impl Io<'_> {
             self.write_at(iova + skip, &data[done..done + part])?;
             done += part;
             skip = 0;
+        }
+        Ok(done)
+    }
+
+    /// Whether what was just accessed in place was the client's to the end.
+    #[inline]
+    fn check_in_place(&self, iova: u64) -> Result<(), Halt> {
+        self.halt(self.memory.check_in_place(iova).map_err(|error| Cause::access(Part::Buffer, error)))
+    }
+
+    /// Copies `len` bytes of the readable part of the chain last taken, from `offset` on, to the writable part of the chain
+    /// last taken of another queue, from `to_offset` on, without a copy of our own where both are in place. Says how much
+    /// that was: less than `len` only when one of the two parts ends.
+    ///
+    /// The halt is that of the queue whose memory could not be reached.
+    #[inline]
+    pub fn copy(&self, chain: &Chain, offset: u64, to: (&Io<'_>, &Chain, u64), len: usize) -> Result<usize, Halt> {
+        let (target, to_chain, to_offset) = to;
+        if let ([from], [into]) = (self.ring.buffers(chain).0, target.ring.buffers(to_chain).1)
+            && let Some(from) = within(from, offset, len)
+            && let Some(into) = within(into, to_offset, len)
+            && let Some(source) = self.memory.local(from, len, Permissions::READ)
+            && let Some(place) = target.memory.local(into, len, Permissions::WRITE)
+            && source.copy_to(place)
+        {
+            target.dirty.mark(into, len as u64);
+            self.check_in_place(from)?;
+            target.check_in_place(into)?;
+            return Ok(len);
+        }
+        self.copy_through(chain, offset, to, len)
+    }
+
+    /// The same by way of a buffer of our own.
+    #[cold]
+    fn copy_through(
+        &self,
+        chain: &Chain,
+        offset: u64,
+        (target, to_chain, to_offset): (&Io<'_>, &Chain, u64),
+        len: usize,
+    ) -> Result<usize, Halt> {
+        let mut bytes = [0; 2048];
+        let mut done = 0;
+        while done < len {
+            let part = bytes.len().min(len - done);
+            let read = self.read(chain, offset + done as u64, &mut bytes[..part])?;
+            let written = target.write(to_chain, to_offset + done as u64, &bytes[..read])?;
+            done += written;
+            if written < part {
+                break;
+            }
         }
         Ok(done)
     }
@@ -151,6 +230,13 @@ impl Io<'_> {
         let published = self.ring.publish(&self.areas, &marks);
         self.halt(published)
     }
+}
+
+/// The address of `len` bytes of a buffer from `offset` on, if it has them.
+#[inline]
+fn within(buffer: &Buffer, offset: u64, len: usize) -> Option<u64> {
+    let end = offset.checked_add(len as u64)?;
+    (end <= u64::from(buffer.len)).then(|| buffer.iova + offset)
 }
 
 fn marks<'a>(ring: &Ring, dirty: &'a DirtyRecord) -> Marks<'a> {

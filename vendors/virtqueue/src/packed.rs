@@ -1,7 +1,7 @@
 //! Packed rings (virtio 1.3 §2.8).
 
 use crate::area::Areas;
-use crate::batch::{BATCH, Batch, Entry};
+use crate::batch::{Batch, Entry};
 use crate::chain::{Buffer, Descriptor, INDIRECT, NEXT, Rules, WRITE};
 use crate::error::{Cause, RingError};
 use crate::layout::DESCRIPTOR;
@@ -127,24 +127,23 @@ impl Packed {
         let mut place = Place(cursor);
         // A driver that turns its flags round again shall not make the device take more than there is.
         let mut left = u32::from(self.size).saturating_sub(self.published.distance(place, self.size));
-        for _ in 0..BATCH {
-            let Some(room) = batch.room() else { break };
-            if left == 0 {
-                break;
-            }
-            let rest = match self.find(areas, place) {
-                Ok(Some(rest)) => rest,
+        while left > 0 {
+            let Some((entry, more)) = batch.room() else { break };
+            let chain = match self.find(areas, place) {
+                Ok(Some(rest)) => self.chain(areas, rules, place, rest, left, entry, more),
                 Ok(None) => break,
-                Err(cause) if batch.is_empty() => return Err(cause),
-                Err(_) => break,
+                Err(cause) => Err(cause),
             };
-            match room.fill(|entry, more| self.chain(areas, rules, place, rest, left, entry, more)) {
-                Ok(entry) => {
+            match chain {
+                Ok(()) => {
+                    let entry = batch.push();
                     place = Place(entry.after);
                     left -= u32::from(entry.slots);
                 }
-                Err(cause) if batch.is_empty() => return Err(cause),
-                Err(_) => break,
+                Err(cause) => {
+                    batch.give_up();
+                    return if batch.is_empty() { Err(cause) } else { Ok(()) };
+                }
             }
         }
         Ok(())
@@ -158,35 +157,56 @@ impl Packed {
         &self,
         areas: &Areas<'_>,
         rules: &Rules<'_, '_>,
-        mut place: Place,
+        place: Place,
         rest: u64,
         left: u32,
         entry: &mut Entry,
         more: &mut Vec<Buffer>,
     ) -> Result<(), Cause> {
-        let mut found = Descriptor::packed([areas.desc.load_u64(place.offset(), Ordering::Relaxed)?, rest]);
+        let found = Descriptor::packed([areas.desc.load_u64(place.offset(), Ordering::Relaxed)?, rest]);
+        let after = if rules.single(entry, found.link, &found) {
+            place.after(1, self.size)
+        } else {
+            *entry = Entry::default();
+            self.walk(areas, rules, place, found, left, entry, more)?
+        };
+        if entry.id >= self.size {
+            return Err(RingError::Head { head: entry.id, size: self.size }.into());
+        }
+        entry.after = after.0;
+        Ok(())
+    }
+
+    /// Copies the rest of the chain at `place`, which begins with `found`; says where it ends.
+    #[inline(never)]
+    #[allow(clippy::too_many_arguments, reason = "a step of `chain`")]
+    fn walk(
+        &self,
+        areas: &Areas<'_>,
+        rules: &Rules<'_, '_>,
+        mut place: Place,
+        mut found: Descriptor,
+        left: u32,
+        entry: &mut Entry,
+        more: &mut Vec<Buffer>,
+    ) -> Result<Place, Cause> {
         loop {
             // The id is that of the last descriptor (virtio 1.3 §2.8.6); until then an error names what it has.
             (entry.id, entry.slots) = (found.link, entry.slots + 1);
             place = place.after(1, self.size);
             if found.flags & INDIRECT != 0 {
                 self.indirect(rules, &found, entry, more)?;
-                break;
+                return Ok(place);
             }
             rules.add(entry, more, &found)?;
             if found.flags & NEXT == 0 {
-                break;
+                return Ok(place);
             }
             if u32::from(entry.slots) >= left {
                 return Err(RingError::ChainTooLong { head: entry.id, size: self.size }.into());
             }
             found = Descriptor::packed(areas.desc.load_descriptor(place.offset())?);
         }
-        if entry.id >= self.size {
-            return Err(RingError::Head { head: entry.id, size: self.size }.into());
-        }
-        entry.after = place.0;
-        Ok(())
     }
 
     /// All entries of an indirect table, in order (virtio 1.3 §2.8.7).

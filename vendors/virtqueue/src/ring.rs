@@ -216,50 +216,51 @@ impl Ring {
     }
 }
 
-/// Chains that were used, in order: 8 bytes each, as an entry of a split used ring has them, but that its two upper bytes
+/// Chains that were used, in order: 8 bytes each, as an entry of a split used ring has them, but that the two upper bytes
 /// of the id, which are zero there, hold the descriptors of a packed ring.
 pub struct Completed {
-    bytes: Vec<u8>,
-    /// How much of them is committed.
+    entries: Box<[[u8; 8]]>,
+    len: usize,
+    /// How many of them are committed.
     kept: usize,
     /// Room for writing in any of them.
     room: u64,
 }
 
-const ENTRY: usize = 8;
-
 impl Completed {
     fn new(size: u16) -> Self {
-        Self { bytes: Vec::with_capacity(ENTRY * usize::from(size)), kept: 0, room: 0 }
+        Self { entries: vec![[0; 8]; usize::from(size)].into_boxed_slice(), len: 0, kept: 0, room: 0 }
     }
 
+    /// Chains beyond the size of the ring are none: nobody has so many.
     #[inline]
     fn push(&mut self, chain: &Chain, written: u32) {
+        let Some(place) = self.entries.get_mut(self.len) else { return };
         let entry = u64::from(chain.head) | u64::from(chain.slots) << 16 | u64::from(written) << 32;
-        self.bytes.extend_from_slice(&entry.to_le_bytes());
+        *place = entry.to_le_bytes();
+        self.len += 1;
         self.room |= chain.writable;
     }
 
     #[inline]
     fn keep(&mut self) {
-        self.kept = self.bytes.len();
+        self.kept = self.len;
     }
 
     fn rewind(&mut self) {
-        self.bytes.truncate(self.kept);
+        self.len = self.kept;
     }
 
     fn clear(&mut self) {
-        self.bytes.clear();
-        (self.kept, self.room) = (0, 0);
+        (self.len, self.kept, self.room) = (0, 0, 0);
     }
 
     pub fn is_empty(&self) -> bool {
-        self.bytes.is_empty()
+        self.len == 0
     }
 
     pub fn len(&self) -> usize {
-        self.bytes.len() / ENTRY
+        self.len
     }
 
     /// Whether nothing could be written in any of them; `false` may be wrong. A driver takes what is not named one by one
@@ -268,19 +269,23 @@ impl Completed {
         self.room == 0
     }
 
+    fn all(&self) -> &[[u8; 8]] {
+        &self.entries[..self.len]
+    }
+
     pub fn bytes(&self) -> &[u8] {
-        &self.bytes
+        self.all().as_flattened()
     }
 
     /// The bytes of the last one.
     pub fn last(&self) -> &[u8] {
-        &self.bytes[self.bytes.len().saturating_sub(ENTRY)..]
+        self.all().last().map_or(&[], |entry| entry)
     }
 
     /// Id, descriptors of the ring, bytes written.
     #[allow(clippy::cast_possible_truncation, reason = "fields of the number are cut out of it")]
     pub fn iter(&self) -> impl Iterator<Item = (u16, u16, u32)> {
-        self.bytes.as_chunks().0.iter().map(|entry| {
+        self.all().iter().map(|entry| {
             let entry = u64::from_le_bytes(*entry);
             (entry as u16, (entry >> 16) as u16, (entry >> 32) as u32)
         })

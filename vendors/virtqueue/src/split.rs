@@ -111,58 +111,76 @@ impl Split {
         }
         let mut after = cursor;
         for head in bytes[..HEAD * count].as_chunks().0 {
-            let Some(room) = batch.room() else { break };
+            let Some((entry, more)) = batch.room() else { break };
             after = after.wrapping_add(1);
-            let head = u16::from_le_bytes(*head);
-            let filled = room.fill(|entry, more| {
-                (entry.id, entry.after) = (head, after);
-                self.chain(areas, rules, entry, more)
-            });
-            match filled {
-                Ok(_) => {}
-                Err(cause) if batch.is_empty() => return Err(cause),
-                Err(_) => break,
+            let chain = self.chain(areas, rules, u16::from_le_bytes(*head), entry, more);
+            (entry.after, entry.slots) = (after, 0);
+            match chain {
+                Ok(()) => drop(batch.push()),
+                Err(cause) => {
+                    batch.give_up();
+                    return if batch.is_empty() { Err(cause) } else { Ok(()) };
+                }
             }
         }
         Ok(())
     }
 
-    /// Copies the chain whose head is the entry's id.
+    /// Copies the chain at `head`.
     #[inline]
     fn chain(
         &self,
         areas: &Areas<'_>,
         rules: &Rules<'_, '_>,
+        head: u16,
+        entry: &mut Entry,
+        more: &mut Vec<Buffer>,
+    ) -> Result<(), Cause> {
+        if head >= self.size {
+            return Err(RingError::Head { head, size: self.size }.into());
+        }
+        let found = Descriptor::split(areas.desc.load_descriptor(usize::from(head) * DESCRIPTOR)?);
+        if rules.single(entry, head, &found) {
+            return Ok(());
+        }
+        *entry = Entry { id: head, ..Entry::default() };
+        self.walk(areas, rules, found, entry, more)
+    }
+
+    /// Copies the rest of the chain whose head is the entry's id and begins with `found`.
+    #[inline(never)]
+    fn walk(
+        &self,
+        areas: &Areas<'_>,
+        rules: &Rules<'_, '_>,
+        mut found: Descriptor,
         entry: &mut Entry,
         more: &mut Vec<Buffer>,
     ) -> Result<(), Cause> {
         let head = entry.id;
-        if head >= self.size {
-            return Err(RingError::Head { head, size: self.size }.into());
-        }
         // The table being walked: the ring's own, or from its first address an indirect one.
-        let (mut indirect, mut entries, mut index) = (None, self.size, head);
+        let (mut indirect, mut entries) = (None, self.size);
         loop {
-            let found = Descriptor::split(match indirect {
+            let mut index = 0;
+            if found.flags & INDIRECT != 0 {
+                entries = rules.indirect_table(head, &found, indirect.is_some())?;
+                indirect = Some(found.iova);
+            } else {
+                rules.add(entry, more, &found)?;
+                if found.flags & NEXT == 0 {
+                    return Ok(());
+                }
+                index = found.link;
+                if index >= entries {
+                    return Err(RingError::Next { next: index, entries }.into());
+                }
+            }
+            found = Descriptor::split(match indirect {
                 None => areas.desc.load_descriptor(usize::from(index) * DESCRIPTOR)?,
                 Some(table) => rules.indirect_entry(table, index)?,
             });
-            if found.flags & INDIRECT != 0 {
-                entries = rules.indirect_table(head, &found, indirect.is_some())?;
-                (indirect, index) = (Some(found.iova), 0);
-                continue;
-            }
-            rules.add(entry, more, &found)?;
-            if found.flags & NEXT == 0 {
-                return Ok(());
-            }
-            index = found.link;
-            if index >= entries {
-                return Err(RingError::Next { next: index, entries }.into());
-            }
         }
     }
-
     /// Asks for a notification of the next chain at `cursor`, or says that none is wanted.
     pub fn notify(
         &mut self,

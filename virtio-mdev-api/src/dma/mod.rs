@@ -17,6 +17,7 @@
 mod error;
 mod guest_memory;
 mod limits;
+mod local;
 mod memory;
 mod miss;
 mod quiesce;
@@ -35,6 +36,7 @@ mod sync {
 
 pub use error::{AccessError, MapError};
 pub use limits::Limits;
+pub use local::Local;
 pub use memory::{Backing, RemoteMemory, SharedMemory};
 pub use miss::MissHandler;
 pub use reader::{Burst, Lease, Reader, StallHandler};

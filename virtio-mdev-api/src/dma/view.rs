@@ -1,6 +1,6 @@
 //! Access to mapped memory, during a burst or a lease.
 
-use super::{AccessError, Backing, Permissions, Region, RemoteMemory, Snapshot};
+use super::{AccessError, Backing, Local, Permissions, Region, RemoteMemory, Snapshot};
 use std::cell::Cell;
 use std::fmt;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -64,52 +64,24 @@ impl fmt::Debug for Piece<'_> {
 #[derive(Clone)]
 pub struct View<'a> {
     snapshot: &'a Snapshot,
-    last: Cell<Option<Found<'a>>>,
-}
-
-/// A region, ready for access.
-#[derive(Clone, Copy)]
-struct Found<'a> {
-    iova: u64,
-    len: u64,
-    permissions: Permissions,
-    place: Place<'a>,
-}
-
-#[derive(Clone, Copy)]
-enum Place<'a> {
-    /// All of the region, and how often the client took some of it away.
-    Local {
-        slice: VolatileSlice<'a>,
-        faults: &'a AtomicU32,
-    },
-    Remote {
-        memory: &'a dyn RemoteMemory,
-        addr: u64,
-    },
-    /// The window is shorter than the region says: a fault like any other.
-    Nowhere,
-}
-
-impl<'a> Found<'a> {
-    fn new(region: &'a Region) -> Self {
-        let place = match &region.backing {
-            Backing::Shared { memory, offset } => {
-                let slice = usize::try_from(region.len).map(|len| memory.slice().subslice(*offset, len));
-                match slice {
-                    Ok(Ok(slice)) => Place::Local { slice, faults: memory.faults() },
-                    _ => Place::Nowhere,
-                }
-            }
-            Backing::Remote { memory, addr } => Place::Remote { memory: &**memory, addr: *addr },
-        };
-        Self { iova: region.iova, len: region.len, permissions: region.permissions, place }
-    }
+    last: Cell<Option<&'a Region>>,
+    /// The last region that is reached in place. Each field by itself, so that looking at one copies no other.
+    iova: Cell<u64>,
+    len: Cell<u64>,
+    permissions: Cell<Permissions>,
+    place: Cell<Option<(Local<'a>, &'a AtomicU32)>>,
 }
 
 impl<'a> View<'a> {
     pub(super) fn new(snapshot: &'a Snapshot) -> Self {
-        Self { snapshot, last: Cell::new(None) }
+        Self {
+            snapshot,
+            last: Cell::new(None),
+            iova: Cell::new(0),
+            len: Cell::new(0),
+            permissions: Cell::new(Permissions::empty()),
+            place: Cell::new(None),
+        }
     }
 
     /// The version of the table.
@@ -118,17 +90,43 @@ impl<'a> View<'a> {
     }
 
     #[inline]
-    fn find(&self, iova: u64) -> Option<Found<'a>> {
-        match self.last.get() {
-            Some(last) if iova.wrapping_sub(last.iova) < last.len => Some(last),
-            _ => self.find_anew(iova),
+    fn find(&self, iova: u64) -> Option<&'a Region> {
+        if let Some(last) = self.last.get()
+            && last.contains(iova)
+        {
+            return Some(last);
         }
-    }
-
-    fn find_anew(&self, iova: u64) -> Option<Found<'a>> {
-        let found = Found::new(self.snapshot.tree.find(iova)?);
+        let found = self.snapshot.tree.find(iova)?;
         self.last.set(Some(found));
         Some(found)
+    }
+
+    /// The `len` bytes at `iova`, if `access` to all of them is to be had in place, in one region. If not,
+    /// [`lookup`](Self::lookup) says what there is.
+    #[inline]
+    pub fn local(&self, iova: u64, len: usize, access: Permissions) -> Option<Local<'a>> {
+        if iova.wrapping_sub(self.iova.get()) >= self.len.get() {
+            self.find_in_place(iova)?;
+        }
+        let (memory, faults) = self.place.get()?;
+        if !self.permissions.get().contains(access) || faults.load(Ordering::Acquire) != 0 {
+            return None;
+        }
+        memory.part(usize::try_from(iova - self.iova.get()).ok()?, len)
+    }
+
+    #[cold]
+    fn find_in_place(&self, iova: u64) -> Option<()> {
+        let region = self.find(iova)?;
+        let Backing::Shared { memory, offset } = &region.backing else { return None };
+        // The region was checked against the window when it was mapped; if that is shorter now, it is a fault like any
+        // other.
+        let slice = memory.slice().subslice(*offset, usize::try_from(region.len).ok()?).ok()?;
+        self.place.set(Some((Local::new(slice)?, memory.faults())));
+        self.permissions.set(region.permissions);
+        self.iova.set(region.iova);
+        self.len.set(region.len);
+        Some(())
     }
 
     /// The first piece of the `len` bytes at `iova`, for `access`.
@@ -136,30 +134,31 @@ impl<'a> View<'a> {
     /// Memory whose client truncated the file behind it is a fault.
     #[inline]
     pub fn lookup(&self, iova: u64, len: u64, access: Permissions) -> Lookup<'a> {
-        let Some(found) = self.find(iova) else { return self.miss(iova, access) };
-        if !found.permissions.contains(access) {
+        let Some(region) = self.find(iova) else { return self.miss(iova, access) };
+        if !region.permissions.contains(access) {
             return Lookup::Fault;
         }
-        let skipped = iova - found.iova;
-        let len = len.min(found.len - skipped);
-        match found.place {
-            Place::Local { slice, faults } => {
-                if faults.load(Ordering::Acquire) != 0 {
+        let skipped = iova - region.iova;
+        let len = len.min(region.len - skipped);
+        match &region.backing {
+            Backing::Shared { memory, offset } => {
+                if memory.faulted() {
                     return Lookup::Fault;
                 }
+                // The region was checked against the window when it was mapped, so neither sum can overflow; if the
+                // window is shorter now, that is a fault like any other.
                 let (Ok(skipped), Ok(len)) = (usize::try_from(skipped), usize::try_from(len)) else {
                     return Lookup::Fault;
                 };
-                match slice.subslice(skipped, len) {
+                match memory.slice().subslice(offset.wrapping_add(skipped), len) {
                     Ok(slice) => Lookup::Hit(Piece::Local(slice)),
                     Err(_) => Lookup::Fault,
                 }
             }
-            Place::Remote { memory, addr } => match addr.checked_add(skipped) {
-                Some(addr) => Lookup::Hit(Piece::Remote { memory, addr, len }),
+            Backing::Remote { memory, addr } => match addr.checked_add(skipped) {
+                Some(addr) => Lookup::Hit(Piece::Remote { memory: &**memory, addr, len }),
                 None => Lookup::Fault,
             },
-            Place::Nowhere => Lookup::Fault,
         }
     }
 
@@ -188,15 +187,13 @@ impl<'a> View<'a> {
     /// Fills `buf` from `iova`. After an error its content is unspecified.
     #[inline]
     pub fn read(&self, iova: u64, buf: &mut [u8]) -> Result<(), AccessError> {
-        match self.lookup(iova, buf.len() as u64, Permissions::READ) {
-            Lookup::Hit(Piece::Local(slice)) if slice.len() == buf.len() => {
-                slice.copy_to(buf);
-                self.check_kept(iova)
-            }
+        match self.local(iova, buf.len(), Permissions::READ) {
+            Some(memory) if memory.read(buf) => self.check_in_place(iova),
             _ => self.read_pieces(iova, buf),
         }
     }
 
+    #[cold]
     fn read_pieces(&self, iova: u64, buf: &mut [u8]) -> Result<(), AccessError> {
         let mut rest = buf;
         let mut iova = iova;
@@ -224,15 +221,13 @@ impl<'a> View<'a> {
     /// Reporting the pages to a [`DirtyRecord`](crate::dirty::DirtyRecord) afterwards is the caller's.
     #[inline]
     pub fn write(&self, iova: u64, buf: &[u8]) -> Result<(), AccessError> {
-        match self.lookup(iova, buf.len() as u64, Permissions::WRITE) {
-            Lookup::Hit(Piece::Local(slice)) if slice.len() == buf.len() => {
-                slice.copy_from(buf);
-                self.check_kept(iova)
-            }
+        match self.local(iova, buf.len(), Permissions::WRITE) {
+            Some(memory) if memory.write(buf) => self.check_in_place(iova),
             _ => self.write_pieces(iova, buf),
         }
     }
 
+    #[cold]
     fn write_pieces(&self, iova: u64, buf: &[u8]) -> Result<(), AccessError> {
         let mut rest = buf;
         let mut iova = iova;
@@ -313,13 +308,20 @@ impl<'a> View<'a> {
         }
     }
 
-    /// Whether the memory just accessed at `iova` was still the client's.
+    /// Whether the memory just accessed by [`local`](Self::local) at `iova` was still the client's.
+    #[inline]
+    pub fn check_in_place(&self, iova: u64) -> Result<(), AccessError> {
+        match self.place.get() {
+            Some((_, faults)) if faults.load(Ordering::Acquire) != 0 => Err(AccessError::Lost { iova }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether the memory just looked up at `iova` was still the client's.
     #[inline]
     fn check_kept(&self, iova: u64) -> Result<(), AccessError> {
-        match self.last.get() {
-            Some(Found { place: Place::Local { faults, .. }, .. }) if faults.load(Ordering::Acquire) != 0 => {
-                Err(AccessError::Lost { iova })
-            }
+        match self.last.get().map(|region| &region.backing) {
+            Some(Backing::Shared { memory, .. }) if memory.faulted() => Err(AccessError::Lost { iova }),
             _ => Ok(()),
         }
     }
