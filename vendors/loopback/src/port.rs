@@ -1,7 +1,7 @@
 //! The wire that goes back.
 
 use virtio_mdev_api::Refusal;
-use virtio_net::{Delivery, Halt, Port, Receiver, Sent, Statistics};
+use virtio_net::{Halt, Outgoing, Port, Receiver, Statistics};
 
 pub struct LoopbackPort;
 
@@ -12,11 +12,15 @@ impl Port for LoopbackPort {
         Ok(())
     }
 
-    fn send(&mut self, frame: &mut [u8], driver: &mut Receiver<'_, '_>, _: &Statistics) -> Result<Sent, Halt> {
-        Ok(match driver.deliver(frame)? {
-            Delivery::Delivered => Sent::Taken,
-            Delivery::NoBuffers => Sent::Busy,
-            Delivery::Dropped => Sent::Dropped,
-        })
+    fn transmit(
+        &mut self,
+        frames: &mut Outgoing<'_, '_>,
+        driver: &mut Receiver<'_, '_>,
+        _: &Statistics,
+    ) -> Result<(), Halt> {
+        while frames.take_header(|header, len, features| self.accepts(header, len, features))? {
+            frames.return_to(driver)?;
+        }
+        Ok(())
     }
 }

@@ -3,6 +3,7 @@
 use crate::header::{ETHERNET, HEADER, is_segmented};
 use crate::pair::Shared;
 use crate::port::Sent;
+use crate::receiver::{Delivery, Receiver, Rest};
 use crate::stats::Statistics;
 use virtqueue::{Chain, Halt, Io, Next};
 
@@ -19,7 +20,7 @@ pub struct Outgoing<'q, 'b> {
     statistics: &'q Statistics,
     /// In effect.
     features: u64,
-    /// Room for one frame.
+    /// Room for one frame; its header at least is here.
     buffer: &'q mut [u8],
     /// What is taken, and how long it is.
     taken: Option<(Chain, usize)>,
@@ -43,18 +44,46 @@ impl<'q, 'b> Outgoing<'q, 'b> {
     /// counted and left out; `accepts` says whether a driver that accepted these features may send so many bytes behind this
     /// header.
     pub fn take(&mut self, accepts: impl Fn(&[u8; HEADER], usize, u64) -> bool) -> Result<bool, Halt> {
+        self.take_some(usize::MAX, accepts)
+    }
+
+    /// The same, but only the header is copied: the frame is to be [`returned`](Self::return_to).
+    pub fn take_header(&mut self, accepts: impl Fn(&[u8; HEADER], usize, u64) -> bool) -> Result<bool, Halt> {
+        self.take_some(HEADER, accepts)
+    }
+
+    /// Takes the next frame, and copies at most so much of it.
+    #[inline]
+    fn take_some(&mut self, copied: usize, accepts: impl Fn(&[u8; HEADER], usize, u64) -> bool) -> Result<bool, Halt> {
         debug_assert!(self.taken.is_none(), "the frame before is not done with");
         while self.left > 0 && !self.busy {
             let Some(chain) = self.tx.take()? else { break };
-            self.tx.disable_notifications()?;
+            if self.left == BURST {
+                self.tx.disable_notifications()?;
+            }
             self.left -= 1;
-            if let Some(len) = self.read(&chain, &accepts)? {
+            if let Some(len) = self.read(&chain, copied, &accepts)? {
                 self.taken = Some((chain, len));
                 return Ok(true);
             }
             self.complete(&chain);
         }
         Ok(false)
+    }
+
+    /// Gives the frame taken to a driver, straight from one's memory to the other's, and is done with it.
+    #[inline]
+    pub fn return_to(&mut self, driver: &mut Receiver<'_, '_>) -> Result<(), Halt> {
+        let Some((chain, len)) = &self.taken else { return Ok(()) };
+        // No shorter than a header: it was looked at.
+        let rest = Rest::Chain { tx: &*self.tx, chain, offset: HEADER as u64, len: len.saturating_sub(HEADER) };
+        let sent = match driver.deliver_frame(&mut self.buffer[..HEADER], rest)? {
+            Delivery::Delivered => Sent::Taken,
+            Delivery::NoBuffers => Sent::Busy,
+            Delivery::Dropped => Sent::Dropped,
+        };
+        self.done(sent);
+        Ok(())
     }
 
     /// The frame taken: a checked header of 12 bytes, and at least an Ethernet header. It may be overwritten.
@@ -64,6 +93,7 @@ impl<'q, 'b> Outgoing<'q, 'b> {
     }
 
     /// What became of the frame taken. After [`Sent::Busy`] no other one is taken in this burst.
+    #[inline]
     pub fn done(&mut self, sent: Sent) {
         let Some((chain, len)) = self.taken.take() else { return };
         match sent {
@@ -86,10 +116,12 @@ impl<'q, 'b> Outgoing<'q, 'b> {
         self.tx.commit();
     }
 
-    /// Copies the frame of a chain and looks at it; `None`: it was dropped.
+    /// Copies at most so much of the frame of a chain and looks at it; says how long it is. `None`: it was dropped.
+    #[inline]
     fn read(
         &mut self,
         chain: &Chain,
+        copied: usize,
         accepts: impl Fn(&[u8; HEADER], usize, u64) -> bool,
     ) -> Result<Option<usize>, Halt> {
         if chain.writable > 0 {
@@ -104,9 +136,9 @@ impl<'q, 'b> Outgoing<'q, 'b> {
             statistics.tx.too_long.add(1);
             return Ok(None);
         }
-        let read = self.tx.read(chain, 0, &mut self.buffer[..len])?;
-        let Some(header) = self.buffer[..read].first_chunk::<HEADER>() else { return Ok(None) };
-        let payload = read - HEADER;
+        self.tx.read(chain, 0, &mut self.buffer[..len.min(copied)])?;
+        let Some(header) = self.buffer.first_chunk::<HEADER>() else { return Ok(None) };
+        let payload = len - HEADER;
         let dropped = if payload < ETHERNET {
             Some(&statistics.tx.too_short)
         } else if !accepts(header, payload, self.features) {
@@ -122,7 +154,7 @@ impl<'q, 'b> Outgoing<'q, 'b> {
             reason.add(1);
             return Ok(None);
         }
-        Ok(Some(read))
+        Ok(Some(len))
     }
 
     /// Whether a frame waits for the port.

@@ -53,6 +53,12 @@ impl<'q, 'b> Receiver<'q, 'b> {
 
     /// The same with a frame in two parts: `head` has the header at least.
     pub fn deliver_parts(&mut self, head: &mut [u8], rest: &[u8]) -> Result<Delivery, Halt> {
+        self.deliver_frame(head, Rest::Own(rest))
+    }
+
+    /// The same, whatever the rest is in.
+    #[inline]
+    pub(crate) fn deliver_frame(&mut self, head: &mut [u8], rest: Rest<'_, '_>) -> Result<Delivery, Halt> {
         if !self.link.is_up() {
             self.statistics.link_down.add(1);
             return Ok(Delivery::Dropped);
@@ -105,13 +111,40 @@ impl<'q, 'b> Receiver<'q, 'b> {
     }
 }
 
-/// A frame, whose two parts follow each other.
-struct Parts<'f> {
-    head: &'f [u8],
-    rest: &'f [u8],
+/// What is behind the head of a frame.
+#[derive(Clone, Copy)]
+pub(crate) enum Rest<'f, 'b> {
+    /// Bytes of our own.
+    Own(&'f [u8]),
+    /// What a chain that a driver sends has behind `offset`.
+    Chain { tx: &'f Io<'b>, chain: &'f Chain, offset: u64, len: usize },
 }
 
-impl Parts<'_> {
+impl Rest<'_, '_> {
+    fn len(&self) -> usize {
+        match self {
+            Self::Own(bytes) => bytes.len(),
+            Self::Chain { len, .. } => *len,
+        }
+    }
+
+    /// Writes what is behind `done` to a chain from `at` on, and says how much of it had room there.
+    #[inline]
+    fn write(&self, done: usize, io: &Io<'_>, into: &Chain, at: u64) -> Result<usize, Halt> {
+        match *self {
+            Self::Own(bytes) => io.write(into, at, &bytes[done..]),
+            Self::Chain { tx, chain, offset, len } => tx.copy(chain, offset + done as u64, (io, into, at), len - done),
+        }
+    }
+}
+
+/// A frame, whose two parts follow each other.
+struct Parts<'f, 'b> {
+    head: &'f [u8],
+    rest: Rest<'f, 'b>,
+}
+
+impl Parts<'_, '_> {
     fn len(&self) -> usize {
         self.head.len() + self.rest.len()
     }
@@ -120,13 +153,13 @@ impl Parts<'_> {
     #[inline]
     fn write(&self, io: &Io<'_>, chain: &Chain, done: usize) -> Result<usize, Halt> {
         let Some(head) = self.head.get(done..).filter(|head| !head.is_empty()) else {
-            return io.write(chain, 0, &self.rest[done - self.head.len()..]);
+            return self.rest.write(done - self.head.len(), io, chain, 0);
         };
         let written = io.write(chain, 0, head)?;
         if written < head.len() {
             return Ok(written);
         }
-        Ok(written + io.write(chain, written as u64, self.rest)?)
+        Ok(written + self.rest.write(0, io, chain, written as u64)?)
     }
 }
 
@@ -139,6 +172,7 @@ enum Fit {
 }
 
 /// The next receive buffer. The header has to fit in it (virtio 1.3 §5.1.6.3.1).
+#[inline]
 fn next(io: &mut Io<'_>) -> Result<Option<Chain>, Halt> {
     let Some(chain) = io.take()? else { return Ok(None) };
     if chain.readable > 0 {
@@ -151,7 +185,8 @@ fn next(io: &mut Io<'_>) -> Result<Option<Chain>, Halt> {
 }
 
 /// Spreads `frame` over the buffers from `first` on (virtio 1.3 §5.1.6.4).
-fn merge(io: &mut Io<'_>, first: &Chain, frame: &Parts<'_>) -> Result<Fit, Halt> {
+#[inline(never)]
+fn merge(io: &mut Io<'_>, first: &Chain, frame: &Parts<'_, '_>) -> Result<Fit, Halt> {
     // How many buffers it takes is known last; each byte of the number may be in another descriptor.
     let [low, high] = [NUM_BUFFERS, NUM_BUFFERS + 1].map(|at| io.writable_address(first, at as u64));
     let (mut chain, mut done, mut count) = (*first, 0, 0u16);

@@ -119,10 +119,9 @@ impl<'a> Local<'a> {
     /// Two numbers of 64 bits at `offset`, a multiple of 16, each loaded at once.
     #[inline]
     pub fn load_pair(self, offset: usize) -> Option<[u64; 2]> {
-        let pair = self.place(offset, 16)?.cast::<u64>();
-        // SAFETY: as in `load_u16`; the second is in the memory as well.
-        let [low, high] = unsafe { [AtomicU64::from_ptr(pair.as_ptr()), AtomicU64::from_ptr(pair.add(1).as_ptr())] };
-        Some([low, high].map(|number| u64::from_le(number.load(Ordering::Relaxed))))
+        // The compiler leaves one check of the two places and this one.
+        self.place(offset, 16)?;
+        Some([self.load_u64(offset, Ordering::Relaxed)?, self.load_u64(offset + 8, Ordering::Relaxed)?])
     }
 
     /// Stores a number at `offset`; `None` if that is not all in the memory, or not aligned.
