@@ -1,7 +1,8 @@
 //! Feature bits of virtio-net (virtio 1.3 §5.1.3), and the profiles parents offer.
 
 use virtio_mdev_api::features::{
-    REQUIRED, VIRTIO_F_ACCESS_PLATFORM, VIRTIO_F_EVENT_IDX, VIRTIO_F_INDIRECT_DESC, VIRTIO_F_VERSION_1,
+    REQUIRED, VIRTIO_F_ACCESS_PLATFORM, VIRTIO_F_EVENT_IDX, VIRTIO_F_IN_ORDER, VIRTIO_F_INDIRECT_DESC,
+    VIRTIO_F_RING_PACKED, VIRTIO_F_VERSION_1,
 };
 
 /// The device handles packets with partial checksum.
@@ -46,7 +47,7 @@ pub const OFFLOADS: u64 = VIRTIO_NET_F_CSUM
 pub const CONTROL: u64 = VIRTIO_NET_F_CTRL_VQ | VIRTIO_NET_F_CTRL_RX | VIRTIO_NET_F_CTRL_MAC_ADDR;
 
 /// The features these parents know, by the names QEMU has for them.
-pub const NAMES: [(&str, u64); 18] = [
+pub const NAMES: [(&str, u64); 20] = [
     ("csum", VIRTIO_NET_F_CSUM),
     ("guest_csum", VIRTIO_NET_F_GUEST_CSUM),
     ("host_mtu", VIRTIO_NET_F_MTU),
@@ -65,6 +66,8 @@ pub const NAMES: [(&str, u64); 18] = [
     ("event_idx", VIRTIO_F_EVENT_IDX),
     ("version_1", VIRTIO_F_VERSION_1),
     ("iommu_platform", VIRTIO_F_ACCESS_PLATFORM),
+    ("packed", VIRTIO_F_RING_PACKED),
+    ("in_order", VIRTIO_F_IN_ORDER),
 ];
 
 /// Features, each with the one it depends on (virtio 1.3 §5.1.3.1).
@@ -99,7 +102,7 @@ impl Profile {
             | VIRTIO_NET_F_MRG_RXBUF;
         match self {
             Self::Migratable => migratable,
-            Self::Fast => migratable | VIRTIO_F_INDIRECT_DESC,
+            Self::Fast => migratable | VIRTIO_F_INDIRECT_DESC | VIRTIO_F_RING_PACKED | VIRTIO_F_IN_ORDER,
         }
     }
 }
