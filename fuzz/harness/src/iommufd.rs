@@ -18,6 +18,7 @@ const IOAS_COPY: u32 = 0x3b83;
 const IOAS_MAP: u32 = 0x3b85;
 const IOAS_UNMAP: u32 = 0x3b86;
 const OPTION: u32 = 0x3b87;
+const IOAS_MAP_FILE: u32 = 0x3b8f;
 const FIXED: u32 = 1;
 const WRITE: u32 = 2;
 const READ: u32 = 4;
@@ -127,7 +128,7 @@ impl Steps {
         };
         if !matches!(cmd, DESTROY | IOAS_ALLOC | IOAS_COPY | IOAS_MAP | IOAS_UNMAP) {
             // Who asks first without changing anything has not used it.
-            if self.home.is_some() || !matches!(cmd, 0x3b82 | OPTION | 0x3b88) {
+            if self.home.is_some() || !matches!(cmd, 0x3b82 | OPTION | 0x3b88 | IOAS_MAP_FILE) {
                 _ = self.call(cmd, arg);
             }
         }
