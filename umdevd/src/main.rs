@@ -25,6 +25,9 @@ Parents:
              loopback-net-iommu; or only give, or only take: loopback-source, loopback-source-fast, loopback-sink,
              loopback-sink-fast
   tap        instances are virtio-net devices on TAP interfaces; types tap-net, tap-net-fast
+  switch     instances are ports of a learning switch; types switch-access (one VLAN), switch-trunk (several, with tags) and
+             switch-uplink (all), each with -fast; uplink=tap:NAME makes an interface of the host that is a port as well,
+             ageing=SECONDS (300) and fdb=N (8192) are of its forwarding table
   mtty       instances are PCI serial cards, for VFIO alone; types mtty-1, mtty-2 of one and two ports
   All know capacity=N, the number of instances they have room for; of mtty it is the number of ports (24).
 

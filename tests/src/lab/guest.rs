@@ -53,10 +53,10 @@ udhcpc -i eth0 -s /tmp/dhcp -q -n -t 20 -T 1 >/dev/null 2>&1
 echo lab: address $(ip -4 -o addr show dev eth0 | sed 's/.*inet \\([0-9.]*\\).*/\\1/')
 ";
 
-fn fetch() -> String {
+fn fetch(from: &str) -> String {
     format!(
         "read start rest </proc/uptime\n\
-         sum=$(wget -q -O - http://{HOST_ADDRESS}/data | sha256sum)\n\
+         sum=$(wget -q -O - http://{from}/data | sha256sum)\n\
          read now rest </proc/uptime\n\
          echo lab: fetched ${{sum%% *}} $start $now"
     )
@@ -64,18 +64,34 @@ fn fetch() -> String {
 
 /// A script that takes an address by DHCP, pings the host and fetches `http://HOST_ADDRESS/data`.
 pub fn network_script() -> String {
-    let fetch = fetch();
+    network_script_with(HOST_ADDRESS)
+}
+
+/// The same with another guest instead of the host: [`server_script`]'s.
+pub fn network_script_with(server: &str) -> String {
+    let fetch = fetch(server);
     format!(
         "{TAKE_ADDRESS}\
          echo lab: queues $(ls -d /sys/class/net/eth0/queues/tx-* | wc -l)\n\
-         ping -c 3 -i 0.2 {HOST_ADDRESS} >/tmp/ping; echo lab: ping $(tail -n 2 /tmp/ping | head -n 1)\n\
+         ping -c 3 -i 0.2 {server} >/tmp/ping; echo lab: ping $(tail -n 2 /tmp/ping | head -n 1)\n\
          {fetch}"
+    )
+}
+
+/// A script that takes an address by DHCP, fetches `http://HOST_ADDRESS/data`, and is the web server of that file until its
+/// machine is ended.
+pub fn server_script() -> String {
+    format!(
+        "{TAKE_ADDRESS}\
+         mkdir /tmp/www; wget -q -O /tmp/www/data http://{HOST_ADDRESS}/data\n\
+         httpd -h /tmp/www && echo lab: serving $(sha256sum </tmp/www/data)\n\
+         sleep 1000"
     )
 }
 
 /// A script that takes an address and fetches `http://HOST_ADDRESS/data`, while it says all the time where it is to whoever forwards frames to it.
 pub fn stream_script() -> String {
-    format!("{TAKE_ADDRESS}ping -i 0.2 {HOST_ADDRESS} >/dev/null &\n{}", fetch())
+    format!("{TAKE_ADDRESS}ping -i 0.2 {HOST_ADDRESS} >/dev/null &\n{}", fetch(HOST_ADDRESS))
 }
 
 impl NetworkReport {

@@ -72,6 +72,8 @@ pub struct VmOptions<'a> {
     pub initramfs: &'a Path,
     /// The network device.
     pub netdev: Netdev,
+    /// Its address, where it is not to be QEMU's first.
+    pub mac: Option<&'a str>,
     /// A device that it drives through VFIO.
     pub mdev: Option<Mdev>,
     /// The kind of memory.
@@ -96,6 +98,7 @@ impl<'a> VmOptions<'a> {
             kernel,
             initramfs,
             netdev: Netdev::None,
+            mac: None,
             mdev: None,
             memory: Memory::Shared,
             mebibytes: 512,
@@ -175,6 +178,9 @@ fn command(options: &VmOptions<'_>) -> LabResult<Vec<String>> {
     add("-nodefaults -no-user-config -no-reboot -nographic -serial stdio -accel tcg");
     add(&format!("-smp {} -m {size} -object {memory} -machine q35,memory-backend=m", options.processors));
     add(&format!("-kernel {} -initrd {}", options.kernel.image().display(), options.initramfs.display()));
+    if let Some(mac) = options.mac {
+        add(&format!("-global virtio-net-pci.mac={mac}"));
+    }
     if let Some(socket) = options.monitor {
         add(&format!("-qmp unix:{},server=on,wait=off", socket.display()));
     }

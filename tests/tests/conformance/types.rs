@@ -8,8 +8,10 @@ use umdev_tests::driver::Daemon;
 
 /// The rules that an instance of a type has nothing for; `None` for a type that is new.
 fn left_out(of: &str, has_control: bool) -> Option<BTreeSet<&'static str>> {
-    // No device has packed rings.
-    let mut rules = BTreeSet::from(["rings.packed"]);
+    let mut rules = BTreeSet::new();
+    if !of.ends_with("-fast") {
+        rules.insert("rings.packed");
+    }
     if !has_control {
         rules.extend(["config.changed", "asid.control", "asid.message", "asid.separate"]);
     }
@@ -24,6 +26,10 @@ fn left_out(of: &str, has_control: bool) -> Option<BTreeSet<&'static str>> {
         }
         "loopback-net-iommu" => rules.extend(["iotlb.miss"]),
         "tap-net" | "tap-net-fast" => rules.extend(["data.returned", "interrupt.received"]),
+        // Nobody is at another port.
+        of if of.starts_with("switch-") => {
+            rules.extend(["data.returned", "interrupt.received", "iotlb.permission"]);
+        }
         _ => return None,
     }
     Some(rules)
@@ -59,7 +65,7 @@ fn all_types_keep_all_rules(kind: &str) {
 }
 
 /// The kinds that are tried below.
-const KINDS: [&str; 3] = ["loopback", "tap", "faulty"];
+const KINDS: [&str; 4] = ["loopback", "tap", "faulty", "switch"];
 
 #[test]
 fn no_kind_of_parent_is_forgotten() {
@@ -81,4 +87,9 @@ fn taps_of_all_types_keep_all_rules() {
 #[test]
 fn faulty_devices_of_all_types_keep_all_rules_while_they_have_no_fault() {
     all_types_keep_all_rules(KINDS[2]);
+}
+
+#[test]
+fn ports_of_a_switch_of_all_types_keep_all_rules() {
+    all_types_keep_all_rules(KINDS[3]);
 }

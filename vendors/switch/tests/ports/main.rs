@@ -1,0 +1,8 @@
+//! Ports of a switch, driven as guests drive them.
+
+mod forwarding;
+mod hostile;
+mod lab;
+mod limits;
+mod offloads;
+mod vlans;
