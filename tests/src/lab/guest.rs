@@ -46,7 +46,8 @@ pub struct NetworkReport {
 /// The modules such a guest needs.
 pub const MODULES: [&str; 3] = ["virtio_pci", "virtio_net", "af_packet"];
 
-const TAKE_ADDRESS: &str =
+/// The beginning of a script: takes an address by DHCP and tells it.
+pub const TAKE_ADDRESS: &str =
     "printf '#!/bin/sh\\n[ \"$1\" = bound ] && ip addr add $ip/24 dev $interface\\n' >/tmp/dhcp; chmod +x /tmp/dhcp
 ip link set lo up; ip link set eth0 up
 udhcpc -i eth0 -s /tmp/dhcp -q -n -t 20 -T 1 >/dev/null 2>&1

@@ -26,8 +26,8 @@ pub use daemon::{Daemon, DaemonOptions};
 pub use deps::{cache_dir, program, require};
 pub use error::{LabError, LabResult};
 pub use guest::{
-    DhcpServer, Download, GUEST_SUBNET, HOST_ADDRESS, MODULES, NetworkReport, network_script, network_script_with,
-    server_script, stream_script,
+    DhcpServer, Download, GUEST_SUBNET, HOST_ADDRESS, MODULES, NetworkReport, TAKE_ADDRESS, network_script,
+    network_script_with, server_script, stream_script,
 };
 pub use http::{HttpServer, sha256_of};
 pub use initramfs::Initramfs;

@@ -43,6 +43,11 @@ impl TapScene {
 
     /// The same, the instance created with parameters (`key=value …`).
     pub fn build_with(mebibytes: usize, parameters: &str) -> LabResult<Self> {
+        Self::build_of("tap-net", mebibytes, parameters)
+    }
+
+    /// The same, of another type.
+    pub fn build_of(type_name: &str, mebibytes: usize, parameters: &str) -> LabResult<Self> {
         let claim = claim()?;
         let dir =
             tempfile::Builder::new().prefix("umdev-scene-").tempdir().map_err(LabError::io("make a directory"))?;
@@ -51,7 +56,7 @@ impl TapScene {
         let daemon =
             Daemon::start(&DaemonOptions { root: &dir.path().join("root"), parents: &parents, netns: Some(&netns) })?;
         let uuid = Uuid::new_v4().to_string();
-        daemon.create("tap0", "tap-net", format!("{uuid} {parameters}").trim_end())?;
+        daemon.create("tap0", type_name, format!("{uuid} {parameters}").trim_end())?;
         let interface = format!("umdev{}", &uuid[..8]);
         wait_until(&format!("the interface {interface}"), SOON, || netns.has_interface(&interface))?;
         netns.address(&interface, GUEST_SUBNET)?;
@@ -68,6 +73,16 @@ impl TapScene {
     /// The instance.
     pub fn uuid(&self) -> &str {
         &self.uuid
+    }
+
+    /// The namespace of the instance's interface.
+    pub fn netns(&self) -> &Netns {
+        &self.netns
+    }
+
+    /// The instance's interface.
+    pub fn interface(&self) -> &str {
+        &self.interface
     }
 
     /// Starts the shim on the instance.

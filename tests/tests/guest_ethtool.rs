@@ -1,0 +1,122 @@
+//! A guest that sets its card up by ethtool and ip: what its driver commands has effect.
+
+use std::path::Path;
+use std::time::Duration;
+use umdev_tests::lab::{
+    HOST_ADDRESS, Initramfs, Kernel, KernelName, LabResult, MODULES, QemuName, TAKE_ADDRESS, TapScene, VdpaWay, Vm,
+    VmOptions,
+};
+
+const BOOT: Duration = Duration::from_secs(120);
+const STEP: Duration = Duration::from_secs(60);
+
+/// What a guest is sent for another card: the host answers 10.213.0.77 where a card is that no guest has.
+const STRAYS: &str = "\
+ip addr add 10.213.0.77/32 dev eth0
+strays() {
+    read before </sys/class/net/eth0/statistics/rx_packets
+    ping -c 20 -i 0.05 -W 1 -I 10.213.0.77 10.213.0.1 >/dev/null 2>&1
+    read after </sys/class/net/eth0/statistics/rx_packets
+    echo lab: $1 $((after - before))
+}
+strays plain
+ip link set eth0 promisc on; strays promiscuous
+ip link set eth0 promisc off; strays again
+ip addr del 10.213.0.77/32 dev eth0
+ip link add link eth0 name second address 02:00:00:00:00:77 type macvlan mode bridge
+ip addr add 10.213.0.77/24 dev second; ip link set second up
+echo lab: second $(ping -c 5 -i 0.2 -I second 10.213.0.1 | grep -c 'bytes from')
+ip link del second
+";
+
+/// A VLAN of which the card has to be told.
+const VLAN: &str = "\
+ip link add link eth0 name tagged type vlan id 5
+ip addr add 10.214.0.2/24 dev tagged; ip link set tagged up
+echo lab: tagged $(ping -c 5 -i 0.2 10.214.0.1 | grep -c 'bytes from')
+ip link set eth0 allmulticast on; echo lab: allmulticast $(cat /sys/class/net/eth0/flags)
+";
+
+/// Queue pairs: how many there are and how many are used, then with one, then with both.
+const CHANNELS: &str = "\
+channels() { echo lab: $1 $(ethtool -l eth0 | sed -n 's/^Combined:[^0-9]*//p'); }
+channels channels
+ethtool -L eth0 combined 1; channels one
+ethtool -L eth0 combined 2; channels both
+echo lab: counters $(ethtool -S eth0 | grep -c '[rt]x_queue_[01]_packets')
+ping -c 3 -i 0.2 10.213.0.1 >/dev/null
+echo lab: received $(ethtool -S eth0 | sed -n 's/ *rx_queue_[01]_packets: //p')
+";
+
+/// The features by name, in a line.
+const FEATURES: &str = "\
+echo lab: features $(ethtool -k eth0 | sed -n 's/^[[:space:]]*//; s/: /=/; s/ .*//; /^\\(tx-tcp6-segmentation\\|tx-tcp-ecn-segmentation\\|tx-udp-segmentation\\|rx-vlan-filter\\)=/p')
+echo lab: link $(ethtool eth0 | sed -n 's/^[[:space:]]*\\(Speed\\|Duplex\\): //p')
+echo lab: spread $(ethtool -x eth0 2>/dev/null | grep -c '^ *[0-9]*: ')
+";
+
+/// A guest on a card with two pairs, the host's side of its strays and of its VLAN made.
+fn guest(scene: &TapScene, kernel: &Kernel, way: VdpaWay) -> LabResult<(Initramfs, Vm)> {
+    let (netns, interface) = (scene.netns(), scene.interface());
+    netns.run(&format!("ip neigh replace 10.213.0.77 lladdr 02:00:00:00:00:77 dev {interface} nud permanent"))?;
+    netns.run(&format!("ip link add link {interface} name tagged type vlan id 5"))?;
+    netns.run("ip addr add 10.214.0.1/24 dev tagged")?;
+    netns.run("ip link set tagged up")?;
+    let mut initramfs = Initramfs::new()?;
+    initramfs.modules(kernel, &[&MODULES[..], &["8021q", "macvlan"]].concat())?;
+    initramfs.program(Path::new("/usr/sbin/ethtool"), "ethtool")?;
+    let script = [TAKE_ADDRESS, CHANNELS, FEATURES, STRAYS, VLAN].concat();
+    let archive = initramfs.finish(&script)?;
+    let netdev = scene.vhost_vdpa_by(way);
+    let options = VmOptions { qemu: QemuName::Newer, netdev, processors: 2, ..VmOptions::new(kernel, &archive) };
+    Ok((initramfs, Vm::boot(&options)?))
+}
+
+/// A number the guest told.
+fn number(vm: &Vm, key: &str) -> LabResult<u64> {
+    let text = vm.report(key, STEP)?;
+    Ok(text.parse().unwrap_or_else(|_| panic!("{key}: {text:?}\n{}", vm.console())))
+}
+
+fn set_up(way: VdpaWay, name: KernelName, features: &str, link: &str, spread: bool) -> LabResult<()> {
+    let mut scene = TapScene::build_of("tap-net-fast", 1, "pairs=2 speed=40000 duplex=full")?;
+    let kernel = Kernel::find(name)?;
+    let (_files, mut vm) = guest(&scene, &kernel, way)?;
+    vm.report("up", BOOT)?;
+    assert!(vm.report("address", STEP)?.starts_with(HOST_ADDRESS.trim_end_matches('1')), "{}", vm.console());
+    for (key, expected) in [("channels", "2 2"), ("one", "2 1"), ("both", "2 2"), ("counters", "4")] {
+        assert_eq!(vm.report(key, STEP)?, expected, "{key}");
+    }
+    let received: u64 = vm.report("received", STEP)?.split(' ').map(|count| count.parse::<u64>().unwrap()).sum();
+    assert!(received >= 3, "{received}");
+    assert_eq!(vm.report("features", STEP)?, features);
+    assert_eq!(vm.report("link", STEP)?, link);
+    assert_eq!(number(&vm, "spread")? > 0, spread, "an indirection table");
+    let strays = ["plain", "promiscuous", "again"].map(|key| number(&vm, key).unwrap());
+    assert!(strays[0] < 10 && strays[1] >= 20 && strays[2] < 10, "{strays:?} of 20 frames for another card");
+    assert_eq!(number(&vm, "second")?, 5, "a second address");
+    assert_eq!(number(&vm, "tagged")?, 5, "a VLAN");
+    let flags = vm.report("allmulticast", STEP)?;
+    assert!(flags.starts_with("0x") && flags.ends_with("203"), "IFF_ALLMULTI is in {flags}");
+    vm.wait_end(STEP)?;
+    let uuid = scene.uuid().to_owned();
+    let dir = scene.daemon().instance_dir(&uuid).join("statistics");
+    let count = |name: &str| std::fs::read_to_string(dir.join(name)).unwrap().trim().parse::<u64>().unwrap();
+    assert!(count("rx_filtered") >= 20, "{} frames were filtered", count("rx_filtered"));
+    assert!(count("rx_queue_0_packets") + count("rx_queue_1_packets") == count("rx_packets"));
+    scene.remove_instance()
+}
+
+/// QEMU shows its guest the features it knows, and shadows the control queue.
+#[test]
+fn a_guest_sets_up_a_card_of_qemu_by_ethtool_and_ip() -> LabResult<()> {
+    let features = "tx-tcp-ecn-segmentation=on tx-tcp6-segmentation=on tx-udp-segmentation=on rx-vlan-filter=on";
+    set_up(VdpaWay::Pairs(2), KernelName::Newer, features, "Unknown! Unknown! (255)", false)
+}
+
+/// The guest's driver sees the device as it is.
+#[test]
+fn a_guest_sets_up_the_device_itself_by_ethtool_and_ip() -> LabResult<()> {
+    let features = "tx-tcp-ecn-segmentation=on tx-tcp6-segmentation=on tx-udp-segmentation=on rx-vlan-filter=on";
+    set_up(VdpaWay::Generic, KernelName::Newer, features, "40000Mb/s Full", true)
+}
