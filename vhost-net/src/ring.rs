@@ -248,6 +248,8 @@ fn network_device(
         queue_size,
         features: 0,
         ring_group: false,
+        speed: None,
+        duplex: None,
         doorbell: Doorbell::EventFd,
     };
     Ok(NetDevice::new(&parameters, link, link_state, vec![TapPort::new(tap)], Box::new(()))?)

@@ -127,9 +127,9 @@ fn every_parameter_is_applied() {
 fn parameters_are_applied_whole_or_not_at_all_and_refused_in_words() {
     let daemon = Daemon::start();
     let dir = daemon.type_dir("loopback-net");
-    let known = "mac, mtu, pairs, queue-size, features, doorbell, owner";
+    let known = "mac, mtu, pairs, queue-size, features, speed, duplex, doorbell, owner";
     for (bad, words) in [
-        ("mtu=1500 speed=1", &format!("unknown parameter speed; known are: {known}")[..]),
+        ("mtu=1500 sped=1", &format!("unknown parameter sped; known are: {known}")[..]),
         ("ifname=eth7", &format!("unknown parameter ifname; known are: {known}")),
         ("mtu=x", "mtu=x: not a number in 68..65535"),
         ("mtu=67 mac=02:00:00:00:00:07", "mtu=67: not a number in 68..65535"),
@@ -163,7 +163,7 @@ fn a_type_tells_its_parameters() {
     let daemon = Daemon::start();
     let lines = runs(&daemon.type_dir("loopback-net"), "cat parameters");
     let names: Vec<_> = lines.lines().map(|line| line.split(' ').next().unwrap()).collect();
-    assert_eq!(names, ["mac", "mtu", "pairs", "queue-size", "features", "doorbell", "owner"]);
+    assert_eq!(names, ["mac", "mtu", "pairs", "queue-size", "features", "speed", "duplex", "doorbell", "owner"]);
     assert!(lines.contains("\nmtu 68..65535 1500 ") && lines.contains("\nqueue-size 2..1024(2^n) 1024 "), "{lines}");
 }
 

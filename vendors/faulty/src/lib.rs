@@ -41,7 +41,8 @@ use virtio_net::{LinkState, NetDevice, NetParameters, Offer, Seats};
 
 const TYPE: &str = "net";
 const REGISTER: &str = "register";
-const OFFER: Offer = Offer { features: Profile::Migratable.features(), control: false, ring_group: false };
+const OFFER: Offer =
+    Offer { features: Profile::Migratable.features(), with_control: 0, control: false, ring_group: false };
 
 /// The parent.
 #[derive(Debug)]

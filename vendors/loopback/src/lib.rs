@@ -42,8 +42,12 @@ enum Wire {
     Sink,
 }
 
-const MIGRATABLE: Offer = Offer { features: Profile::Migratable.features(), control: false, ring_group: false };
-const FAST: Offer = Offer { features: Profile::Fast.features(), ..MIGRATABLE };
+const MIGRATABLE: Offer = offer(Profile::Migratable);
+const FAST: Offer = offer(Profile::Fast);
+
+const fn offer(profile: Profile) -> Offer {
+    Offer { features: profile.features(), with_control: profile.with_control(), control: false, ring_group: false }
+}
 
 const TYPES: [Type; 8] = [
     Type {

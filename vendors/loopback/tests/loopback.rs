@@ -438,7 +438,7 @@ fn f39_of_many_that_race_for_the_last_instances_exactly_as_many_win() {
 fn a_refused_create_takes_no_place() {
     let parent = Loopback::new("refuse", 1);
     let link = DeviceLink::new("refuse");
-    for parameters in [[("speed", "1")], [("mtu", "1")]] {
+    for parameters in [[("sped", "1")], [("mtu", "1")]] {
         let refused = create_with(&parent, "net", &link, &parameters);
         assert_eq!(refused.err().unwrap().errno(), Errno::EINVAL);
     }

@@ -9,7 +9,8 @@ use virtio_mdev_api::executor::DEFAULT_DEADLINE;
 use virtio_mdev_api::features::REQUIRED;
 use virtio_mdev_api::{CreateRequest, Device, DeviceLink, Parent, Session, Status, VirtioMdev};
 use virtio_net::features::{
-    CONTROL, VIRTIO_NET_F_CTRL_MAC_ADDR, VIRTIO_NET_F_CTRL_RX, VIRTIO_NET_F_CTRL_VQ, VIRTIO_NET_F_MAC, VIRTIO_NET_F_MQ,
+    CONTROL, VIRTIO_NET_F_CTRL_MAC_ADDR, VIRTIO_NET_F_CTRL_RX, VIRTIO_NET_F_CTRL_VQ, VIRTIO_NET_F_GUEST_ANNOUNCE,
+    VIRTIO_NET_F_MAC, VIRTIO_NET_F_MQ,
 };
 use virtio_net::testing::Station;
 
@@ -246,8 +247,13 @@ fn f22_what_is_no_command_is_answered_with_an_error() {
         &[1, 1, 1, 0, 0, 0, 0, 0],
         &[1, 1, 0, 0, 0, 0, 0, 0],
         &[1, 1, 2, 0, 0, 0, 0],
+        &[1, 0, 1, 0, 0, 0, 2, 0, 0, 0, 0, 1, 1, 0, 0, 0, 0x33, 0x33],
+        &[1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
         &[2, 0, 1, 0],
         &[3, 0],
+        &[4, 1],
+        &[5, 0, 0, 0, 0, 0],
+        &[6, 0, 1, 0, 0, 0, 1, 0, 0, 0],
         &[0xff; 64],
         &long,
     ];
@@ -267,6 +273,90 @@ fn f25_a_class_that_was_not_negotiated_is_an_error() {
     let (mut station, _link) =
         four_pairs(REQUIRED | VIRTIO_NET_F_CTRL_VQ | VIRTIO_NET_F_CTRL_RX | VIRTIO_NET_F_CTRL_MAC_ADDR);
     assert_eq!(station.command(2, &[4, 0, 1, 0]), ERR);
+}
+
+/// With every feature that a command can need.
+fn announcing() -> (Station, DeviceLink) {
+    let link = DeviceLink::new("test");
+    let station = Station::start(device("net-fast", &link, &[("pairs", "4")]), MQ | VIRTIO_NET_F_GUEST_ANNOUNCE);
+    (station, link)
+}
+
+fn status(station: &mut Station) -> u8 {
+    let mut status = [0; 2];
+    station.device.read_config(6, &mut status);
+    status[0]
+}
+
+#[test]
+fn a_driver_that_goes_on_elsewhere_is_asked_to_announce_where_it_is() {
+    let (mut station, _link) = announcing();
+    assert_eq!(status(&mut station), 1);
+    let state = station.device.save_state().unwrap();
+    let (mut other, _link) = announcing();
+    other.device.restore_state(&state).unwrap();
+    assert_eq!(status(&mut other), 3, "VIRTIO_NET_S_ANNOUNCE");
+    assert_eq!(other.command(CTRL, &[3, 0, 0]), ERR);
+    assert_eq!(status(&mut other), 3);
+    assert_eq!(other.command(CTRL, &[3, 0]), OK);
+    assert_eq!(status(&mut other), 1);
+    other.device.restore_state(&state).unwrap();
+    other.restart();
+    assert_eq!(status(&mut other), 1, "a driver that begins has announced itself");
+    let (mut silent, _link) = four_pairs(MQ);
+    silent.device.restore_state(&state).unwrap();
+    assert_eq!(status(&mut silent), 1, "not negotiated");
+}
+
+#[test]
+fn f41_a_state_that_is_refused_changes_nothing() {
+    let (mut station, _link) = announcing();
+    assert_eq!(set_pairs(&mut station, 2), OK);
+    let state = station.device.save_state().unwrap();
+    for bad in [&state[..state.len() - 1], &[&state[..], &[0]].concat(), &[]] {
+        assert_eq!(station.device.restore_state(bad).unwrap_err().errno(), Errno::EINVAL);
+    }
+    assert_eq!((enabled(&mut station), status(&mut station)), ("2".to_owned(), 1));
+}
+
+/// The largest there can be is taken, in as many buffers as the ring has; one byte more is not.
+#[test]
+fn f22_commands_may_be_in_many_buffers_up_to_the_longest() {
+    let link = DeviceLink::new("test");
+    let features = REQUIRED | VIRTIO_NET_F_CTRL_VQ | VIRTIO_NET_F_CTRL_RX;
+    let mut station = Station::start(device("net-cvq", &link, &[]), features);
+    let ring = station.rings[2].clone();
+    let addr = ring.desc + 0x8000;
+    let answer = addr + 0x4000;
+    for (addresses, excess, expected) in [(2, 0, OK), (2, 1, ERR), (10_921, 0, OK), (10_922, 0, ERR)] {
+        // The table of addresses is the same memory again and again: only how long it says it is counts.
+        let mut command = [1, 0, 0, 0, 0, 0];
+        command[2..].copy_from_slice(&u32::to_le_bytes(addresses));
+        ring.ram.write(addr, &command);
+        ring.ram.write(addr + 8, &[0; 0x2000]);
+        let mut left = 6 * addresses + 4 + excess;
+        let mut chain: Vec<_> = (0..6).map(|at| (addr + at, 1, false)).collect();
+        while left > 0 {
+            let len = left.min(if left > 64 { 0x2000 } else { 7 });
+            chain.push((addr + 8, len, false));
+            left -= len;
+            if chain.len() == usize::from(ring.size) - 1 {
+                break;
+            }
+        }
+        assert_eq!(left, 0, "it is all in one chain");
+        chain.push((answer, 1, true));
+        ring.ram.write(answer, &[0xff]);
+        station.rings[2].add(&chain);
+        station.kick(2);
+        let begun = Instant::now();
+        while station.rings[2].take_used().is_none() {
+            assert!(begun.elapsed() < Duration::from_secs(5), "no answer");
+            std::thread::sleep(Duration::from_micros(100));
+        }
+        assert_eq!(ring.ram.read(answer, 1), [expected], "{addresses} addresses and {excess} bytes");
+    }
+    assert!(!link.needs_reset());
 }
 
 #[test]

@@ -1,6 +1,12 @@
 //! Configuration space (virtio 1.3 §5.1.4).
 
+use crate::features::{VIRTIO_NET_F_CTRL_VLAN, VIRTIO_NET_F_RSS, VIRTIO_NET_F_SPEED_DUPLEX};
+use crate::filter::Filter;
 use crate::mac::Mac;
+use crate::parameters::{Duplex, NetParameters};
+use crate::rss::{HASH_TYPES, MAX_KEY, MAX_TABLE, Rss};
+use arc_swap::ArcSwap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
 use virtio_mdev_api::DeviceLink;
 
@@ -9,7 +15,13 @@ pub const CONFIG_SIZE: u32 = 24;
 const STATUS: usize = 6;
 const MAX_PAIRS: usize = 8;
 const MTU: usize = 10;
+const SPEED: usize = 12;
+const DUPLEX: usize = 16;
+const RSS_MAX_KEY_SIZE: usize = 17;
+const RSS_MAX_TABLE: usize = 18;
+const HASH_TYPES_AT: usize = 20;
 const LINK_UP: u16 = 1;
+const ANNOUNCE: u16 = 2;
 
 /// Whether the link is up, shared with whoever changes it.
 #[derive(Debug)]
@@ -37,6 +49,22 @@ impl LinkState {
     }
 }
 
+/// What a driver wants of the frames it receives.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wanted {
+    /// Which of them.
+    pub filter: Filter,
+    /// Where they go, if it says so.
+    pub rss: Option<Rss>,
+}
+
+impl Wanted {
+    /// As after a reset, with `features` in effect.
+    fn new(features: u64) -> Self {
+        Self { filter: Filter::new(features & VIRTIO_NET_F_CTRL_VLAN != 0), rss: None }
+    }
+}
+
 /// The fields a driver reads, and what its control queue sets; shared by the device and its thread.
 #[derive(Debug)]
 pub struct NetConfig {
@@ -47,12 +75,78 @@ pub struct NetConfig {
     pairs: u16,
     /// How many of them the driver enabled.
     enabled: AtomicU16,
+    /// Offered: which fields there are.
+    features: u64,
+    /// In Mbit/s; -1 unless it is known.
+    speed: u32,
+    duplex: Option<Duplex>,
+    /// The driver shall announce where it is.
+    announce: AtomicBool,
+    wanted: ArcSwap<Wanted>,
+    /// Whether it has to be asked at all.
+    choosing: AtomicBool,
 }
 
 impl NetConfig {
-    /// With one pair enabled.
-    pub fn new(mac: Mac, mtu: u16, pairs: u16) -> Self {
-        Self { mac: AtomicU64::new(number(mac)), mtu, pairs, enabled: AtomicU16::new(1) }
+    /// With one pair enabled, and all frames wanted.
+    pub fn new(card: &NetParameters) -> Self {
+        Self {
+            mac: AtomicU64::new(number(card.mac)),
+            mtu: card.mtu,
+            pairs: card.pairs,
+            enabled: AtomicU16::new(1),
+            features: card.features,
+            speed: card.speed.unwrap_or(u32::MAX),
+            duplex: card.duplex,
+            announce: AtomicBool::new(false),
+            wanted: ArcSwap::from_pointee(Wanted::new(0)),
+            choosing: AtomicBool::new(false),
+        }
+    }
+
+    /// A driver begins, with `features` in effect: what another one set is gone.
+    pub fn begin(&self, features: u64) {
+        self.enable(1);
+        self.set_announce(false);
+        self.set_wanted(Wanted::new(features));
+    }
+
+    /// What the driver wants of the frames it receives.
+    pub fn wanted(&self) -> Arc<Wanted> {
+        self.wanted.load_full()
+    }
+
+    /// Replaces it. By one thread at a time.
+    pub fn set_wanted(&self, wanted: Wanted) {
+        let choosing = !wanted.filter.is_promiscuous() || wanted.rss.is_some();
+        self.wanted.store(Arc::new(wanted));
+        self.choosing.store(choosing, Ordering::Release);
+    }
+
+    /// Whether the driver chooses: until then it wants every frame, and says nothing of pairs.
+    #[inline]
+    pub fn chooses(&self) -> bool {
+        self.choosing.load(Ordering::Acquire)
+    }
+
+    /// Whether the driver wants a frame from outside, which is without virtio-net header.
+    pub fn wants(&self, frame: &[u8]) -> bool {
+        self.wanted.load().filter.wants(frame, self.mac())
+    }
+
+    /// The queue pair that the driver wants a frame on, if it says so.
+    pub fn pair_for(&self, frame: &[u8]) -> Option<u16> {
+        self.wanted.load().rss.as_ref().map(|rss| rss.pair(frame))
+    }
+
+    /// Whether the driver is asked to announce where it is.
+    pub fn announce(&self) -> bool {
+        self.announce.load(Ordering::Acquire)
+    }
+
+    /// Asks it, or no more.
+    pub fn set_announce(&self, announce: bool) {
+        self.announce.store(announce, Ordering::Release);
     }
 
     /// The address of the card.
@@ -90,9 +184,20 @@ impl NetConfig {
     pub fn read(&self, link_up: bool, offset: u32, out: &mut [u8]) {
         let mut bytes = [0; CONFIG_SIZE as usize];
         bytes[..6].copy_from_slice(&self.mac().bytes());
-        bytes[STATUS..STATUS + 2].copy_from_slice(&if link_up { LINK_UP } else { 0 }.to_le_bytes());
+        let status = if link_up { LINK_UP } else { 0 } | if self.announce() { ANNOUNCE } else { 0 };
+        bytes[STATUS..STATUS + 2].copy_from_slice(&status.to_le_bytes());
         bytes[MAX_PAIRS..MAX_PAIRS + 2].copy_from_slice(&self.pairs.to_le_bytes());
         bytes[MTU..MTU + 2].copy_from_slice(&self.mtu.to_le_bytes());
+        if self.features & VIRTIO_NET_F_SPEED_DUPLEX != 0 {
+            bytes[SPEED..SPEED + 4].copy_from_slice(&self.speed.to_le_bytes());
+            bytes[DUPLEX] = self.duplex.map_or(u8::MAX, |duplex| duplex as u8);
+        }
+        if self.features & VIRTIO_NET_F_RSS != 0 {
+            bytes[RSS_MAX_KEY_SIZE] = u8::try_from(MAX_KEY).unwrap_or(u8::MAX);
+            let table = u16::try_from(MAX_TABLE).unwrap_or(u16::MAX);
+            bytes[RSS_MAX_TABLE..RSS_MAX_TABLE + 2].copy_from_slice(&table.to_le_bytes());
+            bytes[HASH_TYPES_AT..].copy_from_slice(&HASH_TYPES.to_le_bytes());
+        }
         let from = usize::try_from(offset).unwrap_or(usize::MAX);
         let tail = bytes.get(from..).unwrap_or(&[]);
         let len = tail.len().min(out.len());
@@ -119,9 +224,25 @@ fn number(mac: Mac) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::filter::Mode;
+    use crate::parameters::Doorbell;
+
+    fn card(features: u64) -> NetParameters {
+        NetParameters {
+            mac: Mac::from([2, 1, 2, 3, 4, 5]),
+            mtu: 1500,
+            pairs: 4,
+            queue_size: 256,
+            features,
+            speed: Some(40_000),
+            duplex: Some(Duplex::Full),
+            ring_group: false,
+            doorbell: Doorbell::EventFd,
+        }
+    }
 
     fn config() -> NetConfig {
-        NetConfig::new(Mac::from([2, 1, 2, 3, 4, 5]), 1500, 4)
+        NetConfig::new(&card(0))
     }
 
     #[test]
@@ -130,6 +251,32 @@ mod tests {
         config().read(true, 0, &mut out);
         assert_eq!(out[..12], [2, 1, 2, 3, 4, 5, 1, 0, 4, 0, 0xdc, 5]);
         assert_eq!(out[12..], [0; 20]);
+    }
+
+    #[test]
+    fn fields_of_features_that_are_offered_are_there() {
+        let mut out = [0; 24];
+        NetConfig::new(&card(VIRTIO_NET_F_SPEED_DUPLEX | VIRTIO_NET_F_RSS)).read(true, 0, &mut out);
+        assert_eq!(out[12..], [0x40, 0x9c, 0, 0, 1, 40, 128, 0, 0x3f, 0, 0, 0]);
+        let unknown = NetParameters { speed: None, duplex: None, ..card(VIRTIO_NET_F_SPEED_DUPLEX) };
+        NetConfig::new(&unknown).read(true, 0, &mut out);
+        assert_eq!(out[12..], [0xff, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0, 0, 0, 0]);
+    }
+
+    #[test]
+    fn what_one_driver_set_is_nothing_to_the_next() {
+        let (config, other) = (config(), [&[2; 14][..], &[0; 46]].concat());
+        assert!(config.wants(&other));
+        let mut wanted = Wanted::clone(&config.wanted());
+        wanted.filter.set_mode(Mode::Promiscuous, false);
+        config.set_wanted(wanted);
+        config.set_announce(true);
+        config.enable(3);
+        let mut status = [0; 2];
+        config.read(true, 6, &mut status);
+        assert!(!config.wants(&other) && status == [3, 0]);
+        config.begin(0);
+        assert!(config.wants(&other) && !config.announce() && config.enabled() == 1);
     }
 
     #[test]

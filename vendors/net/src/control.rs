@@ -1,36 +1,46 @@
 //! The control queue (virtio 1.3 §5.1.6.5).
 //!
-//! Every command is done when its burst ends: none waits for anything. Receive modes and filter tables are taken and
-//! nothing is filtered, which the specification leaves to the device: what is behind the card decides who gets what.
+//! Every command is done when its burst ends: none waits for anything. What a command says is taken whole or not at all.
+//! Whether frames are filtered is the port's to say: one that returns what it is sent filters nothing, which the
+//! specification leaves to the device.
 
-use crate::config::NetConfig;
-use crate::features::{VIRTIO_NET_F_CTRL_MAC_ADDR, VIRTIO_NET_F_CTRL_RX, VIRTIO_NET_F_CTRL_VQ, VIRTIO_NET_F_MQ};
+use crate::config::{NetConfig, Wanted};
+use crate::features::{
+    SEVERAL_PAIRS, VIRTIO_NET_F_CTRL_MAC_ADDR, VIRTIO_NET_F_CTRL_RX, VIRTIO_NET_F_CTRL_RX_EXTRA,
+    VIRTIO_NET_F_CTRL_VLAN, VIRTIO_NET_F_CTRL_VQ, VIRTIO_NET_F_GUEST_ANNOUNCE, VIRTIO_NET_F_MQ, VIRTIO_NET_F_RSS,
+};
+use crate::filter::Mode;
 use crate::mac::Mac;
+use crate::rss::Rss;
 use std::sync::Arc;
 use virtio_mdev_api::DeviceLink;
 use virtqueue::{Chain, Halt, Io, Next, Queue};
 
 /// Commands of one burst.
 const BURST: usize = 16;
-/// Longest command: two filter tables of some hundred addresses.
-const MAX_COMMAND: usize = 4096;
+/// Longest command: two filter tables of some thousand addresses.
+const MAX_COMMAND: usize = 1 << 16;
 
 const OK: u8 = 0;
 const ERR: u8 = 1;
 
 /// Classes, with their commands.
 const RX: u8 = 0;
-const RX_PROMISC: u8 = 0;
-const RX_ALLMULTI: u8 = 1;
 const MAC: u8 = 1;
 const MAC_TABLE_SET: u8 = 0;
 const MAC_ADDR_SET: u8 = 1;
+const VLAN: u8 = 2;
+const VLAN_ADD: u8 = 0;
+const VLAN_DEL: u8 = 1;
+const ANNOUNCE: u8 = 3;
+const ANNOUNCE_ACK: u8 = 0;
 const MQ: u8 = 4;
 const MQ_VQ_PAIRS_SET: u8 = 0;
+const MQ_RSS_CONFIG: u8 = 1;
 
 /// Which queue takes commands, with `features` in effect: the last of those there are then.
 pub fn control_queue(features: u64, pairs: u16) -> Option<u16> {
-    let pairs = if features & VIRTIO_NET_F_MQ != 0 { pairs } else { 1 };
+    let pairs = if features & SEVERAL_PAIRS != 0 { pairs } else { 1 };
     (features & VIRTIO_NET_F_CTRL_VQ != 0).then(|| 2 * pairs)
 }
 
@@ -40,12 +50,13 @@ pub struct Control {
     link: DeviceLink,
     /// Configuration space is another than before the burst.
     changed: bool,
-    command: Box<[u8]>,
+    /// Grows to the longest command there was.
+    command: Vec<u8>,
 }
 
 impl Control {
     pub fn new(config: Arc<NetConfig>, link: DeviceLink) -> Self {
-        Self { config, link, changed: false, command: vec![0; MAX_COMMAND].into_boxed_slice() }
+        Self { config, link, changed: false, command: Vec::new() }
     }
 
     /// Does what waits in the queue, at most a burst of it.
@@ -90,44 +101,93 @@ impl Control {
     }
 
     fn obey(&mut self, io: &Io<'_>, chain: &Chain, features: u64) -> Result<u8, Halt> {
-        if chain.readable > self.command.len() as u64 {
-            return Ok(ERR);
+        let Some(len) = usize::try_from(chain.readable).ok().filter(|len| *len <= MAX_COMMAND) else { return Ok(ERR) };
+        if self.command.len() < len {
+            self.command.resize(len, 0);
         }
-        let len = io.read(chain, 0, &mut self.command)?;
+        let len = io.read(chain, 0, &mut self.command[..len])?;
         let [class, command, ref data @ ..] = self.command[..len] else { return Ok(ERR) };
-        let has = |feature| features & feature != 0;
-        let done = match (class, command, data) {
-            (RX, RX_PROMISC | RX_ALLMULTI, [0 | 1]) => has(VIRTIO_NET_F_CTRL_RX),
-            (MAC, MAC_TABLE_SET, tables) => has(VIRTIO_NET_F_CTRL_RX) && are_tables(tables),
-            (MAC, MAC_ADDR_SET, &[a, b, c, d, e, f]) if has(VIRTIO_NET_F_CTRL_MAC_ADDR) => {
-                let mac = Mac::of_station([a, b, c, d, e, f]);
-                if let Ok(mac) = mac {
-                    self.changed |= mac != self.config.mac();
-                    self.config.set_mac(mac);
-                }
-                mac.is_ok()
-            }
-            (MQ, MQ_VQ_PAIRS_SET, &[low, high]) if has(VIRTIO_NET_F_MQ) => {
-                let pairs = u16::from_le_bytes([low, high]);
-                let known = (1..=self.config.pairs()).contains(&pairs);
-                if known {
-                    self.config.enable(pairs);
-                }
-                known
-            }
-            _ => false,
-        };
-        Ok(if done { OK } else { ERR })
+        let done = (Class { class, command, features, config: &self.config }).obey(data, &mut self.changed);
+        Ok(if done.is_some() { OK } else { ERR })
     }
 }
 
-/// Whether these are the tables of single and of group addresses, each a number of them and as many.
-fn are_tables(bytes: &[u8]) -> bool {
-    let rest = |bytes| -> Option<&[u8]> {
-        let (count, table) = <[u8]>::split_first_chunk(bytes)?;
-        table.get(usize::try_from(u32::from_le_bytes(*count)).ok()?.checked_mul(6)?..)
-    };
-    rest(bytes).and_then(rest) == Some(&[])
+/// A command, without what it is about.
+struct Class<'c> {
+    class: u8,
+    command: u8,
+    /// In effect.
+    features: u64,
+    config: &'c NetConfig,
+}
+
+impl Class<'_> {
+    fn needs(&self, feature: u64) -> Option<()> {
+        (self.features & feature != 0).then_some(())
+    }
+
+    /// Does it; `None` when there is no such command, or it makes no sense.
+    fn obey(&self, data: &[u8], changed: &mut bool) -> Option<()> {
+        match (self.class, self.command, data) {
+            (RX, mode, &[on @ (0 | 1)]) => {
+                let mode = Mode::of_command(mode)?;
+                self.needs(if mode.is_extra() { VIRTIO_NET_F_CTRL_RX_EXTRA } else { VIRTIO_NET_F_CTRL_RX })?;
+                self.change(|wanted| wanted.filter.set_mode(mode, on == 1));
+            }
+            (MAC, MAC_TABLE_SET, tables) => {
+                self.needs(VIRTIO_NET_F_CTRL_RX)?;
+                let (single, rest) = table(tables)?;
+                let (group, []) = table(rest)? else { return None };
+                self.change(|wanted| wanted.filter.set_addresses(single, group));
+            }
+            (MAC, MAC_ADDR_SET, data) => {
+                self.needs(VIRTIO_NET_F_CTRL_MAC_ADDR)?;
+                let mac = Mac::of_station(data.try_into().ok()?).ok()?;
+                *changed |= mac != self.config.mac();
+                self.config.set_mac(mac);
+            }
+            (VLAN, command @ (VLAN_ADD | VLAN_DEL), &[low, high]) => {
+                self.needs(VIRTIO_NET_F_CTRL_VLAN)?;
+                let vlan = u16::from_le_bytes([low, high]);
+                return self.change(|wanted| wanted.filter.set_vlan(vlan, command == VLAN_ADD)).then_some(());
+            }
+            (ANNOUNCE, ANNOUNCE_ACK, []) => {
+                self.needs(VIRTIO_NET_F_GUEST_ANNOUNCE)?;
+                self.config.set_announce(false);
+            }
+            (MQ, MQ_VQ_PAIRS_SET, &[low, high]) => {
+                self.needs(VIRTIO_NET_F_MQ)?;
+                let pairs = u16::from_le_bytes([low, high]);
+                (1..=self.config.pairs()).contains(&pairs).then_some(())?;
+                self.config.enable(pairs);
+                // Where frames go is the device's to say again (virtio 1.3 §5.1.6.5.6).
+                self.change(|wanted| wanted.rss = None);
+            }
+            (MQ, MQ_RSS_CONFIG, data) => {
+                self.needs(VIRTIO_NET_F_RSS)?;
+                let (rss, transmit) = Rss::parse(data, self.config.pairs())?;
+                self.config.enable(transmit);
+                self.change(|wanted| wanted.rss = Some(rss));
+            }
+            _ => return None,
+        }
+        Some(())
+    }
+
+    fn change<R>(&self, change: impl FnOnce(&mut Wanted) -> R) -> R {
+        let mut wanted = Wanted::clone(&self.config.wanted());
+        let result = change(&mut wanted);
+        self.config.set_wanted(wanted);
+        result
+    }
+}
+
+/// A table of addresses, which is their number and as many, and what is behind it.
+fn table(bytes: &[u8]) -> Option<(&[[u8; 6]], &[u8])> {
+    let (count, rest) = bytes.split_first_chunk()?;
+    let len = usize::try_from(u32::from_le_bytes(*count)).ok()?.checked_mul(6)?;
+    let (table, rest) = rest.split_at_checked(len)?;
+    Some((table.as_chunks().0, rest))
 }
 
 #[cfg(test)]
@@ -137,18 +197,17 @@ mod tests {
     #[test]
     fn the_control_queue_is_the_last_of_those_negotiated() {
         assert_eq!(control_queue(VIRTIO_NET_F_CTRL_VQ | VIRTIO_NET_F_MQ, 4), Some(8));
+        assert_eq!(control_queue(VIRTIO_NET_F_CTRL_VQ | VIRTIO_NET_F_RSS, 4), Some(8));
         assert_eq!(control_queue(VIRTIO_NET_F_CTRL_VQ, 4), Some(2));
         assert_eq!(control_queue(0, 4), None);
     }
 
     #[test]
     fn f22_tables_are_as_long_as_they_say() {
-        assert!(are_tables(&[0; 8]));
-        assert!(are_tables(&[&[1, 0, 0, 0][..], &[2; 6], &[0; 4]].concat()));
-        for wrong in
-            [&[][..], &[0; 7], &[0; 9], &[1, 0, 0, 0, 2, 2], &[0xff; 16], &[0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff]]
-        {
-            assert!(!are_tables(wrong), "{wrong:?}");
+        assert_eq!(table(&[0; 8]), Some((&[][..], &[0; 4][..])));
+        assert_eq!(table(&[1, 0, 0, 0, 2, 2, 2, 2, 2, 2, 9]), Some((&[[2; 6]][..], &[9][..])));
+        for wrong in [&[][..], &[0; 3], &[1, 0, 0, 0, 2, 2], &[0xff; 16], &[0, 0, 0, 0x80, 0, 0, 0, 0, 0, 0]] {
+            assert_eq!(table(wrong), None, "{wrong:?}");
         }
     }
 }

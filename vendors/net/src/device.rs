@@ -1,12 +1,12 @@
 //! A virtio-net device (virtio 1.3 §5.1).
 
-use crate::config::{CONFIG_SIZE, LinkState, NetConfig};
+use crate::config::{CONFIG_SIZE, LinkState, NetConfig, Wanted};
 use crate::control::control_queue;
-use crate::features::{VIRTIO_NET_F_CTRL_VQ, VIRTIO_NET_F_MAC, VIRTIO_NET_F_MQ, effective};
+use crate::features::{SEVERAL_PAIRS, VIRTIO_NET_F_CTRL_VQ, VIRTIO_NET_F_GUEST_ANNOUNCE, VIRTIO_NET_F_MAC, effective};
 use crate::lane::{Lane, Lanes};
 use crate::mac::Mac;
 use crate::pair::{Pair, Shared};
-use crate::parameters::{Doorbell, NetParameters};
+use crate::parameters::{Doorbell, Duplex, NetParameters, UNKNOWN};
 use crate::port::{Controls, Port};
 use crate::service::ControlService;
 use crate::state::CardState;
@@ -36,6 +36,8 @@ pub struct NetDevice<P: Port> {
     queue_size: u16,
     ring_group: bool,
     doorbell: Doorbell,
+    speed: Option<u32>,
+    duplex: Option<Duplex>,
     config: Arc<NetConfig>,
     /// What the driver accepted, or all that is offered before it did.
     accepted: u64,
@@ -70,11 +72,12 @@ impl<P: Port> NetDevice<P> {
         ports: Vec<P>,
         controls: Box<dyn Controls>,
     ) -> Result<Self, Refusal> {
-        let NetParameters { mac, mtu, pairs, queue_size, features, ring_group, doorbell } = *parameters;
+        let NetParameters { pairs, queue_size, features, ring_group, doorbell, speed, duplex, .. } = *parameters;
         let (health, statistics) = (Health::new(link), CardStatistics::new(pairs));
         debug_assert_eq!(ports.len(), usize::from(pairs));
-        let config = Arc::new(NetConfig::new(mac, mtu, pairs));
-        let lane = |number| Lane::new(number, Arc::clone(&link_state), Arc::clone(&statistics));
+        let config = Arc::new(NetConfig::new(parameters));
+        let chooser = || P::OUTSIDE.then(|| Arc::clone(&config));
+        let lane = |number| Lane::new(number, Arc::clone(&link_state), Arc::clone(&statistics), chooser());
         let lanes = Lanes::new((0..pairs).map(lane).collect(), Arc::clone(&config));
         let shared = Shared {
             config: Arc::clone(&config),
@@ -96,6 +99,8 @@ impl<P: Port> NetDevice<P> {
             queue_size,
             ring_group,
             doorbell,
+            speed,
+            duplex,
             config,
             accepted: features,
             driver_ok: false,
@@ -148,7 +153,7 @@ impl<P: Port> NetDevice<P> {
         if control_queue(features, self.config.pairs()) == Some(index) {
             return Some((Unit::Control, 0));
         }
-        let pairs = if features & VIRTIO_NET_F_MQ != 0 { self.pairs.len() } else { 1 };
+        let pairs = if features & SEVERAL_PAIRS != 0 { self.pairs.len() } else { 1 };
         let pair = usize::from(index / 2);
         (pair < pairs).then_some((Unit::Pair(pair), usize::from(index % 2)))
     }
@@ -188,7 +193,9 @@ impl<P: Port> NetDevice<P> {
     }
 
     fn state(&self) -> CardState {
-        CardState { mtu: self.config.mtu(), pairs: self.config.pairs(), enabled: self.config.enabled() }
+        let config = &self.config;
+        let wanted = Wanted::clone(&config.wanted());
+        CardState { mtu: config.mtu(), pairs: config.pairs(), enabled: config.enabled(), wanted }
     }
 }
 
@@ -221,6 +228,7 @@ impl<P: Port> VirtioMdev for NetDevice<P> {
     fn set_features(&mut self, features: u64) -> Result<(), Refusal> {
         // Queues are started with them; here they say which one takes commands.
         self.accepted = effective(features);
+        self.config.begin(self.accepted);
         Ok(())
     }
 
@@ -302,7 +310,7 @@ impl<P: Port> VirtioMdev for NetDevice<P> {
     fn reset(&mut self) {
         self.accepted = self.features;
         self.driver_ok = false;
-        self.config.enable(1);
+        self.config.begin(0);
         // The MAC address stays: QEMU sets it before the reset that begins every start.
         self.health.reset();
     }
@@ -312,13 +320,19 @@ impl<P: Port> VirtioMdev for NetDevice<P> {
     }
 
     fn restore_state(&mut self, state: &[u8]) -> Result<(), Refusal> {
-        self.config.enable(self.state().decode(state)?.enabled);
+        let CardState { enabled, wanted, .. } = self.state().decode(state)?;
+        self.config.enable(enabled);
+        self.config.set_wanted(wanted);
+        // What is between the driver and its peers learns from its frames where it is now; its interrupt comes with those
+        // of all that go on.
+        self.config.set_announce(self.accepted & VIRTIO_NET_F_GUEST_ANNOUNCE != 0);
         Ok(())
     }
 
     fn attributes(&self) -> Vec<AttributeSpec> {
         let mut attributes = self.statistics.attributes();
-        let read = ["mtu", "pairs", "pairs_enabled", "queue-size", "features", "doorbell"].map(|name| (name, false));
+        let read = ["mtu", "pairs", "pairs_enabled", "queue-size", "features", "speed", "duplex", "doorbell"]
+            .map(|name| (name, false));
         let card = [("mac", true)].into_iter().chain(read);
         attributes.extend(card.map(|(name, writable)| AttributeSpec { name: name.to_owned(), writable }));
         attributes.extend(self.controls.attributes());
@@ -333,6 +347,8 @@ impl<P: Port> VirtioMdev for NetDevice<P> {
             "pairs_enabled" => return Ok(self.config.enabled().to_string()),
             "queue-size" => return Ok(self.queue_size.to_string()),
             "features" => return Ok(format!("{:#x}", self.features)),
+            "speed" => return Ok(self.speed.map_or_else(|| UNKNOWN.to_owned(), |speed| speed.to_string())),
+            "duplex" => return Ok(self.duplex.map_or(UNKNOWN, Duplex::as_str).to_owned()),
             "doorbell" => return Ok(self.doorbell.as_str().to_owned()),
             _ => {}
         }

@@ -1,6 +1,8 @@
 //! The virtio-net header (virtio 1.3 §5.1.6).
 
-use crate::features::{VIRTIO_NET_F_CSUM, VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_HOST_TSO6};
+use crate::features::{
+    VIRTIO_NET_F_CSUM, VIRTIO_NET_F_HOST_ECN, VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_HOST_TSO6, VIRTIO_NET_F_HOST_USO,
+};
 
 /// Bytes of the header with VIRTIO_F_VERSION_1.
 pub const HEADER: usize = 12;
@@ -9,10 +11,18 @@ pub const NUM_BUFFERS: usize = 10;
 /// Bytes of an Ethernet header.
 pub const ETHERNET: usize = 14;
 
-const NEEDS_CSUM: u8 = 1;
-const GSO_NONE: u8 = 0;
-const GSO_TCPV4: u8 = 1;
-const GSO_TCPV6: u8 = 4;
+/// The checksum is left to do.
+pub const NEEDS_CSUM: u8 = 1;
+/// How a frame is to be segmented: not at all.
+pub const GSO_NONE: u8 = 0;
+/// As TCP over IPv4.
+pub const GSO_TCPV4: u8 = 1;
+/// As TCP over IPv6.
+pub const GSO_TCPV6: u8 = 4;
+/// As UDP.
+pub const GSO_UDP_L4: u8 = 5;
+/// Besides, of TCP: the first segment says that it met congestion.
+pub const GSO_ECN: u8 = 0x80;
 
 fn u16_at(header: &[u8; HEADER], at: usize) -> usize {
     usize::from(u16::from_le_bytes([header[at], header[at + 1]]))
@@ -31,14 +41,15 @@ pub fn is_valid(header: &[u8; HEADER], len: usize, features: u64) -> bool {
     if checksum && csum_start + csum_offset + 2 > len {
         return false;
     }
-    // VIRTIO_NET_F_HOST_ECN is not offered, so its bit makes any of them another, unknown one.
-    match gso {
-        GSO_NONE => true,
-        _ if gso_size == 0 || !checksum || hdr_len > len => false,
-        GSO_TCPV4 => features & VIRTIO_NET_F_HOST_TSO4 != 0,
-        GSO_TCPV6 => features & VIRTIO_NET_F_HOST_TSO6 != 0,
-        _ => false,
-    }
+    let feature = match gso & !GSO_ECN {
+        _ if gso == GSO_NONE => return true,
+        _ if gso_size == 0 || !checksum || hdr_len > len => return false,
+        GSO_TCPV4 => VIRTIO_NET_F_HOST_TSO4,
+        GSO_TCPV6 => VIRTIO_NET_F_HOST_TSO6,
+        GSO_UDP_L4 if gso == GSO_UDP_L4 => VIRTIO_NET_F_HOST_USO,
+        _ => return false,
+    };
+    features & feature != 0 && (gso & GSO_ECN == 0 || features & VIRTIO_NET_F_HOST_ECN != 0)
 }
 
 /// Whether the header asks for segmentation, so that its frame may be longer than the MTU.
@@ -51,6 +62,7 @@ mod tests {
     use super::*;
 
     const ALL: u64 = VIRTIO_NET_F_CSUM | VIRTIO_NET_F_HOST_TSO4 | VIRTIO_NET_F_HOST_TSO6;
+    const ECN: u64 = ALL | VIRTIO_NET_F_HOST_ECN | VIRTIO_NET_F_HOST_USO;
 
     fn header(flags: u8, gso: u8, hdr_len: u16, gso_size: u16, csum: (u16, u16)) -> [u8; HEADER] {
         let mut header = [0; HEADER];
@@ -85,10 +97,18 @@ mod tests {
     }
 
     #[test]
+    fn f22_congestion_is_of_tcp_alone() {
+        let with = |gso| is_valid(&header(1, gso, 54, 1448, (34, 16)), 9000, ECN);
+        assert_eq!([1, 4, 5, 0x81, 0x84].map(with), [true; 5]);
+        assert_eq!([2, 3, 6, 0x80, 0x82, 0x85, 0xff].map(with), [false; 7]);
+    }
+
+    #[test]
     fn f22_what_was_not_negotiated_is_refused() {
         assert!(!is_valid(&header(1, 0, 0, 0, (34, 16)), 60, 0));
         assert!(!is_valid(&header(1, 4, 54, 1448, (34, 16)), 9000, ALL & !VIRTIO_NET_F_HOST_TSO6));
         assert!(!is_valid(&header(1, 0x81, 54, 1448, (34, 16)), 9000, ALL));
+        assert!(!is_valid(&header(1, 5, 42, 1448, (34, 6)), 9000, ALL));
         assert!(!is_valid(&header(2, 0, 0, 0, (0, 0)), 60, ALL));
     }
 }

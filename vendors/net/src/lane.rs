@@ -19,6 +19,8 @@ pub struct Lane {
     link: Arc<LinkState>,
     card: Arc<CardStatistics>,
     number: u16,
+    /// Of a driver that chooses among the frames it is given.
+    chooser: Option<Arc<NetConfig>>,
     /// Whether somebody sleeps until there are buffers. Changed by those who have the slot.
     awaited: AtomicBool,
     /// Those of other pairs.
@@ -27,13 +29,19 @@ pub struct Lane {
 
 impl Lane {
     /// Of pair `number`.
-    pub(crate) fn new(number: u16, link: Arc<LinkState>, card: Arc<CardStatistics>) -> Self {
+    pub(crate) fn new(
+        number: u16,
+        link: Arc<LinkState>,
+        card: Arc<CardStatistics>,
+        chooser: Option<Arc<NetConfig>>,
+    ) -> Self {
         Self {
             slot: Slot::new(),
             features: AtomicU64::new(0),
             link,
             card,
             number,
+            chooser,
             awaited: AtomicBool::new(false),
             waiting: Mutex::default(),
         }
@@ -76,7 +84,7 @@ impl Lane {
 
     fn receiver<'q, 'b>(&'q self, io: Option<&'q mut Io<'b>>) -> Receiver<'q, 'b> {
         let merge = self.features.load(Ordering::Relaxed) & VIRTIO_NET_F_MRG_RXBUF != 0;
-        Receiver::new(io, merge, &self.link, &self.statistics().rx)
+        Receiver::new(io, merge, &self.link, &self.statistics().rx, self.chooser.as_deref())
     }
 
     /// A driver that has no buffers, for a port that does not use them.

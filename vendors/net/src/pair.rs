@@ -13,6 +13,9 @@ use virtqueue::{Health, Interest, Next, Queue, Service, Slot, Waker};
 
 /// The longest frame there is: a segmented one (virtio 1.3 §5.1.6.3.1).
 pub const MAX_FRAME: usize = 65_550;
+/// How often a burst of frames from outside goes on in the lane of another pair.
+const TURNS: usize = 64;
+
 /// What a device has once, for all its pairs.
 #[derive(Clone)]
 pub struct Shared {
@@ -33,8 +36,8 @@ pub struct Pair<P> {
     features: u64,
     /// The next frame of the driver waits for the port.
     busy: bool,
-    /// A frame for the driver waits for buffers.
-    short: Option<Short>,
+    /// A frame for the driver waits for buffers of a pair.
+    short: Option<(u16, Short)>,
     /// Room for one frame.
     frame: Box<[u8]>,
 }
@@ -71,16 +74,26 @@ impl<P: Port> Pair<P> {
         if !self.port.may_receive() {
             return Next::Wait;
         }
-        let lane = self.shared.lanes.of(self.receiver());
+        let mut receiver = self.receiver();
         let statistics = self.shared.lanes.of(self.number).statistics();
         let (port, short) = (&mut self.port, &mut self.short);
-        let received = lane.deliver(|driver| {
-            let received = port.receive(driver, statistics);
-            *short = driver.short();
-            received
-        });
-        // A halt has been taken note of: the device is stopped, or one queue waits and the others may go on.
-        received.unwrap_or(Next::Again)
+        // A turn ends at the first frame for another pair, which the port keeps for the next turn.
+        for _ in 0..TURNS {
+            let mut elsewhere = None;
+            let received = self.shared.lanes.of(receiver).deliver(|driver| {
+                driver.spread(receiver);
+                let received = port.receive(driver, statistics);
+                *short = driver.short().map(|short| (receiver, short));
+                elsewhere = driver.elsewhere();
+                received
+            });
+            match elsewhere {
+                Some(pair) => receiver = pair,
+                // A halt has been taken note of: the device is stopped, or one queue waits and the others may go on.
+                None => return received.unwrap_or(Next::Again),
+            }
+        }
+        Next::Again
     }
 
     fn transmit(&mut self) -> Next {
@@ -98,7 +111,7 @@ impl<P: Port> Pair<P> {
                 } else {
                     shared.lanes.of(receiver).deliver(|driver| {
                         let sent = port.transmit(&mut frames, driver, statistics);
-                        *short = driver.short();
+                        *short = driver.short().map(|short| (receiver, short));
                         sent
                     })?;
                 }
@@ -130,10 +143,10 @@ impl<P: Port> Service for Pair<P> {
         if self.shared.health.is_stopped() {
             return Next::Wait;
         }
-        let receiver = self.receiver();
-        let lane = self.shared.lanes.of(receiver);
-        let other = (receiver != self.number).then_some(&self.waker);
-        let more = self.short.map_or(Next::Wait, |short| lane.rest(short, other));
+        let more = self.short.map_or(Next::Wait, |(receiver, short)| {
+            let other = (receiver != self.number).then_some(&self.waker);
+            self.shared.lanes.of(receiver).rest(short, other)
+        });
         if more == Next::Again || self.busy {
             return more;
         }

@@ -1,6 +1,9 @@
 //! `key=value` parameters of `create`.
 
-use crate::features::{CONTROL, VIRTIO_NET_F_MAC, VIRTIO_NET_F_MQ, VIRTIO_NET_F_MTU, in_words, trim};
+use crate::features::{
+    CONTROL, SEVERAL_PAIRS, VIRTIO_NET_F_MAC, VIRTIO_NET_F_MQ, VIRTIO_NET_F_MTU, VIRTIO_NET_F_SPEED_DUPLEX, in_words,
+    trim,
+};
 use crate::mac::Mac;
 use nix::errno::Errno;
 use std::collections::BTreeMap;
@@ -20,6 +23,8 @@ pub const MAX_PAIRS: u16 = 16;
 pub struct Offer {
     /// Features with one queue pair and no control queue.
     pub features: u64,
+    /// Features that come with a control queue, besides those of all.
+    pub with_control: u64,
     /// A card with one queue pair has a control queue too. One with more always has.
     pub control: bool,
     /// The rings of frames can be given memory of their own.
@@ -39,10 +44,55 @@ pub struct NetParameters {
     pub queue_size: u16,
     /// `features=`: what is offered.
     pub features: u64,
+    /// `speed=`: in Mbit/s, if it is to be known.
+    pub speed: Option<u32>,
+    /// `duplex=`, if it is to be known.
+    pub duplex: Option<Duplex>,
     /// As the type [offers](Offer::ring_group) it.
     pub ring_group: bool,
     /// `doorbell=`.
     pub doorbell: Doorbell,
+}
+
+/// Which ways frames go at a time. The numbers are those of configuration space.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Duplex {
+    /// One.
+    Half = 0,
+    /// Both.
+    Full = 1,
+}
+
+impl Duplex {
+    /// The value of the parameter.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Half => "half",
+            Self::Full => "full",
+        }
+    }
+}
+
+/// What nobody says of speed and duplex.
+pub(crate) const UNKNOWN: &str = "unknown";
+/// Fastest link, in Mbit/s (virtio 1.3 §5.1.4).
+const MAX_SPEED: u32 = 0x7fff_ffff;
+
+fn parse_speed(spec: &ParameterSpec, value: &str) -> Result<Option<u32>, Refusal> {
+    if value == UNKNOWN {
+        return Ok(None);
+    }
+    let speed = value.parse().ok().filter(|speed| *speed <= MAX_SPEED);
+    speed.map(Some).ok_or_else(|| spec.refuse(value, &format!("neither a number in 0..{MAX_SPEED} nor {UNKNOWN}")))
+}
+
+fn parse_duplex(spec: &ParameterSpec, value: &str) -> Result<Option<Duplex>, Refusal> {
+    let known = [Duplex::Half, Duplex::Full].into_iter().find(|duplex| duplex.as_str() == value);
+    match known {
+        None if value != UNKNOWN => Err(spec.refuse(value, "none of half, full, unknown")),
+        known => Ok(known),
+    }
 }
 
 /// How a driver kicks.
@@ -80,9 +130,11 @@ impl Doorbell {
 impl Offer {
     /// What is offered with so many queue pairs.
     fn with_pairs(&self, pairs: u16) -> u64 {
-        let several = if pairs > 1 { VIRTIO_NET_F_MQ } else { 0 };
-        let control = if pairs > 1 || self.control { CONTROL } else { 0 };
-        self.features | several | control
+        match pairs {
+            1 if !self.control => self.features,
+            1 => self.features | CONTROL | self.with_control & !SEVERAL_PAIRS,
+            _ => self.features | CONTROL | self.with_control | VIRTIO_NET_F_MQ,
+        }
     }
 
     /// The parameters that every network card takes.
@@ -115,6 +167,18 @@ impl Offer {
                 "what is offered: a mask, or what to leave out; pairs= adds its own to the default",
             ),
             spec(
+                "speed",
+                Values::Shape("MBIT|unknown"),
+                Some(UNKNOWN.to_owned()),
+                "of the link, which the driver is told",
+            ),
+            spec(
+                "duplex",
+                Values::Shape("half|full|unknown"),
+                Some(UNKNOWN.to_owned()),
+                "of the link, which the driver is told",
+            ),
+            spec(
                 "doorbell",
                 Values::Shape("eventfd|page"),
                 Some(Doorbell::EventFd.as_str().to_owned()),
@@ -135,6 +199,8 @@ impl NetParameters {
             pairs: 1,
             queue_size: MAX_QUEUE_SIZE,
             features: 0,
+            speed: None,
+            duplex: None,
             ring_group: offer.ring_group,
             doorbell: Doorbell::EventFd,
         };
@@ -152,12 +218,16 @@ impl NetParameters {
                 "pairs" => parsed.pairs = spec.number(value)?,
                 "queue-size" => parsed.queue_size = spec.number(value)?,
                 "features" => features = Some((spec, value)),
+                "speed" => parsed.speed = parse_speed(spec, value)?,
+                "duplex" => parsed.duplex = parse_duplex(spec, value)?,
                 "doorbell" => parsed.doorbell = Doorbell::parse(spec, value, request.doorbell_pages)?,
                 // The parent's own.
                 _ => {}
             }
         }
-        let supported = offer.with_pairs(parsed.pairs);
+        // As in QEMU, there is a field for them when one of them is known.
+        let is_known = parsed.speed.is_some() || parsed.duplex.is_some();
+        let supported = offer.with_pairs(parsed.pairs) | if is_known { VIRTIO_NET_F_SPEED_DUPLEX } else { 0 };
         parsed.features = match features {
             Some((spec, value)) => trim(supported, value).map_err(|why| spec.refuse(value, &why))?,
             None => supported,
@@ -168,10 +238,16 @@ impl NetParameters {
 
     /// What is asked for needs its feature, as with vdpa's netlink.
     fn check_needs(&self, written: &BTreeMap<String, String>) -> Result<(), Refusal> {
-        let needs = [("mac", VIRTIO_NET_F_MAC), ("mtu", VIRTIO_NET_F_MTU), ("pairs", VIRTIO_NET_F_MQ)];
-        for (key, feature) in needs {
+        let needs = [
+            ("mac", VIRTIO_NET_F_MAC, true),
+            ("mtu", VIRTIO_NET_F_MTU, true),
+            ("pairs", VIRTIO_NET_F_MQ, self.pairs > 1),
+            ("speed", VIRTIO_NET_F_SPEED_DUPLEX, self.speed.is_some()),
+            ("duplex", VIRTIO_NET_F_SPEED_DUPLEX, self.duplex.is_some()),
+        ];
+        for (key, feature, does) in needs {
             let Some(value) = written.get(key).filter(|_| self.features & feature == 0) else { continue };
-            if key != "pairs" || self.pairs > 1 {
+            if does {
                 let words =
                     format!("{key}={value} needs the feature {}, which features= leaves out", in_words(feature));
                 return Err(Refusal::new(Errno::EINVAL, words));
@@ -184,12 +260,12 @@ impl NetParameters {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::features::{Profile, VIRTIO_NET_F_CTRL_VQ};
+    use crate::features::{Profile, RECEPTION, VIRTIO_NET_F_CTRL_VQ, VIRTIO_NET_F_RSS};
     use uuid::Uuid;
     use virtio_mdev_api::DeviceLink;
 
     fn offer() -> Offer {
-        Offer { features: Profile::Migratable.features(), control: false, ring_group: false }
+        Offer { features: Profile::Migratable.features(), with_control: RECEPTION, control: false, ring_group: false }
     }
 
     fn parse(pairs: &[(&str, &str)]) -> Result<NetParameters, Refusal> {
@@ -227,8 +303,8 @@ mod tests {
 
     #[test]
     fn an_unknown_key_is_told_what_is_known() {
-        let known = "mac, mtu, pairs, queue-size, features, doorbell, ifname, owner";
-        assert_eq!(refused(&[("speed", "10")]), format!("unknown parameter speed; known are: {known}"));
+        let known = "mac, mtu, pairs, queue-size, features, speed, duplex, doorbell, ifname, owner";
+        assert_eq!(refused(&[("sped", "10")]), format!("unknown parameter sped; known are: {known}"));
     }
 
     #[test]
@@ -258,7 +334,27 @@ mod tests {
         let (one, four) = (parse(&[]).unwrap(), parse(&[("pairs", "4")]).unwrap());
         let control = |card: NetParameters| card.features & VIRTIO_NET_F_CTRL_VQ != 0;
         assert!(!control(one) && control(four));
-        assert_eq!(four.features, one.features | VIRTIO_NET_F_MQ | CONTROL);
+        assert_eq!(four.features, one.features | VIRTIO_NET_F_MQ | CONTROL | RECEPTION);
+        let control = Offer { control: true, ..offer() };
+        assert_eq!(control.with_pairs(1), one.features | CONTROL | RECEPTION & !VIRTIO_NET_F_RSS);
+    }
+
+    #[test]
+    fn speed_and_duplex_are_there_when_one_of_them_is_known() {
+        let has = |card: &NetParameters| card.features & VIRTIO_NET_F_SPEED_DUPLEX != 0;
+        let plain = parse(&[("speed", "unknown"), ("duplex", "unknown")]).unwrap();
+        assert!(!has(&plain) && plain.speed.is_none() && plain.duplex.is_none());
+        let fast = parse(&[("speed", "40000")]).unwrap();
+        assert!(has(&fast) && fast.speed == Some(40_000) && fast.duplex.is_none());
+        let full = parse(&[("duplex", "full")]).unwrap();
+        assert!(has(&full) && full.duplex == Some(Duplex::Full));
+        assert_eq!(
+            refused(&[("speed", "2147483648")]),
+            "speed=2147483648: neither a number in 0..2147483647 nor unknown"
+        );
+        assert_eq!(refused(&[("duplex", "both")]), "duplex=both: none of half, full, unknown");
+        let left_out = refused(&[("speed", "10"), ("features", "-speed_duplex")]);
+        assert_eq!(left_out, "speed=10 needs the feature speed_duplex, which features= leaves out");
     }
 
     #[test]

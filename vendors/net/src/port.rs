@@ -27,6 +27,10 @@ pub trait Port: Send + 'static {
     /// without a lane, and its `driver` has no buffers: it may then deliver to lanes of other devices, to one at a time.
     const RETURNS: bool = false;
 
+    /// Whether what its driver is given comes from outside, so that the driver chooses among it: by its receive modes, its
+    /// filter tables, and how it wants frames spread over its queues.
+    const OUTSIDE: bool = false;
+
     /// The queues start; `features` are in effect.
     fn start(&mut self, features: u64) -> Result<(), Refusal>;
 

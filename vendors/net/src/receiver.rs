@@ -1,6 +1,6 @@
 //! The way of a frame to the driver.
 
-use crate::config::LinkState;
+use crate::config::{LinkState, NetConfig};
 use crate::header::{HEADER, NUM_BUFFERS};
 use crate::stats::RxStatistics;
 use virtqueue::{Chain, Halt, Io};
@@ -32,7 +32,12 @@ pub struct Receiver<'q, 'b> {
     merge: bool,
     link: &'q LinkState,
     statistics: &'q RxStatistics,
+    /// Of a driver that chooses among the frames it is given.
+    chooser: Option<&'q NetConfig>,
     short: Option<Short>,
+    /// This pair, if frames of other pairs are left to them.
+    own: Option<u16>,
+    elsewhere: Option<u16>,
 }
 
 impl<'q, 'b> Receiver<'q, 'b> {
@@ -41,8 +46,14 @@ impl<'q, 'b> Receiver<'q, 'b> {
         merge: bool,
         link: &'q LinkState,
         statistics: &'q RxStatistics,
+        chooser: Option<&'q NetConfig>,
     ) -> Self {
-        Self { io, merge, link, statistics, short: None }
+        Self { io, merge, link, statistics, chooser, short: None, own: None, elsewhere: None }
+    }
+
+    /// This is pair `own`: a frame that the driver wants on another one finds no buffers here.
+    pub(crate) fn spread(&mut self, own: u16) {
+        self.own = Some(own);
     }
 
     /// Gives the driver a frame: a header of 12 bytes, and the data. `num_buffers` is set here.
@@ -62,6 +73,11 @@ impl<'q, 'b> Receiver<'q, 'b> {
         if !self.link.is_up() {
             self.statistics.link_down.add(1);
             return Ok(Delivery::Dropped);
+        }
+        if let Some(config) = self.chooser.filter(|config| config.chooses())
+            && let Some(refused) = self.choose(config, &head[HEADER..], rest)?
+        {
+            return Ok(refused);
         }
         let short = |chains| Some(Short { chains, delivered: self.statistics.packets.get() });
         let Some(io) = self.io.as_deref_mut() else {
@@ -100,6 +116,19 @@ impl<'q, 'b> Receiver<'q, 'b> {
         Ok(Delivery::Delivered)
     }
 
+    /// Asks a driver that chooses; `None`: it wants the frame, and here.
+    #[inline(never)]
+    fn choose(&mut self, config: &NetConfig, head: &[u8], rest: Rest<'_, '_>) -> Result<Option<Delivery>, Halt> {
+        let mut room = [0; START];
+        let frame = rest.after(head, &mut room)?;
+        if !config.wants(frame) {
+            self.statistics.filtered.add(1);
+            return Ok(Some(Delivery::Dropped));
+        }
+        self.elsewhere = self.own.and_then(|own| config.pair_for(frame).filter(|pair| *pair != own));
+        Ok(self.elsewhere.map(|_| Delivery::NoBuffers))
+    }
+
     /// Counts a frame that whoever delivers had for the driver and dropped.
     pub fn count_dropped(&self) {
         self.statistics.errors.add(1);
@@ -109,7 +138,15 @@ impl<'q, 'b> Receiver<'q, 'b> {
     pub(crate) fn short(&self) -> Option<Short> {
         self.short
     }
+
+    /// The pair that the last frame is for, if it is another one.
+    pub(crate) fn elsewhere(&self) -> Option<u16> {
+        self.elsewhere
+    }
 }
+
+/// What has a frame's addresses and tags, and the ports of a packet without many options.
+const START: usize = 128;
 
 /// What is behind the head of a frame.
 #[derive(Clone, Copy)]
@@ -120,7 +157,26 @@ pub(crate) enum Rest<'f, 'b> {
     Chain { tx: &'f Io<'b>, chain: &'f Chain, offset: u64, len: usize },
 }
 
-impl Rest<'_, '_> {
+impl<'f> Rest<'f, '_> {
+    /// The frame that it is the rest of, or as much of it as there is room for.
+    fn after<'r>(self, head: &[u8], room: &'r mut [u8; START]) -> Result<&'r [u8], Halt>
+    where
+        'f: 'r,
+    {
+        if let (Self::Own(frame), true) = (self, head.is_empty()) {
+            return Ok(frame);
+        }
+        let begun = head.len().min(START);
+        room[..begun].copy_from_slice(&head[..begun]);
+        let left = &mut room[begun..];
+        let len = left.len().min(self.len());
+        match self {
+            Self::Own(bytes) => left[..len].copy_from_slice(&bytes[..len]),
+            Self::Chain { tx, chain, offset, .. } => drop(tx.read(chain, offset, &mut left[..len])?),
+        }
+        Ok(&room[..begun + len])
+    }
+
     fn len(&self) -> usize {
         match self {
             Self::Own(bytes) => bytes.len(),

@@ -38,10 +38,10 @@ impl Service for ControlService {
         if self.shared.health.is_stopped() {
             return Next::Wait;
         }
-        let enabled = self.shared.config.enabled();
+        let (enabled, wanted) = (self.shared.config.enabled(), self.shared.config.wanted());
         let serve = |queue: &mut _| self.control.serve(queue, self.features);
         let next = self.queue.work(|queue| queue.map_or(Next::Wait, serve));
-        if self.shared.config.enabled() != enabled {
+        if self.shared.config.enabled() != enabled || !Arc::ptr_eq(&self.shared.config.wanted(), &wanted) {
             // Frames that wait for buffers of one lane may go to another now.
             self.wakers.iter().for_each(|waker| waker.wake());
         }

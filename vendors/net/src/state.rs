@@ -1,15 +1,19 @@
 //! What a card has besides features, configuration space and queues, for another one to continue it.
-//!
-//! Receive modes and filter tables are not among it: they were taken and change nothing.
 
+use crate::config::Wanted;
+use crate::filter::Filter;
+use crate::rss::Rss;
 use nix::errno::Errno;
 use virtio_mdev_api::Refusal;
 
 /// Of the layout.
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
+/// Without what the driver wants of frames: it had no say.
+const VERSION_1: u16 = 1;
 
-/// The state of a card: a version and three numbers, of 16 bits each, the lowest byte first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The state of a card: a version and three numbers, of 16 bits each, the lowest byte first; then filter, whether there
+/// is a spreading of frames, and that.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CardState {
     /// Largest packet, which the driver was told of.
     pub mtu: u16,
@@ -17,19 +21,28 @@ pub struct CardState {
     pub pairs: u16,
     /// How many of them the driver enabled.
     pub enabled: u16,
+    /// What it wants of frames.
+    pub wanted: Wanted,
 }
 
 impl CardState {
-    pub fn encode(self) -> Vec<u8> {
-        [VERSION, self.mtu, self.pairs, self.enabled].iter().flat_map(|word| word.to_le_bytes()).collect()
+    pub fn encode(&self) -> Vec<u8> {
+        let words = [VERSION, self.mtu, self.pairs, self.enabled];
+        let mut bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+        bytes.extend(self.wanted.filter.encode());
+        bytes.push(u8::from(self.wanted.rss.is_some()));
+        bytes.extend(self.wanted.rss.iter().flat_map(|rss| rss.encode(self.enabled)));
+        bytes
     }
 
     /// The state of a card like this one, which is as its driver knows it.
     pub fn decode(self, bytes: &[u8]) -> Result<Self, Refusal> {
         let refuse = |why: String| Refusal::new(Errno::EINVAL, format!("state of a network card: {why}"));
-        let (words, []) = bytes.as_chunks() else { return Err(refuse("half a number".to_owned())) };
-        let words: Vec<u16> = words.iter().map(|word| u16::from_le_bytes(*word)).collect();
-        let [VERSION, mtu, pairs, enabled] = words[..] else { return Err(refuse(format!("{words:?} is none"))) };
+        let Some((words, rest)) = bytes.split_at_checked(8) else { return Err(refuse("cut off".to_owned())) };
+        let words: Vec<u16> = words.as_chunks().0.iter().map(|word| u16::from_le_bytes(*word)).collect();
+        let [version @ (VERSION_1 | VERSION), mtu, pairs, enabled] = words[..] else {
+            return Err(refuse(format!("{words:?} is none")));
+        };
         if (mtu, pairs) != (self.mtu, self.pairs) {
             let Self { mtu: own_mtu, pairs: own_pairs, .. } = self;
             return Err(refuse(format!("mtu={mtu} pairs={pairs}, and here mtu={own_mtu} pairs={own_pairs}")));
@@ -37,37 +50,75 @@ impl CardState {
         if enabled == 0 || enabled > pairs {
             return Err(refuse(format!("{enabled} of {pairs} pairs enabled")));
         }
-        Ok(Self { mtu, pairs, enabled })
+        let wanted = match (version, rest) {
+            (VERSION_1, []) => Some(self.wanted),
+            (VERSION_1, _) => None,
+            _ => decode_wanted(rest, pairs),
+        };
+        let wanted = wanted.ok_or_else(|| refuse("neither filter nor spreading of frames".to_owned()))?;
+        Ok(Self { mtu, pairs, enabled, wanted })
     }
+}
+
+fn decode_wanted(bytes: &[u8], pairs: u16) -> Option<Wanted> {
+    let (filter, rest) = Filter::decode(bytes)?;
+    let rss = match rest {
+        [0] => None,
+        [1, rss @ ..] => Some(Rss::parse(rss, pairs)?.0),
+        _ => return None,
+    };
+    Some(Wanted { filter, rss })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::filter::Mode;
 
-    const CARD: CardState = CardState { mtu: 1500, pairs: 4, enabled: 1 };
+    fn card() -> CardState {
+        let mut filter = Filter::new(true);
+        filter.set_mode(Mode::Promiscuous, false);
+        CardState { mtu: 1500, pairs: 4, enabled: 1, wanted: Wanted { filter, rss: None } }
+    }
+
+    fn spread() -> CardState {
+        let rss = [&[0x3f, 0, 0, 0, 1, 0, 2, 0, 3, 0, 1, 0, 3, 0, 40][..], &[7; 40]].concat();
+        let (rss, enabled) = Rss::parse(&rss, 4).unwrap();
+        CardState { enabled, wanted: Wanted { rss: Some(rss), ..card().wanted }, ..card() }
+    }
 
     #[test]
     fn a_state_continues_in_a_card_of_the_same_size() {
-        let state = CardState { enabled: 3, ..CARD };
-        assert_eq!(CARD.decode(&state.encode()), Ok(state));
+        for state in [CardState { enabled: 3, ..card() }, spread()] {
+            assert_eq!(card().decode(&state.encode()), Ok(state));
+        }
+    }
+
+    #[test]
+    fn a_state_from_before_filters_leaves_them_as_they_are() {
+        let old = [1, 0, 0xdc, 5, 4, 0, 2, 0];
+        assert_eq!(card().decode(&old), Ok(CardState { enabled: 2, ..card() }));
+        assert!(card().decode(&[&old[..], &[0]].concat()).is_err());
     }
 
     #[test]
     fn f41_a_state_that_is_of_no_such_card_is_refused() {
-        let good = CARD.encode();
+        let good = spread().encode();
         for len in 0..good.len() {
-            assert!(CARD.decode(&good[..len]).is_err(), "{len} bytes");
+            assert!(card().decode(&good[..len]).is_err(), "{len} bytes");
         }
-        assert!(CARD.decode(&[&good[..], &[0, 0]].concat()).is_err(), "too long");
-        assert!(CARD.decode(&[&[2, 0], &good[2..]].concat()).is_err(), "of another version");
+        assert!(card().decode(&[&good[..], &[0, 0]].concat()).is_err(), "too long");
+        assert!(card().decode(&[&[3, 0], &good[2..]].concat()).is_err(), "of a newer version");
         for (wrong, what) in [
-            (CardState { mtu: 9000, ..CARD }, "another size of packets"),
-            (CardState { pairs: 8, ..CARD }, "more pairs"),
-            (CardState { enabled: 0, ..CARD }, "no pair"),
-            (CardState { enabled: 5, ..CARD }, "pairs that are not there"),
+            (CardState { mtu: 9000, ..card() }, "another size of packets"),
+            (CardState { pairs: 8, ..card() }, "more pairs"),
+            (CardState { enabled: 0, ..card() }, "no pair"),
+            (CardState { enabled: 5, ..card() }, "pairs that are not there"),
         ] {
-            assert!(CARD.decode(&wrong.encode()).is_err(), "{what}");
+            assert!(card().decode(&wrong.encode()).is_err(), "{what}");
         }
+        let two = CardState { pairs: 2, ..card() };
+        let wrong = CardState { pairs: 2, enabled: 2, ..spread() };
+        assert!(two.decode(&wrong.encode()).is_err(), "frames spread over pairs that are not there");
     }
 }

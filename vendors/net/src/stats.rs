@@ -36,6 +36,8 @@ pub struct RxStatistics {
     pub link_down: Counter,
     /// Dropped: the back end failed.
     pub errors: Counter,
+    /// Dropped: the driver does not want them, by its receive modes and filter tables.
+    pub filtered: Counter,
 }
 
 /// What a transmit queue counts: frames of the driver.
@@ -92,7 +94,12 @@ impl Statistics {
             Direction::Rx => Counts {
                 packets: &rx.packets,
                 bytes: &rx.bytes,
-                dropped: vec![("too_long", &rx.too_long), ("link_down", &rx.link_down), ("errors", &rx.errors)],
+                dropped: vec![
+                    ("too_long", &rx.too_long),
+                    ("link_down", &rx.link_down),
+                    ("errors", &rx.errors),
+                    ("filtered", &rx.filtered),
+                ],
             },
             Direction::Tx => Counts {
                 packets: &tx.packets,
@@ -200,7 +207,7 @@ mod tests {
     fn every_attribute_has_a_count() {
         let card = CardStatistics::new(3);
         let attributes = card.attributes();
-        assert_eq!(attributes.len(), 4 * (6 + 8));
+        assert_eq!(attributes.len(), 4 * (7 + 8));
         assert!(attributes.iter().all(|spec| card.show(&spec.name) == Some(0) && !spec.writable));
     }
 

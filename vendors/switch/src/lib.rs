@@ -36,7 +36,7 @@ use std::sync::{Arc, OnceLock};
 use table::Table;
 use uplink::Uplink;
 use virtio_mdev_api::{AttributeSpec, CreateRequest, Device, DmaModel, Parent, Refusal, TypeInfo};
-use virtio_net::features::{OFFLOADS, Profile};
+use virtio_net::features::{OFFLOADS, Profile, RECEPTION, VIRTIO_NET_F_RSS};
 use virtio_net::{LinkState, NetDevice, NetParameters, Offer, Seats};
 use vlan::Kind;
 
@@ -73,7 +73,9 @@ const TYPES: [Type; 6] = {
 
 impl Type {
     fn offer(&self) -> Offer {
-        Offer { features: self.profile.features() | OFFLOADS, control: false, ring_group: false }
+        // Which of a port's queues gets a frame is the switch's to say.
+        let with_control = RECEPTION & !VIRTIO_NET_F_RSS | self.profile.with_control();
+        Offer { features: self.profile.features() | OFFLOADS, with_control, control: false, ring_group: false }
     }
 }
 

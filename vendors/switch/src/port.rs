@@ -36,6 +36,8 @@ pub fn scratch() -> Box<[u8]> {
 }
 
 impl Port for SwitchPort {
+    const OUTSIDE: bool = true;
+
     fn start(&mut self, features: u64) -> Result<(), Refusal> {
         self.hub.start(&self.settings, features);
         Ok(())

@@ -86,6 +86,9 @@ impl AsFd for GivenTap {
 }
 
 impl Frames for GivenTap {
+    /// The client has the control queue.
+    const OUTSIDE: bool = false;
+
     /// Which offloads were negotiated the client tells the interface itself (TUNSETOFFLOAD).
     fn start(&mut self, _features: u64) -> Result<(), Refusal> {
         Ok(())

@@ -16,9 +16,10 @@ use controls::TapControls;
 use name::{checked_name, interface_name};
 use nix::errno::Errno;
 use own::OwnTap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+use tun::{OFFLOAD_USO4, OFFLOAD_USO6};
 use virtio_mdev_api::{CreateRequest, Device, DmaModel, ParameterSpec, Parent, Refusal, TypeInfo, Values};
-use virtio_net::features::{OFFLOADS, Profile};
+use virtio_net::features::{ECN, OFFLOADS, Profile, RECEPTION, USO};
 use virtio_net::{LinkState, NetDevice, NetParameters, Offer, Seats};
 
 pub use given::{GivenError, GivenTap, Half};
@@ -37,7 +38,18 @@ const TYPES: [(&str, &str, &str, Profile); 2] = [
 ];
 
 fn offer(profile: Profile) -> Offer {
-    Offer { features: profile.features() | OFFLOADS, control: false, ring_group: false }
+    // QEMU does not migrate cards with UDP segmentation.
+    let uso = if profile == Profile::Fast && has_uso() { USO } else { 0 };
+    let features = profile.features() | OFFLOADS | ECN | uso;
+    Offer { features, with_control: RECEPTION | profile.with_control(), control: false, ring_group: false }
+}
+
+/// Whether the kernel's interfaces know UDP segmentation, which is since Linux 6.2. One is made to ask it, once.
+fn has_uso() -> bool {
+    static KNOWN: OnceLock<bool> = OnceLock::new();
+    let ask =
+        || Tun::create(PROBE, 1).is_ok_and(|tun| tun.set_offload(OFFLOAD_CSUM | OFFLOAD_USO4 | OFFLOAD_USO6).is_ok());
+    *KNOWN.get_or_init(ask)
 }
 
 fn own_parameters() -> [ParameterSpec; 1] {
@@ -62,6 +74,9 @@ impl Default for TapOptions {
     }
 }
 
+/// An interface that is gone at once.
+const PROBE: &str = "umdevprobe%d";
+
 /// The parent.
 #[derive(Debug)]
 pub struct Tap {
@@ -82,7 +97,7 @@ impl Tap {
 
     /// Whether TAP interfaces can be made here. The only sure way to know is to make one; it is gone at once.
     pub fn permitted() -> Result<(), Refusal> {
-        match Tun::create("umdevprobe%d", 1) {
+        match Tun::create(PROBE, 1) {
             Ok(_) => Ok(()),
             Err(errno @ (Errno::ENOENT | Errno::ENODEV | Errno::ENXIO)) => {
                 Err(Refusal::new(errno, "there is no /dev/net/tun: load the module tun"))

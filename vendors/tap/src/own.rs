@@ -1,20 +1,25 @@
 //! Frames of an interface that is ours.
 
 use crate::port::Frames;
-use crate::tun::{OFFLOAD_CSUM, OFFLOAD_TSO4, OFFLOAD_TSO6, TunQueue};
+use crate::tun::{OFFLOAD_CSUM, OFFLOAD_ECN, OFFLOAD_TSO4, OFFLOAD_TSO6, OFFLOAD_USO4, OFFLOAD_USO6, TunQueue};
 use nix::errno::Errno;
 use std::os::fd::{AsFd, BorrowedFd};
 use virtio_mdev_api::Refusal;
 use virtio_net::HEADER;
-use virtio_net::features::{VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_GUEST_TSO4, VIRTIO_NET_F_GUEST_TSO6};
+use virtio_net::features::{
+    VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_GUEST_ECN, VIRTIO_NET_F_GUEST_TSO4, VIRTIO_NET_F_GUEST_TSO6,
+    VIRTIO_NET_F_GUEST_USO4, VIRTIO_NET_F_GUEST_USO6,
+};
+use virtio_net::header::{GSO_ECN, GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, NEEDS_CSUM, NUM_BUFFERS};
 
-/// Where the header's `num_buffers` is; what is before comes from the interface.
-const NUM_BUFFERS: usize = HEADER - 2;
-/// VIRTIO_NET_HDR_F_NEEDS_CSUM in the header's first byte, VIRTIO_NET_HDR_GSO_… in its second.
-const NEEDS_CSUM: u8 = 1;
-const GSO_NONE: u8 = 0;
-const GSO_TCPV4: u8 = 1;
-const GSO_TCPV6: u8 = 4;
+/// What the kernel leaves to a driver that negotiated it. UDP segmentation it takes for both families or neither.
+const OFFERS: [(u64, u32); 5] = [
+    (VIRTIO_NET_F_GUEST_CSUM, OFFLOAD_CSUM),
+    (VIRTIO_NET_F_GUEST_TSO4, OFFLOAD_TSO4),
+    (VIRTIO_NET_F_GUEST_TSO6, OFFLOAD_TSO6),
+    (VIRTIO_NET_F_GUEST_ECN, OFFLOAD_ECN),
+    (VIRTIO_NET_F_GUEST_USO4 | VIRTIO_NET_F_GUEST_USO6, OFFLOAD_USO4 | OFFLOAD_USO6),
+];
 
 /// Its descriptor never blocks, and what the kernel leaves to the driver is what that negotiated.
 pub struct OwnTap {
@@ -36,13 +41,11 @@ impl AsFd for OwnTap {
 }
 
 impl Frames for OwnTap {
+    const OUTSIDE: bool = true;
+
     fn start(&mut self, features: u64) -> Result<(), Refusal> {
-        let wanted = [
-            (VIRTIO_NET_F_GUEST_CSUM, OFFLOAD_CSUM),
-            (VIRTIO_NET_F_GUEST_TSO4, OFFLOAD_TSO4),
-            (VIRTIO_NET_F_GUEST_TSO6, OFFLOAD_TSO6),
-        ];
-        let offload = wanted.iter().filter(|(feature, _)| features & feature != 0).fold(0, |all, (_, bit)| all | bit);
+        let wanted = OFFERS.iter().filter(|(needed, _)| features & needed == *needed);
+        let offload = wanted.fold(0, |all, (_, bits)| all | bits);
         let set = self.queue.interface().set_offload(offload);
         set.map_err(|errno| Refusal::new(errno, "the interface refuses these offloads"))?;
         self.features = features;
@@ -60,10 +63,13 @@ impl Frames for OwnTap {
     /// `false`: the frame was made for a driver that accepted more, and waited here or in the interface while that one
     /// went.
     fn adapt(&self, header: &mut [u8; HEADER]) -> bool {
-        let gso_in_effect = match header[1] {
-            GSO_NONE => true,
-            GSO_TCPV4 => self.features & VIRTIO_NET_F_GUEST_TSO4 != 0,
-            GSO_TCPV6 => self.features & VIRTIO_NET_F_GUEST_TSO6 != 0,
+        let has = |needed| self.features & needed == needed;
+        let ecn = header[1] & GSO_ECN != 0;
+        let gso_in_effect = match header[1] & !GSO_ECN {
+            GSO_NONE => !ecn,
+            GSO_TCPV4 => has(VIRTIO_NET_F_GUEST_TSO4) && (!ecn || has(VIRTIO_NET_F_GUEST_ECN)),
+            GSO_TCPV6 => has(VIRTIO_NET_F_GUEST_TSO6) && (!ecn || has(VIRTIO_NET_F_GUEST_ECN)),
+            GSO_UDP_L4 => has(VIRTIO_NET_F_GUEST_USO4 | VIRTIO_NET_F_GUEST_USO6),
             _ => false,
         };
         if self.features & VIRTIO_NET_F_GUEST_CSUM != 0 {

@@ -10,6 +10,9 @@ const BURST: usize = 64;
 
 /// A TAP interface as a port uses it: ours, or a client's. No call blocks.
 pub trait Frames: AsFd + Send + 'static {
+    /// As of its [`Port`].
+    const OUTSIDE: bool;
+
     /// The queues start; `features` are in effect.
     fn start(&mut self, features: u64) -> Result<(), Refusal>;
 
@@ -76,6 +79,8 @@ impl<F: Frames> TapPort<F> {
 }
 
 impl<F: Frames> Port for TapPort<F> {
+    const OUTSIDE: bool = F::OUTSIDE;
+
     fn start(&mut self, features: u64) -> Result<(), Refusal> {
         self.readable = true;
         self.interface.start(features)

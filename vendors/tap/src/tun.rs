@@ -18,6 +18,10 @@ pub const OFFLOAD_CSUM: u32 = 1;
 pub const OFFLOAD_TSO4: u32 = 2;
 /// Of TCP over IPv6.
 pub const OFFLOAD_TSO6: u32 = 4;
+pub const OFFLOAD_ECN: u32 = 8;
+/// Since Linux 6.2.
+pub const OFFLOAD_USO4: u32 = 0x20;
+pub const OFFLOAD_USO6: u32 = 0x40;
 
 mod ioctl {
     nix::ioctl_write_ptr_bad!(set_iff, nix::request_code_write!(b'T', 202, 4), libc::ifreq);

@@ -5,7 +5,7 @@ use crate::config::{LinkState, NetConfig};
 use crate::lane::{Lane, Lanes};
 use crate::mac::Mac;
 use crate::pair::{Pair, Shared};
-use crate::parameters::{DEFAULT_MTU, MAX_QUEUE_SIZE};
+use crate::parameters::{DEFAULT_MTU, Doorbell, MAX_QUEUE_SIZE, NetParameters};
 use crate::port::Port;
 use crate::stats::CardStatistics;
 use std::sync::Arc;
@@ -24,8 +24,19 @@ impl<P: Port> Bare<P> {
     pub fn start(port: P, features: u64, rings: [QueueConfig; 2], space: &Arc<AddressSpace>) -> Self {
         let link = DeviceLink::new("bare");
         let (health, link_state) = (Health::new(link.clone()), Arc::new(LinkState::new(link)));
-        let config = Arc::new(NetConfig::new(Mac::from([2, 0, 0, 0, 0, 1]), DEFAULT_MTU, 1));
-        let lane = Lane::new(0, Arc::clone(&link_state), CardStatistics::new(1));
+        let config = Arc::new(NetConfig::new(&NetParameters {
+            mac: Mac::from([2, 0, 0, 0, 0, 1]),
+            mtu: DEFAULT_MTU,
+            pairs: 1,
+            queue_size: MAX_QUEUE_SIZE,
+            features,
+            speed: None,
+            duplex: None,
+            ring_group: false,
+            doorbell: Doorbell::EventFd,
+        }));
+        let chooser = P::OUTSIDE.then(|| Arc::clone(&config));
+        let lane = Lane::new(0, Arc::clone(&link_state), CardStatistics::new(1), chooser);
         let lanes = Lanes::new(vec![lane], Arc::clone(&config));
         let shared = Shared { config, health: Arc::clone(&health), link: link_state, lanes };
         let waker = Arc::new(Waker::new().expect("eventfd"));
