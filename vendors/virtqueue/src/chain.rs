@@ -9,6 +9,9 @@ pub const NEXT: u16 = 1;
 pub const WRITE: u16 = 2;
 pub const INDIRECT: u16 = 4;
 
+/// Bytes of a line of the processor's cache.
+const LINE: usize = 64;
+
 /// One buffer of a chain: not empty, and within the 64-bit space.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Buffer {
@@ -94,7 +97,18 @@ impl Rules<'_, '_> {
         (entry.slots, entry.count, entry.readable_count) = (1, 1, u16::from(!writable));
         (entry.readable, entry.writable) = if writable { (0, bytes) } else { (bytes, 0) };
         entry.inline[0] = Buffer { iova, len };
+        self.prefetch(iova, bytes, if writable { Permissions::WRITE } else { Permissions::READ });
         true
+    }
+
+    /// The beginning of a buffer is on its way when its turn comes: the driver touched it last, on another processor.
+    #[inline]
+    fn prefetch(&self, iova: u64, bytes: u64, access: Permissions) {
+        let ahead = usize::try_from(bytes).unwrap_or(LINE).min(2 * LINE);
+        if let Some(memory) = self.memory.local(iova, ahead, access) {
+            memory.prefetch(0, access);
+            memory.prefetch(LINE, access);
+        }
     }
 
     /// Adds a buffer to the end of chain `entry`. Those it has no room for are in `more`, where they all are then.

@@ -2,6 +2,7 @@
 #![allow(unsafe_code)]
 // UNSAFETY: memory that others change at any time is reached by pointer, since no reference may point to it.
 
+use super::Permissions;
 use std::marker::PhantomData;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
@@ -82,6 +83,27 @@ impl<'a> Local<'a> {
         // SAFETY: both are so long.
         unsafe { std::ptr::copy(self.start.as_ptr(), to.start.as_ptr(), self.len) };
         true
+    }
+
+    /// Has the processor fetch what is at `offset`, for reading or for writing, while it does something else. A hint: what
+    /// is not in the memory is not fetched.
+    #[inline]
+    pub fn prefetch(self, offset: usize, access: Permissions) {
+        let Some(place) = self.part(offset, 1) else { return };
+        #[cfg(target_arch = "x86_64")]
+        {
+            use std::arch::x86_64::{_MM_HINT_ET0, _MM_HINT_T0, _mm_prefetch};
+            let place = place.start.as_ptr().cast_const().cast();
+            if access.contains(Permissions::WRITE) {
+                // SAFETY: a hint, which accesses nothing.
+                unsafe { _mm_prefetch::<_MM_HINT_ET0>(place) };
+            } else {
+                // SAFETY: as above.
+                unsafe { _mm_prefetch::<_MM_HINT_T0>(place) };
+            }
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = (place, access);
     }
 
     /// Where a number of `size` bytes is; `None` if it is not all in the memory, or not aligned.
