@@ -56,6 +56,22 @@ impl Io<'_> {
         self.read_parts(chain, offset, out)
     }
 
+    /// The first `N` bytes of the readable part of the chain last taken; zeros where it is shorter.
+    #[inline]
+    pub fn head<const N: usize>(&self, chain: &Chain) -> Result<[u8; N], Halt> {
+        let mut head = [0; N];
+        if let [first, ..] = self.ring.buffers(chain).0
+            && let Some(at) = within(first, 0, N)
+            && let Some(memory) = self.memory.local(at, N, Permissions::READ)
+            && memory.read(&mut head)
+        {
+            self.check_in_place(at)?;
+        } else {
+            self.read_parts(chain, 0, &mut head)?;
+        }
+        Ok(head)
+    }
+
     #[inline(never)]
     fn read_parts(&self, chain: &Chain, offset: u64, out: &mut [u8]) -> Result<usize, Halt> {
         let mut skip = offset;
@@ -121,12 +137,42 @@ impl Io<'_> {
         self.halt(self.memory.check_in_place(iova).map_err(|error| Cause::access(Part::Buffer, error)))
     }
 
-    /// Copies `len` bytes of the readable part of the chain last taken, from `offset` on, to the writable part of the chain
-    /// last taken of another queue, from `to_offset` on, without a copy of our own where both are in place. Says how much
-    /// that was: less than `len` only when one of the two parts ends.
+    /// Copies the first `len` bytes of the readable part of the chain last taken to the writable part of the chain last
+    /// taken of another queue, without a copy of our own, but for the first `N` bytes: `head` is there instead. `false`, and
+    /// nothing done, where one of the two parts is not one buffer in place, or not so long: then [`write`](Self::write) and
+    /// [`copy`](Self::copy) do it.
     ///
     /// The halt is that of the queue whose memory could not be reached.
     #[inline]
+    pub fn forward<const N: usize>(
+        &self,
+        chain: &Chain,
+        head: &[u8; N],
+        (target, to): (&Io<'_>, &Chain),
+        len: usize,
+    ) -> Result<bool, Halt> {
+        if let ([from], [into]) = (self.ring.buffers(chain).0, target.ring.buffers(to).1)
+            && let (Some(from), Some(into)) = (within(from, 0, len), within(into, 0, len))
+            && let Some(rest) = len.checked_sub(N)
+            && let Some(source) = self.memory.local(from, len, Permissions::READ)
+            && let Some(place) = target.memory.local(into, len, Permissions::WRITE)
+            && let (Some(source), Some(behind)) = (source.part(N, rest), place.part(N, rest))
+            && source.copy_to(behind)
+            && place.write(head)
+        {
+            target.dirty.mark(into, len as u64);
+            self.check_in_place(from)?;
+            target.check_in_place(into)?;
+            return Ok(true);
+        }
+        Ok(false)
+    }
+
+    /// Copies `len` bytes of the readable part of the chain last taken, from `offset` on, to the writable part of the chain
+    /// last taken of another queue, from `to_offset` on. Says how much that was: less than `len` only when one of the two
+    /// parts ends.
+    ///
+    /// The halt is that of the queue whose memory could not be reached.
     pub fn copy(&self, chain: &Chain, offset: u64, to: (&Io<'_>, &Chain, u64), len: usize) -> Result<usize, Halt> {
         let (target, to_chain, to_offset) = to;
         if let ([from], [into]) = (self.ring.buffers(chain).0, target.ring.buffers(to_chain).1)
