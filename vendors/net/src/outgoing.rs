@@ -52,7 +52,7 @@ impl<'q, 'b> Outgoing<'q, 'b> {
         self.take_some(HEADER, accepts)
     }
 
-    /// Takes the next frame, and copies at most so much of it.
+    /// Takes the next frame, and copies its header or all of it.
     #[inline]
     fn take_some(&mut self, copied: usize, accepts: impl Fn(&[u8; HEADER], usize, u64) -> bool) -> Result<bool, Halt> {
         debug_assert!(self.taken.is_none(), "the frame before is not done with");
@@ -116,7 +116,7 @@ impl<'q, 'b> Outgoing<'q, 'b> {
         self.tx.commit();
     }
 
-    /// Copies at most so much of the frame of a chain and looks at it; says how long it is. `None`: it was dropped.
+    /// Copies the header or all of the frame of a chain and looks at it; says how long it is. `None`: it was dropped.
     #[inline]
     fn read(
         &mut self,
@@ -136,14 +136,21 @@ impl<'q, 'b> Outgoing<'q, 'b> {
             statistics.tx.too_long.add(1);
             return Ok(None);
         }
-        self.tx.read(chain, 0, &mut self.buffer[..len.min(copied)])?;
-        let Some(header) = self.buffer.first_chunk::<HEADER>() else { return Ok(None) };
+        let header = if copied == HEADER {
+            let header = self.tx.head::<HEADER>(chain)?;
+            self.buffer[..HEADER].copy_from_slice(&header);
+            header
+        } else {
+            self.tx.read(chain, 0, &mut self.buffer[..len])?;
+            let Some(header) = self.buffer.first_chunk::<HEADER>() else { return Ok(None) };
+            *header
+        };
         let payload = len - HEADER;
         let dropped = if payload < ETHERNET {
             Some(&statistics.tx.too_short)
-        } else if !accepts(header, payload, self.features) {
+        } else if !accepts(&header, payload, self.features) {
             Some(&statistics.tx.bad_header)
-        } else if !is_segmented(header) && payload > usize::from(self.shared.config.mtu()) + OVERHEAD {
+        } else if !is_segmented(&header) && payload > usize::from(self.shared.config.mtu()) + OVERHEAD {
             Some(&statistics.tx.too_long)
         } else if !self.shared.link.is_up() {
             Some(&statistics.tx.link_down)

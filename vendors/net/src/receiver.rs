@@ -91,7 +91,9 @@ impl<'q, 'b> Receiver<'q, 'b> {
         head[NUM_BUFFERS..HEADER].copy_from_slice(&1u16.to_le_bytes());
         let parts = Parts { head, rest };
         if chain.writable >= parts.len() as u64 {
-            parts.write(io, &chain, 0)?;
+            if !parts.forward(io, &chain)? {
+                parts.write(io, &chain, 0)?;
+            }
             io.complete(&chain, u32::try_from(parts.len()).unwrap_or(u32::MAX));
             io.commit();
         } else {
@@ -203,6 +205,19 @@ struct Parts<'f, 'b> {
 impl Parts<'_, '_> {
     fn len(&self) -> usize {
         self.head.len() + self.rest.len()
+    }
+
+    /// Writes all of it to a chain that has room for it, if that is done by one copy from a driver's memory.
+    #[inline]
+    fn forward(&self, io: &Io<'_>, into: &Chain) -> Result<bool, Halt> {
+        match (self.rest, self.head.first_chunk::<HEADER>()) {
+            (Rest::Chain { tx, chain, offset, len }, Some(head))
+                if self.head.len() == HEADER && offset == HEADER as u64 =>
+            {
+                tx.forward(chain, head, (io, into), HEADER + len)
+            }
+            _ => Ok(false),
+        }
     }
 
     /// Writes what is behind `done` to a chain, and says how much of it had room there.

@@ -91,9 +91,10 @@ fn an_uplink_is_in_all_vlans() {
     let mut lab = Lab::new();
     let mut uplink = lab.guest("uplink", 0, &[]);
     let [mut a, mut b] = ["1", "20"].map(|vlan| lab.guest("access", 0, &[("vlan", vlan)]));
+    // One after the other: each is served by itself.
     a.send(&frame(mac(0x77), a.mac, 1));
-    b.send(&frame(mac(0x77), b.mac, 2));
     assert_eq!(uplink.wait(), frame(mac(0x77), a.mac, 1));
+    b.send(&frame(mac(0x77), b.mac, 2));
     assert_eq!(uplink.wait(), tagged(mac(0x77), b.mac, &[20], 2));
     uplink.send(&tagged(b.mac, mac(0x77), &[20], 3));
     uplink.send(&frame(a.mac, mac(0x77), 4));
