@@ -39,6 +39,7 @@ test-full: build
 # BASE=<commit> compares with the daemon of that commit, both in turn in one run
 bench: deps
 	cargo build --locked --release -p umdevd -p qemu-backend-shim
+	cargo build --locked --release -p loopback --example packets
 	$(if $(BASE),base=$$(scripts/base $(BASE)) &&) cargo run --locked --release -p umdev-tests --bin umdev-bench -- $(if $(BASE),--base "$$base")
 
 # ARGS="--help" tells what can be chosen

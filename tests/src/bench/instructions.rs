@@ -13,10 +13,6 @@ const PACKETS: [u32; 2] = [2048, 10_240];
 const NOT_OFFERED: i32 = 3;
 /// More than this part is more, and not the compiler's mood.
 const TOLERANCE: f64 = 0.01;
-const HEAD: &str = "\
-# Instructions of the device's side for a frame of 64 bytes, announced in bursts of 32.
-# `make instructions` counts and compares; `make instructions ARGS=--keep` writes this file.
-";
 
 /// What is kept in the repository.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -54,14 +50,6 @@ pub fn file() -> PathBuf {
 pub fn kept() -> LabResult<Kept> {
     let text = std::fs::read_to_string(file()).map_err(LabError::path("read", &file()))?;
     toml::from_str(&text).map_err(|error| LabError::Wrong(format!("{}: {error}", file().display())))
-}
-
-/// Keeps these counts from now on.
-pub fn keep(counts: &[Count]) -> LabResult<()> {
-    let instructions = counts.iter().filter_map(|count| Some((count.name.clone(), count.counted?))).collect();
-    let text = toml::to_string(&Kept { compiler: compiler()?, instructions });
-    let text = text.map_err(|error| LabError::Wrong(error.to_string()))?;
-    std::fs::write(file(), format!("{HEAD}{text}")).map_err(LabError::path("write", &file()))
 }
 
 /// The compiler of this machine.
@@ -118,13 +106,20 @@ fn collected(words: [&str; 3], packets: u32) -> LabResult<Option<u64>> {
 /// For people.
 pub fn print(counts: &[Count]) {
     println!("{:<64} {:>10} {:>10}", "instructions for a frame of 64 bytes, in bursts of 32", "kept", "now");
-    for Count { name, counted, kept } in counts {
+    if let (Ok(then), Ok(now)) = (kept().map(|kept| kept.compiler), compiler())
+        && then != now
+    {
+        println!("kept of {then}, now of {now}: a difference may be the compiler's");
+    }
+    for count in counts {
+        let Count { name, counted, kept } = count;
         let text =
             |number: Option<f64>, none: &str| number.map_or_else(|| none.to_owned(), |number| format!("{number:.1}"));
         let more = match (counted, kept) {
             (Some(counted), Some(kept)) if counted != kept => format!(" {:+.1} %", (counted / kept - 1.0) * 100.0),
             _ => String::new(),
         };
-        println!("{name:<64} {:>10} {:>10}{more}", text(*kept, "-"), text(*counted, "absent"));
+        let loud = if count.is_more() { ", MORE" } else { "" };
+        println!("{name:<64} {:>10} {:>10}{more}{loud}", text(*kept, "-"), text(*counted, "absent"));
     }
 }

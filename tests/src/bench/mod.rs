@@ -5,7 +5,10 @@ pub mod compare;
 pub mod container;
 pub mod doorbells;
 pub mod frames;
+pub mod idle;
+pub mod instructions;
 pub mod iotlb;
+pub mod latency;
 pub mod samples;
 pub mod scale;
 pub mod snapshot;
@@ -40,6 +43,12 @@ pub struct Report {
     pub loopback: Vec<frames::Frames>,
     /// Ways to kick.
     pub doorbells: Vec<doorbells::Doorbell>,
+    /// Instructions a packet.
+    pub instructions: Vec<instructions::Count>,
+    /// From a kick to the used chain.
+    pub latency: Vec<latency::Latency>,
+    /// A thousand instances at rest.
+    pub idle: idle::Idle,
     /// This build against another.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub comparison: Vec<compare::Comparison>,
@@ -79,6 +88,9 @@ pub fn run(base: Option<&Path>) -> Report {
         scale: scale::measure(&start(None)),
         loopback,
         doorbells,
+        instructions: instructions::count().unwrap_or_else(|error| panic!("{error}")),
+        latency: latency::measure(&|| start(None)),
+        idle: idle::measure(&start(None)),
         comparison,
     }
 }
@@ -97,6 +109,9 @@ pub fn print(report: &Report) {
         scale,
         loopback,
         doorbells,
+        instructions,
+        latency,
+        idle,
         comparison,
     } = report;
     println!("{build} build, Linux {kernel}, {processors} processors");
@@ -139,6 +154,10 @@ pub fn print(report: &Report) {
         line("and the daemon's processor time for each, ns", format!("{cost:.0}"));
     }
     doorbells::print(doorbells);
+    println!();
+    instructions::print(instructions);
+    latency::print(latency);
+    idle::print(idle);
     if !comparison.is_empty() {
         compare::print(comparison);
     }

@@ -89,6 +89,24 @@ pub fn quantile<T: Copy>(sorted: &[T], percent: usize) -> T {
     sorted[(sorted.len() * percent / 100).min(sorted.len() - 1)]
 }
 
+/// Starts something on one processor, and uses it on another. What is started keeps the processor it was started on.
+pub fn on_two_processors<S, R>(start: impl FnOnce() -> S, what: impl FnOnce(S) -> R) -> R {
+    let this_thread = Pid::from_raw(0);
+    let all = sched_getaffinity(this_thread).expect("processors");
+    let move_to = |number| {
+        let mut one = CpuSet::new();
+        one.set(number).and_then(|()| sched_setaffinity(this_thread, &one)).expect("a processor");
+    };
+    let mut numbers = (0..CpuSet::count()).filter(|&number| all.is_set(number) == Ok(true));
+    let (here, there) = (numbers.next().expect("a processor"), numbers.next().expect("two processors"));
+    move_to(there);
+    let started = start();
+    move_to(here);
+    let result = what(started);
+    sched_setaffinity(this_thread, &all).expect("processors");
+    result
+}
+
 /// Does something on one processor, and on the same whatever is started meanwhile. A call that is answered on another
 /// one takes now 10 µs and now 40, and that says more about the scheduler than about the call.
 pub fn on_one_processor<R>(what: impl FnOnce() -> R) -> R {

@@ -5,7 +5,7 @@ mod instructions;
 
 use instructions::Count;
 use std::process::ExitCode;
-use umdev_tests::lab::LabResult;
+use umdev_tests::lab::{LabError, LabResult};
 
 const HELP: &str = "\
 usage: umdev-instructions [--keep]
@@ -13,15 +13,25 @@ Counts the instructions of the device's side for a packet, and compares with tes
 Exit status 1 when one costs over a hundredth more than was kept.
   --keep   keep what is counted";
 
+const HEAD: &str = "\
+# Instructions of the device's side for a frame of 64 bytes, announced in bursts of 32.
+# `make instructions` counts and compares; `make instructions ARGS=--keep` writes this file.
+";
+
+/// Keeps these counts from now on.
+fn keep(counts: &[Count]) -> LabResult<()> {
+    let instructions = counts.iter().filter_map(|count| Some((count.name.clone(), count.counted?))).collect();
+    let text = toml::to_string(&instructions::Kept { compiler: instructions::compiler()?, instructions });
+    let text = text.map_err(|error| LabError::Wrong(error.to_string()))?;
+    std::fs::write(instructions::file(), format!("{HEAD}{text}"))
+        .map_err(LabError::path("write", &instructions::file()))
+}
+
 fn run(keep: bool) -> LabResult<bool> {
     let counts = instructions::count()?;
     instructions::print(&counts);
-    let (then, now) = (instructions::kept().unwrap_or_default().compiler, instructions::compiler()?);
-    if !then.is_empty() && then != now {
-        println!("kept of {then}, counted of {now}: a difference may be the compiler's");
-    }
     if keep {
-        instructions::keep(&counts)?;
+        self::keep(&counts)?;
         return Ok(true);
     }
     Ok(!counts.iter().any(Count::is_more))
