@@ -49,10 +49,12 @@ fn a_station_that_is_silent_is_forgotten() {
     let station = mac(0x77);
     b.send(&frame(a.mac, station, 1));
     assert_eq!(a.mark(), 1);
+    b.settle();
     lab.pass_ms(29_000);
     a.send(&frame(station, a.mac, 2));
     a.call(3);
     assert_eq!([b.mark(), b.mark(), c.mark()], [2, 3, 3]);
+    a.settle();
     lab.pass_ms(1_000);
     a.send(&frame(station, a.mac, 4));
     assert_eq!([b.mark(), c.mark()], [4, 4]);
@@ -112,6 +114,7 @@ fn the_table_is_shown_as_bridge_fdb_shows_it() {
     let c = lab.guest("trunk", 0, &[("vlans", "7")]);
     b.send(&frame(a.mac, mac(0x77), 1));
     assert_eq!(a.mark(), 1);
+    b.settle();
     lab.pass_ms(4_000);
     let expected = format!(
         "02:00:00:00:00:01 dev {} vlan 1 master sw0 permanent\n02:00:00:00:00:02 dev {} vlan 1 master sw0 permanent\n\

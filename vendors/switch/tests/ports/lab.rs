@@ -11,6 +11,7 @@ use virtio_net::testing::Guest;
 
 pub const BROADCAST: [u8; 6] = [0xff; 6];
 const RING: u16 = 64;
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Nanoseconds, as the test says.
 #[derive(Default)]
@@ -111,9 +112,13 @@ impl Lab {
 }
 
 impl Port {
-    /// Sends.
+    /// Sends, when there is room.
     pub fn send(&mut self, frame: &[u8]) {
-        assert!(self.guest.send(frame), "the ring is full");
+        let begun = Instant::now();
+        while !self.guest.send(frame) {
+            assert!(begun.elapsed() < PATIENCE, "nothing is taken out of the ring");
+            std::thread::sleep(Duration::from_micros(100));
+        }
     }
 
     /// Sends to all stations in its VLAN.
@@ -126,6 +131,17 @@ impl Port {
         let (_, frame) = self.guest.wait();
         self.guest.post(1);
         frame
+    }
+
+    /// Waits until the switch has taken all that was sent, and looked at the clock for the last time on its account.
+    pub fn settle(&mut self) {
+        let begun = Instant::now();
+        while self.guest.tx.outstanding() > 0 {
+            assert!(begun.elapsed() < PATIENCE, "something is not taken out of the ring");
+            if self.guest.tx.take_used().is_none() {
+                std::thread::sleep(Duration::from_micros(100));
+            }
+        }
     }
 
     /// The mark of the next frame, which is an untagged one.
@@ -143,11 +159,11 @@ impl Port {
         self.show(&format!("statistics/{name}")).parse().unwrap()
     }
 
-    /// Waits up to five seconds until so much was counted.
+    /// Waits until so much was counted.
     pub fn wait_count(&mut self, name: &str, count: u64) {
         let begun = Instant::now();
         while self.count(name) != count {
-            assert!(begun.elapsed() < Duration::from_secs(5), "{name} is {}, not {count}", self.count(name));
+            assert!(begun.elapsed() < PATIENCE, "{name} is {}, not {count}", self.count(name));
             std::thread::sleep(Duration::from_micros(100));
         }
     }
