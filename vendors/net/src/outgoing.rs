@@ -24,6 +24,10 @@ pub struct Outgoing<'q, 'b> {
     buffer: &'q mut [u8],
     /// What is taken, and how long it is.
     taken: Option<(Chain, usize)>,
+    /// How much of it was copied.
+    copied: usize,
+    /// Its memory could not be reached.
+    halted: Option<Halt>,
     /// Chains this burst may still take.
     left: usize,
     busy: bool,
@@ -37,7 +41,18 @@ impl<'q, 'b> Outgoing<'q, 'b> {
         features: u64,
         buffer: &'q mut [u8],
     ) -> Self {
-        Self { tx, shared, statistics, features, buffer, taken: None, left: BURST, busy: false }
+        Self {
+            tx,
+            shared,
+            statistics,
+            features,
+            buffer,
+            taken: None,
+            copied: 0,
+            halted: None,
+            left: BURST,
+            busy: false,
+        }
     }
 
     /// Takes the next frame; `false`: there is none now, or the burst has had its fill. Frames that nobody could pass on are
@@ -52,10 +67,17 @@ impl<'q, 'b> Outgoing<'q, 'b> {
         self.take_some(HEADER, accepts)
     }
 
-    /// Takes the next frame, and copies its header or all of it.
+    /// The same, but at most so much is copied; the header always is.
     #[inline]
-    fn take_some(&mut self, copied: usize, accepts: impl Fn(&[u8; HEADER], usize, u64) -> bool) -> Result<bool, Halt> {
+    pub fn take_some(
+        &mut self,
+        copied: usize,
+        accepts: impl Fn(&[u8; HEADER], usize, u64) -> bool,
+    ) -> Result<bool, Halt> {
         debug_assert!(self.taken.is_none(), "the frame before is not done with");
+        if let Some(halt) = self.halted.take() {
+            return Err(halt);
+        }
         while self.left > 0 && !self.busy {
             let Some(chain) = self.tx.take()? else { break };
             if self.left == BURST {
@@ -64,6 +86,7 @@ impl<'q, 'b> Outgoing<'q, 'b> {
             self.left -= 1;
             if let Some(len) = self.read(&chain, copied, &accepts)? {
                 self.taken = Some((chain, len));
+                self.copied = len.min(copied.max(HEADER));
                 return Ok(true);
             }
             self.complete(&chain);
@@ -86,16 +109,64 @@ impl<'q, 'b> Outgoing<'q, 'b> {
         Ok(())
     }
 
-    /// The frame taken: a checked header of 12 bytes, and at least an Ethernet header. It may be overwritten.
+    /// Gives `head` and what the frame taken has behind `from` to the driver of another device: straight from one's memory to
+    /// the other's where the frame was not copied. The frame may be given to several; it is done with when its port says so.
+    ///
+    /// An error is the other driver's. That the frame's own memory is out of reach is told when the next one is taken.
+    #[inline]
+    pub fn give_to(&mut self, driver: &mut Receiver<'_, '_>, head: &mut [u8], from: usize) -> Result<Delivery, Halt> {
+        let Some((chain, len)) = self.taken.as_ref().filter(|_| self.halted.is_none()) else {
+            return Ok(Delivery::Dropped);
+        };
+        let rest = if self.copied < *len {
+            Rest::Chain { tx: &*self.tx, chain, offset: from as u64, len: len.saturating_sub(from) }
+        } else {
+            Rest::Own(self.buffer.get(from..*len).unwrap_or(&[]))
+        };
+        match driver.deliver_frame(head, rest) {
+            Err(halt) if halt.queue == self.tx.index() => {
+                self.halted = Some(halt);
+                Ok(Delivery::Dropped)
+            }
+            delivery => delivery,
+        }
+    }
+
+    /// Copies more of the frame taken, up to so many bytes of it. `false`: its memory is out of reach, which is told when the
+    /// next one is taken.
+    pub fn copy_to(&mut self, bytes: usize) -> bool {
+        let Some((chain, len)) = &self.taken else { return false };
+        let end = bytes.min(*len);
+        if self.copied < end {
+            match self.tx.read(chain, self.copied as u64, &mut self.buffer[self.copied..end]) {
+                Ok(_) => self.copied = end,
+                Err(halt) => self.halted = Some(halt),
+            }
+        }
+        self.halted.is_none()
+    }
+
+    /// What was copied of the frame taken: a checked header of 12 bytes, and, of a frame that was copied as a whole, at least an
+    /// Ethernet header. It may be overwritten.
     pub fn frame(&mut self) -> &mut [u8] {
-        let len = self.taken.map_or(0, |(_, len)| len);
-        &mut self.buffer[..len]
+        let copied = if self.taken.is_some() { self.copied } else { 0 };
+        &mut self.buffer[..copied]
+    }
+
+    /// Bytes of the frame taken, copied or not, its header included.
+    pub fn frame_len(&self) -> usize {
+        self.taken.as_ref().map_or(0, |(_, len)| *len)
     }
 
     /// What became of the frame taken. After [`Sent::Busy`] no other one is taken in this burst.
     #[inline]
     pub fn done(&mut self, sent: Sent) {
         let Some((chain, len)) = self.taken.take() else { return };
+        if self.halted.is_some() {
+            // It was never taken.
+            self.tx.rewind();
+            return;
+        }
         match sent {
             Sent::Taken => {
                 self.statistics.tx.packets.add(1);
@@ -116,7 +187,7 @@ impl<'q, 'b> Outgoing<'q, 'b> {
         self.tx.commit();
     }
 
-    /// Copies the header or all of the frame of a chain and looks at it; says how long it is. `None`: it was dropped.
+    /// Copies at most so much of the frame of a chain and looks at it; says how long it is. `None`: it was dropped.
     #[inline]
     fn read(
         &mut self,
@@ -141,7 +212,7 @@ impl<'q, 'b> Outgoing<'q, 'b> {
             self.buffer[..HEADER].copy_from_slice(&header);
             header
         } else {
-            self.tx.read(chain, 0, &mut self.buffer[..len])?;
+            self.tx.read(chain, 0, &mut self.buffer[..len.min(copied)])?;
             let Some(header) = self.buffer.first_chunk::<HEADER>() else { return Ok(None) };
             *header
         };

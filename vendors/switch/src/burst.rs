@@ -3,17 +3,27 @@
 //! One lane is held at a time. Frames in a row to the same port share it: one lock, one look at the ring, one interrupt.
 
 use crate::counters::Drop;
+use crate::egress::Room;
 use crate::forward::{Forwarder, Passing, Route};
 use crate::member::{Exit, Member};
-use virtio_net::{Halt, Lane, Sent, Statistics};
+use virtio_net::{Delivery, Halt, Lane, Receiver, Sent, Statistics};
 
 /// Where frames come from: one at a time, which is done with before the next one is there.
 pub trait Source {
-    /// Takes the next one; `false`: there is none now.
+    /// Takes the next one; `false`: there is none now. What of it is copied is enough to say where it goes.
     fn next(&mut self) -> Result<bool, Halt>;
 
-    /// The frame taken, with its virtio-net header.
+    /// What was copied of the frame taken, which begins with its virtio-net header.
     fn frame(&mut self) -> &mut [u8];
+
+    /// Bytes of the whole frame.
+    fn len(&self) -> usize;
+
+    /// Copies more, up to so many bytes of it. `false`: they cannot be had, and the frame is to be dropped.
+    fn copy_to(&mut self, bytes: usize) -> bool;
+
+    /// Gives `head`, and what of the frame is behind `from`, to a driver. An error is that driver's.
+    fn give_to(&mut self, driver: &mut Receiver<'_, '_>, head: &mut [u8], from: usize) -> Result<Delivery, Halt>;
 
     /// It is done with.
     fn done(&mut self, sent: Sent);
@@ -35,8 +45,8 @@ pub struct Burst<'b> {
     pub statistics: &'b Statistics,
     /// Which of the lanes of another port they take: the frames of a flow stay in order.
     pub lane: u16,
-    /// Room for a frame.
-    pub scratch: &'b mut [u8],
+    /// Room for what is written anew.
+    pub room: &'b mut Room,
     /// How often frames may still be handed over: one that goes to a thousand ports takes as long as a thousand that go to
     /// one.
     pub left: usize,
@@ -50,7 +60,7 @@ impl<'b> Burst<'b> {
             routed = match to {
                 To::One(member) => self.pass(member, passing, frames)?,
                 To::All => {
-                    let sent = self.flood(&passing, frames.frame());
+                    let sent = self.flood(&passing, frames);
                     frames.done(sent);
                     self.next(frames)?
                 }
@@ -63,18 +73,15 @@ impl<'b> Burst<'b> {
     #[inline]
     fn next(&mut self, frames: &mut impl Source) -> Result<Routed<'b>, Halt> {
         while self.left > 0 && frames.next()? {
-            let reason = match self.forwarder.route(frames.frame()) {
+            match self.forwarder.route(frames) {
                 Route::Flood(passing) => return Ok(Some((To::All, passing))),
                 Route::Port(id, passing) => match self.forwarder.topology.member(id) {
                     Some(member) => return Ok(Some((To::One(member), passing))),
-                    None => Some(Drop::TxNoPort),
+                    None => self.drop(Drop::TxNoPort),
                 },
-                Route::Drop(reason) => Some(reason),
-                Route::BadHeader => None,
-            };
-            match reason {
-                Some(reason) => self.drop(reason),
-                None => self.statistics.tx.bad_header.add(1),
+                Route::Drop(reason) => self.drop(reason),
+                Route::BadHeader => self.statistics.tx.bad_header.add(1),
+                Route::Gone => {}
             }
             frames.done(Sent::Dropped);
         }
@@ -84,14 +91,14 @@ impl<'b> Burst<'b> {
     /// Hands over the frame taken, and those after it that go the same way; the one that does not comes back.
     fn pass(&mut self, member: &'b Member, passing: Passing, frames: &mut impl Source) -> Result<Routed<'b>, Halt> {
         let Some(lane) = self.lane_of(member) else {
-            member.write(frames.frame(), &passing, self.forwarder.now);
+            member.write(frames, &passing, self.forwarder.now, self.room);
             return self.after(frames);
         };
         let mut held = Some(passing);
         let mut routed = Ok(None);
         let delivered = lane.deliver(|driver| {
             while let Some(passing) = held {
-                member.deliver(driver, frames.frame(), &passing, self.forwarder.now, self.scratch)?;
+                member.deliver(driver, frames, &passing, self.forwarder.now, self.room)?;
                 routed = self.after(frames);
                 held = match routed {
                     Ok(Some((To::One(next), passing))) if std::ptr::eq(next, member) => Some(passing),
@@ -116,17 +123,17 @@ impl<'b> Burst<'b> {
     }
 
     /// Hands a frame to all ports of its VLAN, once to each.
-    fn flood(&mut self, passing: &Passing, frame: &mut [u8]) -> Sent {
+    fn flood(&mut self, passing: &Passing, frames: &mut impl Source) -> Sent {
         let Forwarder { topology, from, now, .. } = self.forwarder;
         let mut sent = Sent::Dropped;
         for member in topology.ports_of(passing.tci.vid()).filter(|member| member.id != from.id) {
             sent = Sent::Taken;
             self.left = self.left.saturating_sub(1);
             match self.lane_of(member) {
-                None => member.write(frame, passing, now),
+                None => member.write(frames, passing, now, self.room),
                 Some(lane) => {
-                    let scratch = &mut *self.scratch;
-                    let delivered = lane.deliver(|driver| member.deliver(driver, frame, passing, now, scratch));
+                    let room = &mut *self.room;
+                    let delivered = lane.deliver(|driver| member.deliver(driver, frames, passing, now, room));
                     if delivered.is_err() {
                         member.settings.counters.count(Drop::RxNoBuffers);
                     }

@@ -1,8 +1,9 @@
 //! Which way a frame goes.
 
+use crate::burst::Source;
 use crate::clock::seconds;
 use crate::counters::Drop;
-use crate::frame::{Address, Parsed, is_group, is_reserved, key};
+use crate::frame::{Address, GSO_NONE, HEADERS, Parsed, is_group, is_reserved, key};
 use crate::hub::{Hub, Topology};
 use crate::member::Member;
 use crate::offload::{is_sane, on_the_wire};
@@ -32,6 +33,8 @@ pub enum Route {
     Drop(Drop),
     /// Nowhere: its virtio-net header asks for what cannot be.
     BadHeader,
+    /// Nowhere: its memory is out of reach.
+    Gone,
 }
 
 /// The way of the frames of one port, during one burst.
@@ -47,9 +50,16 @@ pub struct Forwarder<'b> {
 impl Forwarder<'_> {
     /// Looks at a frame, learns from it, and says where it goes.
     #[inline]
-    pub fn route(&self, frame: &[u8]) -> Route {
+    pub fn route(&self, frames: &mut impl Source) -> Route {
         let settings = &*self.from.settings;
-        let Some(parsed) = Parsed::new(frame).filter(|parsed| is_sane(frame, parsed)) else { return Route::BadHeader };
+        // How a large frame is to be cut stands in headers of the network and the transport.
+        if frames.frame()[1] != GSO_NONE && !frames.copy_to(HEADERS) {
+            return Route::Gone;
+        }
+        let len = frames.len();
+        let frame = &*frames.frame();
+        let parsed = Parsed::new(frame).filter(|parsed| is_sane(frame, len, parsed));
+        let Some(parsed) = parsed else { return Route::BadHeader };
         let Parsed { destination, source, .. } = parsed;
         if is_reserved(destination) {
             return Route::Drop(Drop::TxReserved);
@@ -62,7 +72,7 @@ impl Forwarder<'_> {
         if !is_own && settings.spoofchk.load(Ordering::Relaxed) {
             return Route::Drop(Drop::TxSpoofed);
         }
-        let (packets, bytes) = on_the_wire(frame, &parsed);
+        let (packets, bytes) = on_the_wire(frame, len, &parsed);
         if !settings.tx.admit(self.now, packets, bytes) {
             return Route::Drop(Drop::TxLimited);
         }

@@ -21,6 +21,11 @@ pub const CSUM_OFFSET: usize = 8;
 pub const NEEDS_CSUM: u8 = 1;
 pub const GSO_NONE: u8 = 0;
 
+/// What of a frame is copied to say where it goes: the header of the link, with the types of two tags.
+pub const LINK: usize = TYPE + TAG + 2;
+/// The same of a large frame: headers of the network and the transport too, each as long as can be.
+pub const HEADERS: usize = LINK + 60 + 60;
+
 /// A 16-bit field of the header.
 pub fn field(frame: &[u8], at: usize) -> usize {
     usize::from(u16::from_le_bytes([frame[at], frame[at + 1]]))
@@ -109,50 +114,23 @@ impl Parsed {
     }
 }
 
-/// The beginning of a frame as it is at another port; the rest of the frame follows it as it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Head {
-    bytes: [u8; HEADER + ADDRESSES + TAG],
-    len: usize,
-    /// Where the rest begins in the frame as it came.
-    rest: usize,
-}
-
-impl Head {
-    /// The frame with `tag` as its only one, or without.
-    #[inline]
-    pub fn new(frame: &[u8], parsed: &Parsed, tag: Option<Tci>) -> Option<Self> {
-        let mut bytes = [0; HEADER + ADDRESSES + TAG];
-        bytes[..TYPE].copy_from_slice(frame.get(..TYPE)?);
-        let rest = TYPE + if parsed.tag.is_some() { TAG } else { 0 };
-        let len = match tag {
-            None => TYPE,
-            Some(Tci(tci)) => {
-                bytes[TYPE..TYPE + 2].copy_from_slice(&VLAN);
-                bytes[TYPE + 2..].copy_from_slice(&tci.to_be_bytes());
-                TYPE + TAG
-            }
-        };
-        if len != rest {
-            move_fields(&mut bytes, len, rest);
-        }
-        Some(Self { bytes, len, rest })
+/// Writes the beginning of a frame as it is at another port, with `tag` as its only one or without, and says how long it is.
+/// It stands for all of `frame`, which is the beginning of the frame as it came; `out` is longer than that by a tag at least.
+#[inline]
+pub fn write_head(frame: &[u8], parsed: &Parsed, tag: Option<Tci>, out: &mut [u8]) -> Option<usize> {
+    out.get_mut(..TYPE)?.copy_from_slice(frame.get(..TYPE)?);
+    let was = TYPE + if parsed.tag.is_some() { TAG } else { 0 };
+    let is = TYPE + if tag.is_some() { TAG } else { 0 };
+    if let Some(Tci(tci)) = tag {
+        out.get_mut(TYPE..TYPE + 2)?.copy_from_slice(&VLAN);
+        out.get_mut(TYPE + 2..TYPE + TAG)?.copy_from_slice(&tci.to_be_bytes());
     }
-
-    /// Its bytes.
-    pub fn bytes(&self) -> &[u8] {
-        &self.bytes[..self.len]
+    let rest = frame.get(was..)?;
+    out.get_mut(is..is + rest.len())?.copy_from_slice(rest);
+    if is != was {
+        move_fields(out, is, was);
     }
-
-    /// The same, to be changed.
-    pub fn bytes_mut(&mut self) -> &mut [u8] {
-        &mut self.bytes[..self.len]
-    }
-
-    /// Where the rest begins.
-    pub fn rest(&self) -> usize {
-        self.rest
-    }
+    Some(is + rest.len())
 }
 
 /// What the virtio-net header points at is `new - old` bytes further on.
@@ -183,8 +161,10 @@ mod tests {
 
     fn rewritten(frame: &[u8], tag: Option<u16>) -> Vec<u8> {
         let parsed = Parsed::new(frame).unwrap();
-        let head = Head::new(frame, &parsed, tag.map(Tci)).unwrap();
-        [head.bytes(), &frame[head.rest()..]].concat()
+        let (begin, rest) = frame.split_at(LINK);
+        let mut head = [0xee; LINK + TAG];
+        let len = write_head(begin, &parsed, tag.map(Tci), &mut head).unwrap();
+        [&head[..len], rest].concat()
     }
 
     #[test]

@@ -54,9 +54,9 @@ impl Need {
 /// Whether what the header asks for lies where it may: a checksum behind the link's header, which decided where the
 /// frame goes, and segments of what is TCP. The fields were checked to lie in the frame.
 #[inline]
-pub fn is_sane(frame: &[u8], parsed: &Parsed) -> bool {
+pub fn is_sane(frame: &[u8], len: usize, parsed: &Parsed) -> bool {
     let checksum = frame[0] & NEEDS_CSUM == 0 || field(frame, CSUM_START) >= parsed.link_len();
-    checksum && (frame[1] == GSO_NONE || Segments::new(frame, parsed).is_some())
+    checksum && (frame[1] == GSO_NONE || Segments::new(frame, len, parsed).is_some())
 }
 
 /// The header of a frame that leaves nothing to do, `num_buffers` aside.
@@ -79,6 +79,8 @@ pub fn complete(frame: &mut [u8]) {
 #[derive(Debug, Clone, Copy)]
 pub struct Segments<'f> {
     frame: &'f [u8],
+    /// Bytes of all of it.
+    len: usize,
     v6: bool,
     /// Where the network header, the transport's and the payload begin.
     network: usize,
@@ -89,8 +91,8 @@ pub struct Segments<'f> {
 }
 
 impl<'f> Segments<'f> {
-    /// `None`: its header says of it what it is not.
-    pub fn new(frame: &'f [u8], parsed: &Parsed) -> Option<Self> {
+    /// Of a frame of `len` bytes, of which its headers are there at least. `None`: its header says of it what it is not.
+    pub fn new(frame: &'f [u8], len: usize, parsed: &Parsed) -> Option<Self> {
         let network = HEADER + parsed.link_len();
         let transport = HEADER + field(frame, CSUM_START);
         let v6 = match frame[1] {
@@ -113,22 +115,22 @@ impl<'f> Segments<'f> {
         };
         let payload = transport + usize::from(frame[transport + 12] >> 4) * 4;
         let size = field(frame, GSO_SIZE);
-        let fits = payload >= transport + TCP_HEADER && payload < frame.len() && size >= SMALLEST;
+        let fits = payload >= transport + TCP_HEADER && payload < len && size >= SMALLEST;
         let fits = fits && field(frame, CSUM_OFFSET) == TCP_CHECKSUM && frame[0] & NEEDS_CSUM != 0;
-        (is_tcp && fits).then_some(Self { frame, v6, network, transport, payload, size })
+        (is_tcp && fits).then_some(Self { frame, len, v6, network, transport, payload, size })
     }
 
     /// How many there are: at least one.
     pub fn count(&self) -> usize {
-        (self.frame.len() - self.payload).div_ceil(self.size)
+        (self.len - self.payload).div_ceil(self.size)
     }
 
     /// Bytes that all of them have on the wire.
     pub fn wire_len(&self) -> usize {
-        self.frame.len() - HEADER + (self.count() - 1) * (self.payload - HEADER)
+        self.len - HEADER + (self.count() - 1) * (self.payload - HEADER)
     }
 
-    /// Writes segment `number` with its virtio-net header, all checksums complete, and says how long it is.
+    /// Writes segment `number` of a frame that is all there, with its virtio-net header, all checksums complete, and says how long it is.
     pub fn write(&self, number: usize, out: &mut [u8]) -> Option<usize> {
         let skip = number * self.size;
         let data = self.frame.get(self.payload + skip..)?;
@@ -183,11 +185,11 @@ impl<'f> Segments<'f> {
 }
 
 /// Packets and bytes of a frame on the wire.
-pub fn on_the_wire(frame: &[u8], parsed: &Parsed) -> (u64, u64) {
-    let segments = if frame[1] == GSO_NONE { None } else { Segments::new(frame, parsed) };
+pub fn on_the_wire(frame: &[u8], len: usize, parsed: &Parsed) -> (u64, u64) {
+    let segments = if frame[1] == GSO_NONE { None } else { Segments::new(frame, len, parsed) };
     match segments {
         Some(segments) => (segments.count() as u64, segments.wire_len() as u64),
-        None => (1, (frame.len() - HEADER) as u64),
+        None => (1, (len - HEADER) as u64),
     }
 }
 

@@ -1,13 +1,15 @@
 //! The port of a queue pair.
 
 use crate::burst::{Burst, Source};
+use crate::egress::Room;
 use crate::forward::Forwarder;
+use crate::frame::LINK;
 use crate::hub::Hub;
 use crate::member::Settings;
 use crate::table::PortId;
 use std::sync::{Arc, OnceLock};
 use virtio_mdev_api::Refusal;
-use virtio_net::{HEADER, Halt, MAX_FRAME, Outgoing, Port, Receiver, Sent, Statistics, is_valid};
+use virtio_net::{Delivery, Halt, Outgoing, Port, Receiver, Sent, Statistics, is_valid};
 
 /// Frames of a burst that are handed over.
 pub const DELIVERIES: usize = 256;
@@ -20,19 +22,14 @@ pub struct SwitchPort {
     place: Arc<OnceLock<PortId>>,
     /// The number of the pair.
     pair: u16,
-    scratch: Box<[u8]>,
+    room: Room,
 }
 
 impl SwitchPort {
     /// The port of a pair.
     pub fn new(hub: Arc<Hub>, settings: Arc<Settings>, place: Arc<OnceLock<PortId>>, pair: u16) -> Self {
-        Self { hub, settings, place, pair, scratch: scratch() }
+        Self { hub, settings, place, pair, room: Room::new() }
     }
-}
-
-/// Room for a frame. It takes no memory before a large frame is cut there.
-pub fn scratch() -> Box<[u8]> {
-    vec![0; HEADER + MAX_FRAME].into_boxed_slice()
 }
 
 impl Port for SwitchPort {
@@ -59,17 +56,29 @@ impl Port for SwitchPort {
             return Ok(());
         };
         let forwarder = Forwarder { hub: &self.hub, topology: &topology, from, now: self.hub.now() };
-        Burst { forwarder, statistics, lane: self.pair, scratch: &mut self.scratch, left: DELIVERIES }.run(frames)
+        Burst { forwarder, statistics, lane: self.pair, room: &mut self.room, left: DELIVERIES }.run(frames)
     }
 }
 
 impl Source for Outgoing<'_, '_> {
     fn next(&mut self) -> Result<bool, Halt> {
-        self.take(is_valid)
+        self.take_some(LINK, is_valid)
     }
 
     fn frame(&mut self) -> &mut [u8] {
         self.frame()
+    }
+
+    fn len(&self) -> usize {
+        self.frame_len()
+    }
+
+    fn copy_to(&mut self, bytes: usize) -> bool {
+        self.copy_to(bytes)
+    }
+
+    fn give_to(&mut self, driver: &mut Receiver<'_, '_>, head: &mut [u8], from: usize) -> Result<Delivery, Halt> {
+        self.give_to(driver, head, from)
     }
 
     fn done(&mut self, sent: Sent) {

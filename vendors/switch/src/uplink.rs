@@ -2,10 +2,11 @@
 
 use crate::burst::{Burst, Source};
 use crate::counters::Counters;
+use crate::egress::Room;
 use crate::forward::Forwarder;
 use crate::hub::{Hub, Joined};
 use crate::member::{Exit, Settings};
-use crate::port::{DELIVERIES, scratch};
+use crate::port::DELIVERIES;
 use crate::table::PortId;
 use crate::vlan::Membership;
 use nix::errno::Errno;
@@ -14,7 +15,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use tap::{OFFLOAD_CSUM, OFFLOAD_TSO4, OFFLOAD_TSO6, TunQueue, create_interface};
 use virtio_mdev_api::{DeviceLink, Refusal};
-use virtio_net::{DEFAULT_MTU, Halt, Interest, Next, Sent, Statistics};
+use virtio_net::{DEFAULT_MTU, Delivery, HEADER, Halt, Interest, MAX_FRAME, Next, Receiver, Sent, Statistics};
 use virtqueue::{Health, Service, Slot, Task, Waker, WorkerError};
 
 /// Frames read in one burst.
@@ -65,12 +66,13 @@ impl Uplink {
         let tap = Arc::new(TapUplink::new(name)?);
         let settings = Arc::new(Settings::new(Membership::uplink(Some(NATIVE)), 0));
         let joined = hub.join(name.to_owned(), Arc::clone(&settings), Exit::Tap(Arc::clone(&tap)));
-        let frames = Frames { tap, buffer: scratch(), len: 0, readable: true, read: 0 };
+        let frames =
+            Frames { tap, buffer: vec![0; HEADER + MAX_FRAME].into_boxed_slice(), len: 0, readable: true, read: 0 };
         let from = FromHost {
             hub: Arc::clone(hub),
             place: joined.id(),
             frames,
-            scratch: scratch(),
+            room: Room::new(),
             statistics: Statistics::default(),
         };
         let waker = Arc::new(Waker::new().map_err(WorkerError::Start)?);
@@ -95,7 +97,7 @@ struct FromHost {
     hub: Arc<Hub>,
     place: PortId,
     frames: Frames,
-    scratch: Box<[u8]>,
+    room: Room,
     statistics: Statistics,
 }
 
@@ -109,8 +111,8 @@ impl Service for FromHost {
         let Some(from) = topology.member(self.place) else { return Next::Wait };
         let forwarder = Forwarder { hub: &self.hub, topology: &topology, from, now: self.hub.now() };
         self.frames.read = 0;
-        let (statistics, scratch) = (&self.statistics, &mut *self.scratch);
-        let mut burst = Burst { forwarder, statistics, lane: 0, scratch, left: DELIVERIES };
+        let (statistics, room) = (&self.statistics, &mut self.room);
+        let mut burst = Burst { forwarder, statistics, lane: 0, room, left: DELIVERIES };
         // The interface halts nobody.
         let _ = burst.run(&mut self.frames);
         if self.frames.read > 0 { Next::Again } else { Next::Wait }
@@ -159,6 +161,18 @@ impl Source for Frames {
 
     fn frame(&mut self) -> &mut [u8] {
         &mut self.buffer[..self.len]
+    }
+
+    fn len(&self) -> usize {
+        self.len
+    }
+
+    fn copy_to(&mut self, _: usize) -> bool {
+        true
+    }
+
+    fn give_to(&mut self, driver: &mut Receiver<'_, '_>, head: &mut [u8], from: usize) -> Result<Delivery, Halt> {
+        driver.deliver_parts(head, self.buffer[..self.len].get(from..).unwrap_or(&[]))
     }
 
     fn done(&mut self, _: Sent) {}

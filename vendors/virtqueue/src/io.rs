@@ -29,6 +29,11 @@ impl Io<'_> {
         Halt { queue: self.ring.index, cause: Cause::Fault(error) }
     }
 
+    /// The number of the queue.
+    pub fn index(&self) -> u16 {
+        self.ring.index
+    }
+
     /// Entries in the ring: no more chains than this can be taken at once.
     pub fn size(&self) -> u16 {
         self.ring.layout.size

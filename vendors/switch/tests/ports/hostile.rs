@@ -3,7 +3,7 @@
 use crate::lab::{BROADCAST, Lab, Port, frame, mac};
 use switch::SwitchOptions;
 use virtio_mdev_api::features::REQUIRED;
-use virtio_net::testing::{Guest, RX};
+use virtio_net::testing::{Guest, RX, TX};
 use virtqueue::testing::{DESC_WRITE, Desc};
 
 /// Both pass frames to each other and to all.
@@ -145,4 +145,34 @@ fn f38_ports_that_send_to_each_other_at_once_never_stand_still() {
         guests.into_iter().map(|guest| guest.join().unwrap()).collect()
     });
     assert!(received.iter().all(|count| *count > 0), "{received:?}");
+}
+
+#[test]
+fn f32_a_frame_that_is_out_of_its_senders_memory_in_part_stops_the_sender_alone() {
+    let mut lab = Lab::new();
+    let [mut a, mut b] = lab.access();
+    for to in [a.mac, BROADCAST] {
+        let (device, link, _) = lab.card("access", &[]);
+        let mut liar = Guest::new(device, REQUIRED, 64);
+        liar.start();
+        liar.post(64);
+        // Its header is there, and so are the addresses.
+        let begin = [&[0; 12], &frame(to, mac(3), 9)[..]].concat();
+        liar.tx.ram.write(0x40_0000, &begin);
+        liar.tx.add(&[(0x40_0000, 72, false), (1 << 40, 100, false)]);
+        liar.kick(TX);
+        let begun = std::time::Instant::now();
+        while !link.needs_reset() {
+            assert!(begun.elapsed() < std::time::Duration::from_secs(5), "it is not told so");
+            std::thread::sleep(std::time::Duration::from_micros(100));
+        }
+        liar.reset();
+        liar.post(64);
+        assert!(liar.send(&frame(to, mac(3), 8)));
+        assert_eq!(a.mark(), 8, "nothing of the other frame");
+        if to == BROADCAST {
+            assert_eq!(b.mark(), 8);
+        }
+    }
+    are_fine(&mut a, &mut b);
 }
