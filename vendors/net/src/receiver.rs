@@ -58,8 +58,7 @@ impl<'q, 'b> Receiver<'q, 'b> {
 
     /// Gives the driver a frame: a header of 12 bytes, and the data. `num_buffers` is set here.
     pub fn deliver(&mut self, frame: &mut [u8]) -> Result<Delivery, Halt> {
-        let (header, data) = frame.split_at_mut(HEADER.min(frame.len()));
-        self.deliver_parts(header, data)
+        self.deliver_parts(frame, &[])
     }
 
     /// The same with a frame in two parts: `head` has the header at least.
@@ -227,7 +226,7 @@ impl Parts<'_, '_> {
             return self.rest.write(done - self.head.len(), io, chain, 0);
         };
         let written = io.write(chain, 0, head)?;
-        if written < head.len() {
+        if written < head.len() || self.rest.len() == 0 {
             return Ok(written);
         }
         Ok(written + self.rest.write(0, io, chain, written as u64)?)

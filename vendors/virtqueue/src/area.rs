@@ -145,6 +145,15 @@ impl<'a> Area<'a> {
         }
     }
 
+    /// The memory it is in, if it is reached in place: for what is done to every entry.
+    #[inline]
+    pub fn in_place(&self) -> Option<Local<'a>> {
+        match &self.access {
+            Access::InPlace(memory) => Some(*memory),
+            Access::Through(_) => None,
+        }
+    }
+
     /// The 16 bytes at `offset`, a multiple of 16, each read once: as two numbers, the lower addresses first.
     #[inline]
     pub fn load_descriptor(&self, offset: usize) -> Result<[u64; 2], Cause> {

@@ -8,6 +8,7 @@ use crate::layout::DESCRIPTOR;
 use crate::ring::{Completed, Marks, Traits};
 use std::sync::atomic::{Ordering, fence};
 use virtio_mdev_api::QueueState;
+use virtio_mdev_api::dma::Local;
 
 /// Offset of length, buffer id and flags in a descriptor: read and written as one number.
 const REST: usize = 8;
@@ -62,6 +63,13 @@ impl Place {
     fn offset(self) -> usize {
         usize::from(self.index()) * DESCRIPTOR
     }
+
+    /// Whether the descriptor here, whose second half is `rest`, is available.
+    #[inline]
+    fn is_available(self, rest: u64) -> bool {
+        let flags = Descriptor::packed([0, rest]).flags;
+        (flags & AVAIL != 0) == self.wrap() && (flags & USED != 0) != self.wrap()
+    }
 }
 
 /// What the device knows of a packed ring.
@@ -107,13 +115,10 @@ impl Packed {
     }
 
     /// The second half of the descriptor at `place`, if it is available.
-    #[inline]
     fn find(&self, areas: &Areas<'_>, place: Place) -> Result<Option<u64>, Cause> {
         // Acquire: the rest of what the flags make available is read after them.
         let rest = areas.desc.load_u64(place.offset() + REST, Ordering::Acquire)?;
-        let flags = Descriptor::packed([0, rest]).flags;
-        let available = (flags & AVAIL != 0) == place.wrap() && (flags & USED != 0) != place.wrap();
-        Ok(available.then_some(rest))
+        Ok(place.is_available(rest).then_some(rest))
     }
 
     /// Fetches chains from `cursor` on. What is wrong with one is said when it is the first.
@@ -127,6 +132,9 @@ impl Packed {
         let mut place = Place(cursor);
         // A driver that turns its flags round again shall not make the device take more than there is.
         let mut left = u32::from(self.size).saturating_sub(self.published.distance(place, self.size));
+        if let Some(ring) = areas.desc.in_place() {
+            self.fetch_singles(ring, rules, &mut place, &mut left, batch);
+        }
         while left > 0 {
             let Some((entry, more)) = batch.room() else { break };
             let chain = match self.find(areas, place) {
@@ -149,9 +157,36 @@ impl Packed {
         Ok(())
     }
 
+    /// Fetches chains of one descriptor, as most are, as long as there are others and nothing is wrong with them.
+    fn fetch_singles(
+        &self,
+        ring: Local<'_>,
+        rules: &Rules<'_, '_>,
+        place: &mut Place,
+        left: &mut u32,
+        batch: &mut Batch,
+    ) {
+        while *left > 0 {
+            let Some((entry, _)) = batch.room() else { return };
+            // Acquire: the rest of what the flags make available is read after them.
+            let Some(rest) = ring.load_u64(place.offset() + REST, Ordering::Acquire) else { return };
+            if !place.is_available(rest) {
+                return;
+            }
+            let Some(iova) = ring.load_u64(place.offset(), Ordering::Relaxed) else { return };
+            let found = Descriptor::packed([iova, rest]);
+            if found.link >= self.size || !rules.single(entry, found.link, &found) {
+                return;
+            }
+            *place = place.after(1, self.size);
+            entry.after = place.0;
+            *left -= 1;
+            batch.push();
+        }
+    }
+
     /// Copies the chain at `place`, the second half of whose first descriptor is `rest`. It takes up at most `left`
     /// descriptors.
-    #[inline]
     #[allow(clippy::too_many_arguments, reason = "a step of `fetch`")]
     fn chain(
         &self,
@@ -164,12 +199,8 @@ impl Packed {
         more: &mut Vec<Buffer>,
     ) -> Result<(), Cause> {
         let found = Descriptor::packed([areas.desc.load_u64(place.offset(), Ordering::Relaxed)?, rest]);
-        let after = if rules.single(entry, found.link, &found) {
-            place.after(1, self.size)
-        } else {
-            *entry = Entry::default();
-            self.walk(areas, rules, place, found, left, entry, more)?
-        };
+        *entry = Entry::default();
+        let after = self.walk(areas, rules, place, found, left, entry, more)?;
         if entry.id >= self.size {
             return Err(RingError::Head { head: entry.id, size: self.size }.into());
         }
@@ -178,7 +209,6 @@ impl Packed {
     }
 
     /// Copies the rest of the chain at `place`, which begins with `found`; says where it ends.
-    #[inline(never)]
     #[allow(clippy::too_many_arguments, reason = "a step of `chain`")]
     fn walk(
         &self,
@@ -276,11 +306,14 @@ impl Packed {
 
     /// The first one last: a driver looks at them in order. A length counts where something was written (virtio 1.3 §2.8.4).
     fn write_used(&mut self, areas: &Areas<'_>, traits: Traits, completed: &Completed) -> Result<(), Cause> {
-        let (size, first) = (self.size, self.used);
+        let (size, first, ring) = (self.size, self.used, areas.desc.in_place());
         let store = |place: Place, id: u16, len: u32, order| {
             let flags = if place.wrap() { AVAIL | USED } else { 0 } | if len > 0 { WRITE } else { 0 };
             let rest = u64::from(len) | u64::from(id) << 32 | u64::from(flags) << 48;
-            areas.desc.store_u64(place.offset() + REST, rest, order)
+            match ring.and_then(|ring| ring.store_u64(place.offset() + REST, rest, order)) {
+                Some(()) => Ok(()),
+                None => areas.desc.store_u64(place.offset() + REST, rest, order),
+            }
         };
         let mut all = completed.iter();
         let Some((mut id, slots, mut len)) = all.next() else { return Ok(()) };
