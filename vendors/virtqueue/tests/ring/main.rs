@@ -4,6 +4,8 @@ mod arbitrary;
 mod elsewhere;
 mod exchange;
 mod faults;
+mod packed_faults;
 mod pending;
 mod rig;
+mod split_faults;
 mod worker;
