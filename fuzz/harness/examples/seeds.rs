@@ -376,6 +376,18 @@ fn rings() -> Vec<Vec<u8>> {
             seeds.push([&[how, 3, 0xfe, 0xff], &body[..]].concat());
         }
     }
+    // Of a packed ring, made available one after the other: page, offset, length, flags, id.
+    let chain = [[4, 3, 0, 0, 20, 1, 0, 0], [4, 3, 0x80, 0, 20, 2, 1, 0]].concat();
+    let inner = [[3, 0, 3, 0, 0, 20, 0, 1, 0], [3, 1, 3, 0x80, 0, 20, 2, 0, 0]].concat();
+    let table = [4, 253, 0, 0xf2, 4, 2, 0];
+    let plain = [&chain[..], &serve, &chain, &chain, &serve, &serve].concat();
+    let indirect = [&inner[..], &table, &serve, &chain, &table, &serve].concat();
+    let gone = [&plain[..], &[9, 0], &chain, &serve, &[9, 1], &serve, &[9, 2], &plain].concat();
+    for how in (16..32u8).chain(48..64) {
+        for body in [&plain, &indirect, &gone] {
+            seeds.push([&[how, 4, 0xfe, 0x7f], &body[..]].concat());
+        }
+    }
     seeds
 }
 

@@ -1,13 +1,14 @@
-//! A split ring as a hostile guest writes it, against the ring engine.
+//! A ring of either format as a hostile guest writes it, against the ring engine.
 
 use crate::Input;
+use std::ops::Range;
 use std::sync::Arc;
 use virtio_mdev_api::dirty::DirtyRecord;
 use virtio_mdev_api::dma::{AddressSpace, Limits, Permissions, Region};
-use virtio_mdev_api::features::{VIRTIO_F_EVENT_IDX, VIRTIO_F_INDIRECT_DESC};
+use virtio_mdev_api::features::{VIRTIO_F_EVENT_IDX, VIRTIO_F_IN_ORDER, VIRTIO_F_INDIRECT_DESC, VIRTIO_F_RING_PACKED};
 use virtio_mdev_api::notify::{CallSlot, EventFd};
 use virtio_mdev_api::{DeviceLink, QueueConfig, QueueStart, QueueState};
-use virtqueue::testing::{DESC_INDIRECT, DESC_NEXT, DESC_WRITE, Desc, Driver, Ram};
+use virtqueue::testing::{DESC_AVAIL, DESC_INDIRECT, DESC_NEXT, DESC_USED, DESC_WRITE, Desc, Driver, PackedDesc, Ram};
 use virtqueue::{Halt, Health, Io, Queue, Waker};
 
 const PAGE: usize = 0x1000;
@@ -51,11 +52,15 @@ impl Guest {
         for neighbour in [0, MEMORY - PAGE] {
             ram.write(neighbour as u64, &[NEIGHBOUR; PAGE]);
         }
-        let mut features = 0;
-        features |= if how & 2 == 0 { 0 } else { VIRTIO_F_INDIRECT_DESC };
-        features |= if how & 4 == 0 { 0 } else { VIRTIO_F_EVENT_IDX };
+        let bit = |bit: u8, feature: u64| if how & bit == 0 { 0 } else { feature };
+        let features = bit(2, VIRTIO_F_INDIRECT_DESC)
+            | bit(4, VIRTIO_F_EVENT_IDX)
+            | bit(16, VIRTIO_F_RING_PACKED)
+            | bit(32, VIRTIO_F_IN_ORDER);
+        // A packed ring has any size.
+        let size = if features & VIRTIO_F_RING_PACKED == 0 { 1 << (size % 6) } else { 1 + u16::from(size % 33) };
         let mut guest = Self {
-            driver: Driver::new(&ram, RING, 1 << (size % 6)),
+            driver: Driver::with_features(ram.clone(), RING, size, features),
             space: AddressSpace::new(Limits::default()),
             health: Health::new(DeviceLink::new("fuzzed")),
             waker: Arc::new(Waker::new().expect("a waker")),
@@ -86,14 +91,18 @@ impl Guest {
             Arc::new(slot)
         };
         self.driver.reset();
-        if self.first != 0 {
-            self.ram.store(self.driver.used + 2, self.first);
-            self.ram.store(self.driver.avail + 2, self.first);
-        }
+        let state = if self.driver.is_packed() {
+            let (slot, wrap) = (self.first % self.driver.size, self.first < 0x8000);
+            self.driver.continue_at_slot(slot, wrap);
+            QueueState::Packed { avail: slot, avail_wrap: wrap, used: slot, used_wrap: wrap }
+        } else {
+            self.driver.continue_at(self.first);
+            QueueState::Split { avail: self.first }
+        };
         let config = config.unwrap_or(self.driver.config());
         let start = QueueStart {
             config,
-            state: QueueState::Split { avail: self.first },
+            state,
             features: self.features,
             asid: 0,
             ring_asid: 0,
@@ -114,11 +123,22 @@ impl Guest {
         match input.byte() % 10 {
             0..3 => {
                 let slot = u64::from(input.byte()) % u64::from(self.driver.size);
-                self.ram.write(RING + 16 * slot, &descriptor(input).bytes());
+                let descriptor = self.descriptor(input);
+                self.ram.write(RING + 16 * slot, &descriptor);
             }
             3 => {
                 let slot = u64::from(input.byte() % 64);
-                self.ram.write(TABLES + 16 * slot, &descriptor(input).bytes());
+                let descriptor = self.descriptor(input);
+                self.ram.write(TABLES + 16 * slot, &descriptor);
+            }
+            4 if self.driver.is_packed() => {
+                let Desc { addr, len, flags, next } = descriptor(input);
+                let id = if input.flag() { next } else { next % self.driver.size };
+                self.driver.stage_raw(&[PackedDesc { addr, len, id, flags }]);
+                // A chain is whole before its first descriptor is.
+                if flags & DESC_NEXT == 0 {
+                    self.driver.publish();
+                }
             }
             4 => {
                 let head = match input.byte() {
@@ -128,6 +148,7 @@ impl Guest {
                 self.driver.push(head);
                 self.publish(0);
             }
+            5 if self.driver.is_packed() => self.driver.publish(),
             5 => self.publish(input.half()),
             6 => {
                 let at = u64::from(input.half()) % (READ_ONLY as u64) + PAGE as u64;
@@ -148,27 +169,40 @@ impl Guest {
         }
     }
 
+    /// Any descriptor, in the format of the ring.
+    fn descriptor(&self, input: &mut Input<'_>) -> [u8; 16] {
+        let desc = descriptor(input);
+        if !self.driver.is_packed() {
+            return desc.bytes();
+        }
+        let Desc { addr, len, flags, next } = desc;
+        let marks = [DESC_AVAIL, DESC_USED, DESC_AVAIL | DESC_USED, 0][usize::from(input.byte() % 4)];
+        PackedDesc { addr, len, id: next, flags: flags | marks }.bytes()
+    }
+
     /// Makes available what was pushed, and more.
     fn publish(&self, more: u16) {
-        self.driver.set_avail_idx(self.first.wrapping_add(self.driver.next_avail()).wrapping_add(more));
+        self.driver.set_avail_idx(self.driver.next_avail().wrapping_add(more));
     }
 
     /// Lets the device do what it can, and looks at every byte it may not have written.
     fn serve(&mut self) {
+        let in_order = self.features & VIRTIO_F_IN_ORDER != 0;
         let Some((queue, config)) = self.queue.as_mut() else { return };
         let before = self.ram.read(0, MEMORY);
         let mut echo = Echo { allowed: vec![false; MEMORY], done: Vec::new() };
+        let stood = queue.state();
         // What went wrong shows in the link.
         let _ = queue.burst(|io| echo.run(io));
         queue.interrupt();
         let after = self.ram.read(0, MEMORY);
-        let used = usize::try_from(config.device).expect("a ring that was served is mapped");
-        let ring = used..used.saturating_add(6 + 8 * usize::from(config.size));
+        let written = written_areas(config, self.driver.is_packed());
         // Most of it is as it was, and whole lines compare faster than bytes.
         let lines = before.chunks(LINE).zip(after.chunks(LINE)).enumerate();
         for (line, (was, is)) in lines.filter(|(_, (was, is))| was != is) {
             for (at, (was, is)) in (line * LINE..).zip(was.iter().zip(is)) {
-                let writable = (PAGE..READ_ONLY).contains(&at) && (ring.contains(&at) || echo.allowed[at]);
+                let writable = (PAGE..READ_ONLY).contains(&at)
+                    && (written.iter().any(|area| area.contains(&at)) || echo.allowed[at]);
                 assert!(was == is || writable, "{at:#x} was {was:#x} and is {is:#x}");
             }
         }
@@ -177,11 +211,41 @@ impl Guest {
         }
         let half = |at: usize| u16::from_le_bytes([after[at], after[at + 1]]);
         let word = |at: usize| u32::from(half(at)) | u32::from(half(at + 2)) << 16;
+        let first_or_last = |found| echo.done.first() == Some(&found) || (in_order && echo.done.last() == Some(&found));
+        let ring = &written[0];
+        if let QueueState::Packed { used, .. } = stood {
+            // A burst has less than a round.
+            let at = ring.start + 16 * usize::from(used);
+            let len = if half(at + 14) & DESC_WRITE == 0 { 0 } else { word(at + 8) };
+            assert!(first_or_last((half(at + 12).into(), len)), "descriptor {used} is not what was used");
+            return;
+        }
+        let entry = |place: u16| ring.start + 4 + 8 * usize::from(place % config.size);
+        let idx = half(ring.start + 2);
+        if in_order {
+            let place = idx.wrapping_sub(u16::try_from(echo.done.len()).expect("a burst"));
+            let at = entry(place);
+            assert!(first_or_last((word(at), word(at + 4))), "entry {place} of the used ring");
+            return;
+        }
         for (back, &chain) in echo.done.iter().rev().take(config.size.into()).enumerate() {
-            let place = half(used + 2).wrapping_sub(1).wrapping_sub(u16::try_from(back).expect("small"));
-            let at = used + 4 + 8 * usize::from(place % config.size);
+            let place = idx.wrapping_sub(1).wrapping_sub(u16::try_from(back).expect("small"));
+            let at = entry(place);
             assert_eq!((word(at), word(at + 4)), chain, "entry {place} of the used ring");
         }
+    }
+}
+
+/// What of a ring the device writes: what it uses, and what else.
+fn written_areas(config: &QueueConfig, packed: bool) -> [Range<usize>; 2] {
+    let at = |iova: u64| usize::try_from(iova).expect("a ring that was served is mapped");
+    let size = usize::from(config.size);
+    let (desc, device) = (at(config.desc), at(config.device));
+    // A split ring may lie anywhere, and everything that is written of it is in one area.
+    if packed {
+        [desc..desc.saturating_add(16 * size), device..device.saturating_add(4)]
+    } else {
+        [device..device.saturating_add(6 + 8 * size), 0..0]
     }
 }
 
