@@ -121,8 +121,8 @@ impl Client {
     fn of(vhost: Vhost, options: Options, memory: Memory, vfio: Option<(Group, Container)>) -> CallResult<Self> {
         vhost.set_owner()?;
         let memory = Arc::new(memory);
-        let rx = Ring::new(Arc::clone(&memory), 0, options.queue_size)?;
-        let tx = Ring::new(Arc::clone(&memory), 1, options.queue_size)?;
+        let ring = |index| Ring::with_features(Arc::clone(&memory), index, options.queue_size, options.features);
+        let (rx, tx) = (ring(0)?, ring(1)?);
         Ok(Self { vhost, vfio, memory, rx, tx, options })
     }
 
@@ -188,7 +188,7 @@ impl Client {
     pub fn program(&self, ring: &Ring) -> CallResult<()> {
         let (desc, avail, used) = ring.addresses();
         self.vhost.set_vring_num(ring.index, u32::from(ring.size))?;
-        self.vhost.set_vring_base(ring.index, 0)?;
+        self.vhost.set_vring_base(ring.index, ring.vring_base())?;
         self.vhost.set_vring_addr(ring.index, desc, avail, used)?;
         self.vhost.set_vring_fd(VHOST_SET_VRING_KICK, ring.index, &ring.kick)?;
         self.vhost.set_vring_fd(VHOST_SET_VRING_CALL, ring.index, &ring.call)?;
@@ -217,7 +217,7 @@ impl Client {
     /// Puts header and frame into the next transmit buffer and makes it available, without a kick.
     pub fn queue(&mut self, frame: &[u8]) {
         assert!(HEADER + frame.len() <= BUFFER_ROOM, "a frame fits a buffer");
-        let at = self.tx.avail_idx % self.tx.size;
+        let at = self.tx.next_descriptor();
         let offset = self.tx.buffer(at);
         self.memory.write(offset, &[0; HEADER]);
         self.memory.write(offset + HEADER, frame);
@@ -228,7 +228,7 @@ impl Client {
 
     /// Sends a frame and waits until the device took it.
     pub fn send(&mut self, frame: &[u8]) -> CallResult<()> {
-        let head = self.tx.avail_idx % self.tx.size;
+        let head = self.tx.next_descriptor();
         self.queue(frame);
         self.tx.notify()?;
         let used = self.tx.wait(PATIENCE, "the transmitted frame to be used")?;

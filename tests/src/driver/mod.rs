@@ -11,6 +11,7 @@ mod error;
 pub mod iommufd;
 pub mod memory;
 mod migration;
+pub mod packed;
 mod ring;
 pub mod sys;
 mod vfio;

@@ -1,10 +1,13 @@
-//! A split virtqueue (virtio 1.3 §2.7) under the full control of its driver.
+//! A virtqueue of either format (virtio 1.3 §2.7, §2.8) under the full control of its driver.
 
+use super::abi::{VIRTIO_F_IN_ORDER, VIRTIO_F_RING_PACKED};
 use super::memory::{BUFFER_ROOM, BUFFERS, Memory, QUEUE_ROOM};
+use super::packed::Packed;
 use super::sys::Map;
 use super::{CallResult, DriverError};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
+use std::collections::VecDeque;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -65,15 +68,41 @@ pub struct Ring {
     pub call: EventFd,
     /// What the driver kicks in place of its eventfd.
     pub doorbell: Option<Map>,
+    features: u64,
+    /// Chains offered so far, which never wraps.
+    offered: u64,
+    packed: Option<Packed>,
+    /// The last of a split ring's batch that is being taken (virtio 1.3 §2.7.9), and the heads the device has.
+    batch: Option<Used>,
+    heads: VecDeque<u16>,
 }
 
 impl Ring {
-    /// A ring in the memory's room for queue `index`; its size a power of two, at most 1,024.
+    /// A split ring in the memory's room for queue `index`; its size a power of two, at most 1,024.
     pub fn new(memory: Arc<Memory>, index: u32, size: u16) -> CallResult<Self> {
+        Self::with_features(memory, index, size, 0)
+    }
+
+    /// The same of the format that `features` say.
+    pub fn with_features(memory: Arc<Memory>, index: u32, size: u16, features: u64) -> CallResult<Self> {
         let event = || EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK);
         let event = || event().map_err(DriverError::call("eventfd"));
-        let ring = Self { memory, index, size, avail_idx: 0, seen: 0, kick: event()?, call: event()?, doorbell: None };
-        ring.clear();
+        let mut ring = Self {
+            memory,
+            index,
+            size,
+            avail_idx: 0,
+            seen: 0,
+            kick: event()?,
+            call: event()?,
+            doorbell: None,
+            features,
+            offered: 0,
+            packed: None,
+            batch: None,
+            heads: VecDeque::new(),
+        };
+        ring.restart();
         Ok(ring)
     }
 
@@ -84,34 +113,60 @@ impl Ring {
 
     /// Makes the ring as new: nothing available, nothing used.
     pub fn restart(&mut self) {
-        self.clear();
-        (self.avail_idx, self.seen) = (0, 0);
+        self.memory.write(self.base(), &vec![0; QUEUE_ROOM]);
+        (self.avail_idx, self.seen, self.offered, self.batch) = (0, 0, 0, None);
+        self.heads.clear();
+        let packed = || Packed::new(self.desc_offset(), self.size, self.has(VIRTIO_F_IN_ORDER));
+        self.packed = self.has(VIRTIO_F_RING_PACKED).then(packed);
     }
 
-    fn clear(&self) {
-        self.memory.write(self.base(), &vec![0; QUEUE_ROOM]);
+    fn has(&self, feature: u64) -> bool {
+        self.features & feature != 0
+    }
+
+    /// What VHOST_GET_VRING_BASE says of a device that used what is used now; of a new one when nothing is.
+    pub fn vring_base(&self) -> u32 {
+        self.packed.as_ref().map_or_else(|| self.used_idx().into(), |packed| packed.base(&self.memory))
+    }
+
+    /// The packed half, where the ring is.
+    pub fn packed(&self) -> Option<&Packed> {
+        self.packed.as_ref()
+    }
+
+    /// The descriptor whose turn it is, where chains have one each.
+    pub fn next_descriptor(&self) -> u16 {
+        match &self.packed {
+            Some(_) => u16::try_from(self.offered % u64::from(self.size)).expect("less than the size"),
+            None => self.avail_idx % self.size,
+        }
+    }
+
+    /// Chains offered and not taken back.
+    pub fn outstanding(&self) -> u16 {
+        self.avail_idx.wrapping_sub(self.seen)
     }
 
     fn base(&self) -> usize {
         usize::try_from(self.index).expect("64 bits") * QUEUE_ROOM
     }
 
-    /// Offset of the descriptor table in memory.
+    /// Offset of the descriptor area in memory.
     pub fn desc_offset(&self) -> usize {
         self.base()
     }
 
-    /// Offset of the available ring in memory.
+    /// Offset of the driver area in memory: the available ring, or event suppression.
     pub fn avail_offset(&self) -> usize {
         self.base() + AVAIL
     }
 
-    /// Offset of the used ring in memory.
+    /// Offset of the device area in memory: the used ring, or event suppression.
     pub fn used_offset(&self) -> usize {
         self.base() + USED
     }
 
-    /// IOVAs of descriptor table, available ring and used ring.
+    /// IOVAs of descriptor, driver and device area.
     pub fn addresses(&self) -> (u64, u64, u64) {
         [self.desc_offset(), self.avail_offset(), self.used_offset()].map(|offset| self.memory.iova(offset)).into()
     }
@@ -123,8 +178,11 @@ impl Ring {
         BUFFERS + (queue + usize::from(descriptor)) * BUFFER_ROOM
     }
 
-    /// Writes a descriptor.
-    pub fn write_descriptor(&self, at: u16, descriptor: Descriptor) {
+    /// Writes a descriptor of the table; that of a packed ring is the driver's own until it is offered.
+    pub fn write_descriptor(&mut self, at: u16, descriptor: Descriptor) {
+        if let Some(packed) = &mut self.packed {
+            return packed.write_descriptor(at, descriptor);
+        }
         self.memory.write(self.desc_offset() + usize::from(at) * 16, &descriptor.bytes());
     }
 
@@ -165,20 +223,51 @@ impl Ring {
 
     /// Makes one chain available, without a kick.
     pub fn offer(&mut self, head: u16) {
+        self.offered += 1;
+        if let Some(packed) = &mut self.packed {
+            packed.offer(&self.memory, head);
+            self.avail_idx = self.avail_idx.wrapping_add(1);
+            return;
+        }
+        if self.has(VIRTIO_F_IN_ORDER) {
+            self.heads.push_back(head);
+        }
         self.write_avail(self.avail_idx, head);
         self.publish(self.avail_idx.wrapping_add(1));
     }
 
+    /// Writes descriptors to a packed ring with the marks of this turn, as the chain `id`, whatever they are.
+    pub fn post_raw(&mut self, id: u16, chain: &[Descriptor]) {
+        self.packed.as_mut().expect("a packed ring").post(&self.memory, id, chain);
+    }
+
     /// Takes the next used chain, if there is one.
     pub fn take(&mut self) -> Option<Used> {
+        if let Some(packed) = &mut self.packed {
+            let used = packed.take(&self.memory)?;
+            self.seen = self.seen.wrapping_add(1);
+            return Some(used);
+        }
         if self.used_idx() == self.seen {
             return None;
         }
+        let used = self.batch.take().unwrap_or_else(|| self.used_entry());
+        self.seen = self.seen.wrapping_add(1);
+        match self.heads.pop_front() {
+            // What a batch passes over can only be what nothing is written to.
+            Some(head) if u32::from(head) != used.id => {
+                self.batch = Some(used);
+                Some(Used { id: head.into(), len: 0 })
+            }
+            _ => Some(used),
+        }
+    }
+
+    fn used_entry(&self) -> Used {
         let mut bytes = [0; 8];
         self.memory.read(self.used_offset() + 4 + usize::from(self.seen % self.size) * 8, &mut bytes);
-        self.seen = self.seen.wrapping_add(1);
         let [a, b, c, d, e, f, g, h] = bytes;
-        Some(Used { id: u32::from_le_bytes([a, b, c, d]), len: u32::from_le_bytes([e, f, g, h]) })
+        Used { id: u32::from_le_bytes([a, b, c, d]), len: u32::from_le_bytes([e, f, g, h]) }
     }
 
     /// Waits for the next used chain by the call eventfd. Looks at the ring now and then in any case: a test may have
