@@ -18,8 +18,7 @@ use umdev_tests::driver::{CallResult, Client, Daemon, Descriptor, HEADER, Memory
 
 const PAGE: usize = 4096;
 const PATIENCE: Duration = Duration::from_secs(20);
-const IOTLB: Options =
-    Options { via: Via::Iotlb, features: 0, queue_size: umdev_tests::driver::QUEUE_SIZE, private: false };
+const IOTLB: Options = Options { via: Via::Iotlb, ..Options::DEFAULT };
 
 fn len() -> NonZeroUsize {
     NonZeroUsize::new(SIZE).unwrap()

@@ -23,11 +23,15 @@ fn create(daemon: &Daemon, number: u64) -> String {
     uuid
 }
 
+fn one_buffer() -> Options {
+    Options { receive_buffers: 1, ..Options::default() }
+}
+
 /// Eight devices of three parents in one container, each with memory of its own there.
 fn eight(daemon: &Daemon) -> Vec<(String, Client)> {
     let memory = |number: u64| Memory::new().unwrap().first_at(IOVA + number * (16 << 20));
     let uuid = create(daemon, 0);
-    let first = Client::open_unmapped(daemon.root(), &uuid, Options::default(), memory(0)).unwrap();
+    let first = Client::open_unmapped(daemon.root(), &uuid, one_buffer(), memory(0)).unwrap();
     first.map_memory().unwrap();
     let mut clients = vec![(uuid, first)];
     for number in 1..INSTANCES {
@@ -90,13 +94,13 @@ fn a_device_reaches_the_memory_of_a_device_it_shares_a_container_with_and_of_no_
     let daemon = daemon();
     let mut clients = eight(&daemon);
     let alone_uuid = create(&daemon, 0);
-    let mut alone = Client::start(daemon.root(), &alone_uuid, Options::default()).unwrap();
+    let mut alone = Client::start(daemon.root(), &alone_uuid, one_buffer()).unwrap();
     alone.exchange(&[1; 60]).unwrap();
     // The second device's memory begins where the one on its own has nothing.
     let there = clients[1].1.memory.iova(0x8_0000);
     let into = |client: &mut Client| {
         let descriptor = umdev_tests::driver::Descriptor { addr: there, len: 4096, flags: 2, next: 0 };
-        client.rx.write_descriptor(client.rx.seen % client.rx.size, descriptor);
+        client.receive_into(descriptor).unwrap();
         client.queue(&[0x5a; 64]);
         client.tx.notify().unwrap();
     };

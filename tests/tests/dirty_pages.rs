@@ -116,10 +116,9 @@ fn take_pages(copy: &mut [u8], memory: &Memory, dirty: Vec<u64>) {
 /// it are wrong in the copy.
 fn receive_far(client: &mut Client, far: &Memory, page: usize, frame: &[u8], copy: &mut Copy) -> usize {
     container(client).map(FAR, far.size(), far.address()).unwrap();
-    let head = client.rx.seen % client.rx.size;
     let addr = FAR + u64::try_from(page * PAGE).unwrap();
     let len = u32::try_from(BUFFER_ROOM).unwrap();
-    client.rx.write_descriptor(head, Descriptor { addr, len, flags: VIRTQ_DESC_F_WRITE, next: 0 });
+    let head = client.receive_into(Descriptor { addr, len, flags: VIRTQ_DESC_F_WRITE, next: 0 }).unwrap();
     client.send(frame).unwrap();
     let used = client.rx.wait(PATIENCE, "a frame in the far memory").unwrap();
     assert_eq!(used.id, u32::from(head));
@@ -130,8 +129,7 @@ fn receive_far(client: &mut Client, far: &Memory, page: usize, frame: &[u8], cop
     assert_eq!(received, frame);
     let mut now = vec![0; far.len()];
     far.read(0, &mut now);
-    let addr = client.memory.iova(client.rx.buffer(head));
-    client.rx.write_descriptor(head, Descriptor { addr, len, flags: VIRTQ_DESC_F_WRITE, next: 0 });
+    client.rx.write_descriptor(head, client.receive_buffer(head));
     client.rx.offer(head);
     client.rx.notify().unwrap();
     now.chunks(PAGE).zip(copy.far.chunks(PAGE)).filter(|(now, copy)| now != copy).count()
@@ -140,7 +138,8 @@ fn receive_far(client: &mut Client, far: &Memory, page: usize, frame: &[u8], cop
 /// Frames of random lengths, memory that comes and goes, and a copy that is kept meanwhile: its wrong pages.
 fn copy_during_traffic(daemon: &Daemon, uuid: &str, teller: Teller) -> usize {
     let via = if teller == Teller::Device { Via::Device } else { Via::Container };
-    let mut client = Client::start(daemon.root(), uuid, Options { via, ..Options::default() }).unwrap();
+    let mut client =
+        Client::start(daemon.root(), uuid, Options { via, receive_buffers: 1, ..Options::default() }).unwrap();
     let far = Memory::of_size(FAR_PAGES * PAGE).unwrap();
     // Traffic before the copy begins: the device does not start with the tracking.
     client.exchange(&[1; 100]).unwrap();

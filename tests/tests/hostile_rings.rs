@@ -6,16 +6,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use umdev_tests::driver::abi::{
-    NEEDS_RESET, VIRTIO_F_EVENT_IDX, VIRTIO_F_INDIRECT_DESC, VIRTQ_DESC_F_INDIRECT as INDIRECT,
+    NEEDS_RESET, VIRTIO_F_EVENT_IDX, VIRTIO_F_INDIRECT_DESC, VIRTIO_F_RING_PACKED, VIRTQ_DESC_F_INDIRECT as INDIRECT,
     VIRTQ_DESC_F_NEXT as NEXT, VIRTQ_DESC_F_WRITE as WRITE,
 };
 use umdev_tests::driver::memory::{IOVA, SCRATCH, SIZE};
-use umdev_tests::driver::{Client, Daemon, Descriptor, Options, Ring, Via, eventually};
+use umdev_tests::driver::packed::{AVAIL, USED};
+use umdev_tests::driver::{Client, Daemon, Descriptor, Options, Ring, eventually};
 
 const FRAME: [u8; 100] = [0x5a; 100];
-const PLAIN: Options = Options { via: Via::Container, features: 0, queue_size: 64, private: false };
+const PLAIN: Options = Options { queue_size: 64, receive_buffers: 1, ..Options::DEFAULT };
 const WITH_INDIRECT: Options = Options { features: VIRTIO_F_INDIRECT_DESC, ..PLAIN };
 const WITH_EVENT_IDX: Options = Options { features: VIRTIO_F_EVENT_IDX, ..PLAIN };
+const PACKED: Options = Options { features: VIRTIO_F_RING_PACKED | VIRTIO_F_INDIRECT_DESC, ..PLAIN };
 
 /// Two running instances of one parent.
 struct Scene {
@@ -79,9 +81,9 @@ fn transmit(client: &mut Client, chain: &[Descriptor]) {
     client.tx.notify().unwrap();
 }
 
-/// The next receive buffer becomes `descriptor`, and a frame comes for it.
+/// A frame comes for `descriptor`.
 fn receive_into(client: &mut Client, descriptor: Descriptor) {
-    client.rx.write_descriptor(client.rx.seen % client.rx.size, descriptor);
+    client.receive_into(descriptor).unwrap();
     client.queue(&FRAME);
     client.tx.notify().unwrap();
 }
@@ -394,4 +396,108 @@ fn a_faulting_device_tells_its_driver_by_the_config_interrupt() {
     transmit(&mut scene.victim, &[readable(0)]);
     assert!(eventually(Duration::from_secs(10), || event.read().is_ok()));
     scene.ends_in_needs_reset("empty buffer");
+}
+
+/// Sends these descriptors of a packed ring, as they are.
+fn transmit_packed(client: &mut Client, id: u16, chain: &[Descriptor]) {
+    client.tx.post_raw(id, chain);
+    client.tx.notify().unwrap();
+}
+
+#[test]
+fn f21_a_buffer_id_beyond_a_packed_ring_stops_the_device() {
+    for id in [64, u16::MAX] {
+        fault(PACKED, "head", |client| transmit_packed(client, id, &[readable(64)]));
+    }
+}
+
+#[test]
+fn f21_a_chain_without_end_on_a_packed_ring_stops_the_device() {
+    fault(PACKED, "more than 64", |client| transmit_packed(client, 8, &[linked(readable(64), 0); 64]));
+}
+
+#[test]
+fn f21_a_wrap_counter_that_turns_too_early_makes_nothing_available() {
+    let mut scene = Scene::new(PACKED);
+    let (slot, _) = scene.victim.tx.packed().unwrap().next_slot();
+    let at = scene.victim.tx.desc_offset() + usize::from(slot) * 16;
+    for flags in [USED, AVAIL | USED, 0] {
+        // What the last turn, a device and nobody left there.
+        scene.victim.memory.store(at + 14, flags);
+        scene.victim.tx.notify().unwrap();
+        (0..20).for_each(|_| scene.bystander.exchange(&FRAME).unwrap());
+        assert_eq!(scene.victim.memory.load(at + 14), flags);
+        assert_eq!(scene.daemon.attribute(&scene.uuid, "state"), "running");
+    }
+    scene.victim.exchange(&FRAME).unwrap();
+    scene.all_is_well_after_a_reset();
+}
+
+#[test]
+fn f21_what_is_available_before_its_predecessor_waits_for_it() {
+    let mut scene = Scene::new(PACKED);
+    let client = &mut scene.victim;
+    let (slot, _) = client.tx.packed().unwrap().next_slot();
+    let at = client.tx.desc_offset() + usize::from(slot) * 16 + 14;
+    client.queue(&FRAME);
+    let available = client.memory.load(at);
+    client.memory.store(at, 0);
+    client.queue(&FRAME);
+    client.tx.notify().unwrap();
+    (0..20).for_each(|_| scene.bystander.exchange(&FRAME).unwrap());
+    assert_eq!(scene.victim.tx.take(), None);
+    scene.victim.memory.store(at, available);
+    scene.victim.tx.notify().unwrap();
+    for _ in 0..2 {
+        assert_eq!(scene.victim.receive(Duration::from_secs(10)).unwrap(), FRAME);
+        scene.victim.tx.wait(Duration::from_secs(10), "a frame to be used").unwrap();
+    }
+    scene.all_is_well_after_a_reset();
+}
+
+#[test]
+fn the_faults_of_chains_stop_a_device_of_packed_rings_too() {
+    let writable = Descriptor { flags: WRITE, ..readable(64) };
+    let nowhere = Descriptor { addr: u64::MAX - 10, ..readable(64) };
+    let unmapped = Descriptor { addr: iova(SIZE - 50), ..readable(100) };
+    let table = |len| Descriptor { flags: INDIRECT, ..readable(len) };
+    for (words, chain) in [
+        ("has a next", vec![linked(table(16), 0), readable(64)]),
+        ("indirect table of", vec![table(24)]),
+        ("empty buffer", vec![linked(readable(64), 0), readable(0)]),
+        ("wraps", vec![nowhere]),
+        ("4 GiB", vec![linked(readable(u32::MAX), 0), readable(64)]),
+        ("readable buffer after", vec![linked(writable, 0), readable(64)]),
+        ("writable", vec![writable]),
+        ("buffer", vec![unmapped]),
+    ] {
+        fault(PACKED, words, |client| transmit_packed(client, 8, &chain));
+    }
+}
+
+#[test]
+fn f16_a_receive_buffer_over_its_own_packed_ring_stops_the_device() {
+    for area in [Ring::desc_offset, Ring::avail_offset, Ring::used_offset] {
+        fault(PACKED, "overlaps", |client| {
+            let addr = iova(area(&client.rx));
+            receive_into(client, Descriptor { addr, len: 4096, flags: WRITE, next: 0 });
+        });
+    }
+}
+
+#[test]
+fn f20_garbage_in_the_event_areas_of_packed_rings_costs_interrupts_but_no_frames() {
+    let mut scene = Scene::new(Options { features: VIRTIO_F_RING_PACKED | VIRTIO_F_EVENT_IDX, ..PLAIN });
+    for number in 0..200_u16 {
+        let client = &mut scene.victim;
+        for (turn, ring) in [(1, &client.rx), (3, &client.tx)] {
+            for offset in [ring.avail_offset(), ring.used_offset()] {
+                client.memory.store(offset, number.wrapping_mul(40_503).rotate_left(turn));
+                client.memory.store(offset + 2, number.wrapping_mul(25_717).rotate_left(turn));
+            }
+        }
+        client.exchange(&FRAME).unwrap();
+    }
+    assert_eq!(scene.daemon.attribute(&scene.uuid, "state"), "running");
+    scene.all_is_well_after_a_reset();
 }

@@ -13,7 +13,7 @@ use umdev_tests::driver::device::{RegionInfo, become_device, empty_handle};
 use umdev_tests::driver::{CallResult, Client, Container, Daemon, Device, Group, Options, Vhost, Via, eventually, sys};
 
 const FRAME: [u8; 200] = [0xc3; 200];
-const DEVICE: Options = Options { via: Via::Device, features: 0, queue_size: 256, private: false };
+const DEVICE: Options = Options { via: Via::Device, ..Options::DEFAULT };
 const PATIENCE: Duration = Duration::from_secs(20);
 const CONFIG: u64 = 1 << 40;
 

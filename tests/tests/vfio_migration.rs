@@ -12,7 +12,7 @@ use umdev_tests::driver::{CallResult, Client, Container, Daemon, Device, Group, 
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const PAGE: usize = 4096;
-const DEVICE: Options = Options { via: Via::Device, features: 0, queue_size: 256, private: false };
+const DEVICE: Options = Options { via: Via::Device, ..Options::DEFAULT };
 
 #[track_caller]
 fn refused<T: std::fmt::Debug>(result: CallResult<T>) -> Errno {

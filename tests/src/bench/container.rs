@@ -91,16 +91,13 @@ pub fn measure_dirty(daemon: &Daemon) -> Dirty {
         let addr = FIRST + SPACE / u64::from(buffers) * u64::from(at);
         client.rx.write_descriptor(at, Descriptor { addr, len: 4096, flags: VIRTQ_DESC_F_WRITE, next: 0 });
     }
+    // What the device had before has no page of the far memory.
+    receive(&mut client, buffers);
     container(&client).track(VFIO_IOMMU_DIRTY_PAGES_FLAG_START).expect("track");
     let mut bitmap = vec![0u64; usize::try_from(SPACE / PAGE / 64).expect("64 bits")];
     let (mut dirty, mut clean) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
-        for _ in 0..buffers {
-            client.send(&[1; 64]).expect("send");
-            let used = client.rx.wait(PATIENCE, "a frame").expect("a frame");
-            client.rx.offer(u16::try_from(used.id).expect("a descriptor"));
-            client.rx.notify().expect("notify");
-        }
+        receive(&mut client, buffers);
         for (times, pages) in [(&mut dirty, u32::from(buffers)), (&mut clean, 0)] {
             times.push(timed(|| collect(&client, &mut bitmap)).1);
             let found: u32 = std::hint::black_box(&bitmap).iter().map(|word| word.count_ones()).sum();
@@ -111,6 +108,16 @@ pub fn measure_dirty(daemon: &Daemon) -> Dirty {
     daemon.remove(&uuid, "1").expect("remove");
     let [dirty_us, clean_us] = [dirty, clean].map(|times| micros(median(&times)));
     Dirty { gib: SPACE >> 30, pages: usize::from(buffers), dirty_us, clean_us }
+}
+
+/// Each buffer is filled once and given back.
+fn receive(client: &mut Client, buffers: u16) {
+    for _ in 0..buffers {
+        client.send(&[1; 64]).expect("send");
+        let used = client.rx.wait(PATIENCE, "a frame").expect("a frame");
+        client.rx.offer(u16::try_from(used.id).expect("a descriptor"));
+        client.rx.notify().expect("notify");
+    }
 }
 
 fn collect(client: &Client, bitmap: &mut [u64]) {

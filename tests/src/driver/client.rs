@@ -40,11 +40,19 @@ pub struct Options {
     pub queue_size: u16,
     /// Its memory is private, and thus out of the device's direct reach.
     pub private: bool,
+    /// Receive buffers that the device has at a time, at most the entries of a ring.
+    pub receive_buffers: u16,
+}
+
+impl Options {
+    /// Where nothing else is asked for.
+    pub const DEFAULT: Self =
+        Self { via: Via::Container, features: 0, queue_size: QUEUE_SIZE, private: false, receive_buffers: QUEUE_SIZE };
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { via: Via::Container, features: 0, queue_size: QUEUE_SIZE, private: false }
+        Self::DEFAULT
     }
 }
 
@@ -195,15 +203,32 @@ impl Client {
         self.vhost.set_vring_enable(ring.index, true)
     }
 
-    /// Gives the device all receive buffers.
+    /// Gives the device its receive buffers.
     pub fn offer_receive_buffers(&mut self) -> CallResult<()> {
-        let len = u32::try_from(BUFFER_ROOM).expect("a page");
-        for at in 0..self.rx.size {
-            let addr = self.memory.iova(self.rx.buffer(at));
-            self.rx.write_descriptor(at, Descriptor { addr, len, flags: VIRTQ_DESC_F_WRITE, next: 0 });
+        for at in 0..self.rx.size.min(self.options.receive_buffers) {
+            self.rx.write_descriptor(at, self.receive_buffer(at));
             self.rx.offer(at);
         }
         self.rx.notify()
+    }
+
+    /// What leads to the receive buffer of a descriptor.
+    pub fn receive_buffer(&self, at: u16) -> Descriptor {
+        let len = u32::try_from(BUFFER_ROOM).expect("a page");
+        Descriptor { addr: self.memory.iova(self.rx.buffer(at)), len, flags: VIRTQ_DESC_F_WRITE, next: 0 }
+    }
+
+    /// Has the device fill the one receive buffer it has, and gives it `descriptor`, under the head that comes back. A
+    /// descriptor that the device has already is not the driver's to change.
+    pub fn receive_into(&mut self, descriptor: Descriptor) -> CallResult<u16> {
+        assert_eq!(self.options.receive_buffers, 1, "others would be filled before");
+        self.send(&[0; 60])?;
+        let used = self.rx.wait(PATIENCE, "a frame to be received")?;
+        let head = u16::try_from(used.id).map_err(|_| DriverError::Wrong { what: format!("{used:?}") })?;
+        self.rx.write_descriptor(head, descriptor);
+        self.rx.offer(head);
+        self.rx.notify()?;
+        Ok(head)
     }
 
     /// Resets the device and begins again with the same memory.

@@ -33,7 +33,7 @@ use umdev_tests::driver::{
 };
 
 const FRAME: [u8; 200] = [0xc3; 200];
-const IOTLB: Options = Options { via: Via::Iotlb, features: 0, queue_size: 256, private: false };
+const IOTLB: Options = Options { via: Via::Iotlb, ..Options::DEFAULT };
 const PRIVATE: Options = Options { via: Via::Container, private: true, ..IOTLB };
 const PAGE: u64 = 4096;
 
