@@ -4,12 +4,15 @@ use crate::device::{Done, Taken, answer};
 use crate::memory::Pieces;
 use crate::script::{Setting, Shape};
 use std::collections::VecDeque;
+use virtio_mdev_api::QueueState;
 use virtio_mdev_api::features::{VIRTIO_F_EVENT_IDX, VIRTIO_F_INDIRECT_DESC};
-use virtio_mdev_api::{QueueConfig, QueueState};
 use virtqueue::testing::{DESC_NEXT, DESC_WRITE, Desc, Driver, DriverMemory, Interrupts, PackedDesc};
 
-/// Where the ring is; buffers follow it, or are here where it is elsewhere.
-pub const BASE: u64 = 0x1000;
+/// What the device writes of a ring begins before these pages and ends in them; the driver's area is between.
+const FIRST: u64 = 0x2000;
+const SECOND: u64 = 0x4000;
+/// Buffers begin here.
+const BUFFERS: u64 = 0x5000;
 /// Room for the buffers and the table of a chain: no divisor of a page.
 const ROOM: u64 = 1333;
 /// What is in a writable buffer before the device writes.
@@ -78,24 +81,28 @@ pub struct Guest {
 impl Guest {
     /// What a ring in this setting and its buffers need.
     pub fn memory_len(setting: &Setting) -> usize {
-        let [desc, driver, device] = QueueConfig::area_lens(setting.size, setting.is_packed());
-        let ring = BASE + desc + driver + device + 64;
-        usize::try_from(ring + ROOM * (u64::from(setting.size) + 1)).unwrap()
+        usize::try_from(BUFFERS + ROOM * (u64::from(setting.size) + 1)).unwrap()
+    }
+
+    /// Areas of which the middle is on a page's border, so that what is behind a turn of the ring is on another page.
+    fn areas(setting: &Setting) -> [u64; 3] {
+        let half = u64::from(setting.size) / 2;
+        let device = if setting.is_packed() { SECOND } else { SECOND - 4 - 8 * half };
+        [FIRST - 16 * half, FIRST + 0x800, device]
     }
 
     pub fn new(setting: &Setting, rings: &Pieces, buffers: &Pieces) -> Self {
-        let mut driver = Driver::with_features(rings.clone(), BASE, setting.size, setting.features);
+        let mut driver = Driver::at(Self::areas(setting), rings.clone(), setting.size, setting.features);
         if setting.is_packed() {
             driver.continue_at_slot(setting.gone % setting.size, setting.gone.is_multiple_of(2));
         } else {
             driver.continue_at(setting.gone);
         }
-        let first = driver.end();
         let mut guest = Self {
             setting: *setting,
             buffers: buffers.clone(),
             driver,
-            rooms: (0..u64::from(setting.size)).map(|n| first + n * ROOM).collect(),
+            rooms: (0..u64::from(setting.size)).map(|n| BUFFERS + n * ROOM).collect(),
             posted: VecDeque::new(),
             published: 0,
             used: VecDeque::new(),
