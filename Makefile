@@ -5,13 +5,14 @@ PROFILE ?= dev
 # nextest runs each test in a process of its own; plain cargo test does as well where it is absent
 RUNNER := $(shell cargo nextest --version >/dev/null 2>&1 && echo nextest run || echo test)
 
-.PHONY: help deps build demo test test-full bench bench-datapath instructions fuzz
+.PHONY: help deps build demo test test-full bench bench-datapath instructions fuzz miri
 
 help:
 	@echo 'make demo       a Linux guest in QEMU that pings and downloads through an instance'
 	@echo 'make test       what CI runs'
 	@echo 'make test-full  the same and the long tests'
 	@echo 'make fuzz       each fuzz target for TIME seconds (60)'
+	@echo 'make miri       the ring engine and its model under Miri'
 	@echo 'make bench      figures, as a table and as JSON; BASE=<commit> compares with that one'
 	@echo 'make bench-datapath  packets a second beside DPDK; ARGS="--quick", ARGS="--cell loop/split", ARGS=--verify'
 	@echo 'make instructions    instructions a packet, counted and compared; ARGS=--keep keeps them'
@@ -51,6 +52,11 @@ bench-datapath: deps
 instructions: deps
 	cargo build --locked --release -p loopback --example packets
 	cargo run --locked --release -p umdev-tests --bin umdev-instructions -- $(ARGS)
+
+# Needs a nightly compiler with miri and rust-src.
+miri:
+	PROPTEST_CASES=1 MIRIFLAGS='-Zmiri-disable-isolation -Zmiri-disable-weak-memory-emulation' \
+		cargo +nightly miri test -p virtqueue --test model -- as_its_model_says
 
 # Needs cargo-fuzz and a nightly compiler. What is found new goes to fuzz/corpus, a crash to fuzz/artifacts. Threads that
 # end while leaks are looked for would count as leaks: the targets look for what is left behind themselves.

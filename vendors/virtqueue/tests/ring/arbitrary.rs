@@ -1,10 +1,11 @@
 //! Whatever is in a ring, the device neither panics nor writes where it may not.
 
-use crate::rig::{EVENT_IDX, INDIRECT, Rig, SIZE};
+use crate::rig::{EVENT_IDX, INDIRECT, PACKED, Rig, SIZE};
 use proptest::prelude::*;
 use std::sync::Arc;
 use virtio_mdev_api::dma::{AddressSpace, Limits, Permissions, Region};
-use virtqueue::testing::{Desc, Ram};
+use virtio_mdev_api::features::VIRTIO_F_IN_ORDER;
+use virtqueue::testing::{DESC_AVAIL, DESC_USED, Desc, PackedDesc, Ram};
 
 const PAGE: usize = 0x1000;
 /// Mapped: 0x1000..0x5000 at the same address, the last page of it read-only. Around it the memory goes on.
@@ -69,11 +70,51 @@ proptest! {
     }
 
     #[test]
-    fn no_bytes_at_all_make_the_device_panic(bytes in prop::collection::vec(any::<u8>(), 256), idx in 0u16..=SIZE) {
-        let mut rig = Rig::new(INDIRECT);
+    fn no_packed_ring_makes_the_device_panic_or_write_outside(
+        table in descriptors(),
+        marks in prop::collection::vec(prop_oneof![6 => Just(DESC_AVAIL), 1 => Just(DESC_USED), 1 => Just(0)], 16),
+        events in any::<(u16, u16, u16, u16)>(),
+        features in prop::sample::select(vec![0, INDIRECT, EVENT_IDX, INDIRECT | EVENT_IDX, VIRTIO_F_IN_ORDER]),
+        private in any::<bool>(),
+    ) {
+        let ram = if private { Ram::private(MEMORY) } else { Ram::shared(MEMORY) };
+        ram.write(0, &[0xa5; MEMORY]);
+        let space = AddressSpace::new(Limits::default());
+        space.map(ram.region(0x1000, PAGE, 3 * PAGE)).unwrap();
+        let read_only = Region { permissions: Permissions::READ, ..ram.region(0x4000, 4 * PAGE, PAGE) };
+        space.map(read_only).unwrap();
+        let mut rig = Rig::unstarted(&ram, Arc::clone(&space), PACKED | features);
+        rig.driver.reset();
+        for (n, (desc, mark)) in table.iter().zip(marks).enumerate() {
+            let at = if n < usize::from(SIZE) { rig.driver.desc } else { 0x2000 - 16 * u64::from(SIZE) };
+            let &Desc { addr, len, flags, next } = desc;
+            // Most descriptors are available.
+            let desc = PackedDesc { addr, len, id: next, flags: flags & !(DESC_AVAIL | DESC_USED) | mark };
+            ram.write(at + 16 * n as u64, &desc.bytes());
+        }
+        rig.driver.set_driver_event(events.0, events.1);
+        rig.driver.set_device_event(events.2, events.3);
+        rig.start().unwrap();
+        rig.serve();
+        rig.serve();
+        prop_assert_eq!(ram.read(0, PAGE), vec![0xa5; PAGE]);
+        prop_assert_eq!(ram.read(0x4000, 4 * PAGE), vec![0xa5; 4 * PAGE]);
+        rig.reset();
+        rig.exchange_at(0x2000, b"after the reset");
+    }
+
+    #[test]
+    fn no_bytes_at_all_make_the_device_panic(
+        bytes in prop::collection::vec(any::<u8>(), 256),
+        idx in 0u16..=SIZE,
+        packed in any::<bool>(),
+    ) {
+        let mut rig = Rig::new(INDIRECT | if packed { PACKED } else { 0 });
         rig.driver.ram.write(rig.driver.desc, &bytes);
-        rig.driver.ram.store(rig.driver.used + 2, 0);
-        rig.driver.set_avail_idx(idx);
+        if !packed {
+            rig.driver.ram.store(rig.driver.used + 2, 0);
+            rig.driver.set_avail_idx(idx);
+        }
         rig.serve();
         rig.reset();
         rig.exchange(b"after the reset");
