@@ -10,7 +10,7 @@ use std::sync::Arc;
 use vfio_container::Client;
 use virtio_mdev_api::HasErrno;
 
-/// How many devices one user may have open: each is up to two threads of the daemon.
+/// How many devices one user may have open: each is a thread of the daemon, and two where it is held up.
 pub const DEVICES_PER_USER: usize = 256;
 
 /// The vhost-net node. Every open is a device.

@@ -11,7 +11,7 @@ use vhost_abi::feature::VHOST_VRING_F_LOG;
 use virtio_mdev_api::dirty::{DirtyRecord, LoggedRing, RingLog};
 use virtio_mdev_api::notify::{CallSlot, EventFd};
 use virtio_mdev_api::{DeviceLink, QueueConfig, QueueStart, QueueState, VirtioMdev};
-use virtio_net::{Doorbell, LinkState, MAX_QUEUE_SIZE, Mac, NetDevice, NetParameters};
+use virtio_net::{Doorbell, LinkState, MAX_QUEUE_SIZE, Mac, NetDevice, NetParameters, Pool};
 
 /// Receive and transmit.
 pub(crate) const RINGS: usize = 2;
@@ -22,6 +22,7 @@ pub(crate) struct Common<'a> {
     pub table: &'a Table,
     pub dirty: &'a Arc<DirtyRecord>,
     pub place: &'a Arc<Place>,
+    pub pool: &'a Arc<Pool>,
 }
 
 /// One ring. It runs while it has a back end.
@@ -159,7 +160,7 @@ impl Ring {
     /// Gives the ring a back end, and with it runs it.
     pub fn attach(&mut self, tap: GivenTap, name: &str, common: &Common<'_>) -> Result<(), NetError> {
         self.check(common)?;
-        let device = network_device(tap, name, &self.err, common.place)?;
+        let device = network_device(tap, name, &self.err, common)?;
         self.detach()?;
         self.device = Some(device);
         self.resume(common)
@@ -226,10 +227,10 @@ fn network_device(
     tap: GivenTap,
     name: &str,
     err: &Arc<CallSlot>,
-    place: &Arc<Place>,
+    common: &Common<'_>,
 ) -> Result<NetDevice<TapPort<GivenTap>>, NetError> {
     let link = DeviceLink::new(name);
-    let (err, place) = (Arc::clone(err), Arc::clone(place));
+    let (err, place) = (Arc::clone(err), Arc::clone(common.place));
     // Whatever stops the ring: there is no status byte to show it.
     link.observe(move || {
         // The thread has the link until it ends, and the place with it.
@@ -252,5 +253,5 @@ fn network_device(
         duplex: None,
         doorbell: Doorbell::EventFd,
     };
-    Ok(NetDevice::new(&parameters, link, link_state, vec![TapPort::new(tap)], Box::new(()))?)
+    Ok(NetDevice::new(&parameters, link, link_state, vec![TapPort::new(tap)], Box::new(()), common.pool)?)
 }

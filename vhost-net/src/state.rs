@@ -9,6 +9,7 @@ use std::sync::Arc;
 use vfio_container::Home;
 use vhost_abi::feature::VHOST_F_LOG_ALL;
 use virtio_mdev_api::dirty::DirtyRecord;
+use virtio_net::{Pool, PoolOptions};
 
 /// A device, from its open or the last RESET_OWNER on.
 pub(crate) struct State {
@@ -22,6 +23,7 @@ pub(crate) struct State {
     pub log: LogState,
     rings: [Ring; RINGS],
     place: Arc<Place>,
+    pool: Arc<Pool>,
 }
 
 impl State {
@@ -36,6 +38,7 @@ impl State {
             log: LogState::default(),
             rings: [Ring::new(0), Ring::new(1)],
             place,
+            pool: Pool::new("vhost-net", PoolOptions::default()),
         }
     }
 
@@ -132,7 +135,13 @@ impl State {
 
     /// The rings, and what they share.
     fn split(&mut self) -> (&mut [Ring], Common<'_>) {
-        let common = Common { features: self.features, table: &self.table, dirty: &self.dirty, place: &self.place };
+        let common = Common {
+            features: self.features,
+            table: &self.table,
+            dirty: &self.dirty,
+            place: &self.place,
+            pool: &self.pool,
+        };
         (&mut self.rings, common)
     }
 

@@ -72,7 +72,7 @@ pub fn run(base: Option<&Path>) -> Report {
         (calls, iotlb::measure(&daemon, iotlb::MANY), maps)
     });
     let dirty = container::measure_dirty(&start(None));
-    let doorbells = doorbells::measure(&start(None));
+    let doorbells = doorbells::measure(|| start(None));
     let loopback = frames::measure(&start(None), &[64, 256, 1514], frames::LONG);
     Report {
         build: if cfg!(debug_assertions) { "debug" } else { "release" },

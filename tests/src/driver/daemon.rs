@@ -205,10 +205,10 @@ impl Daemon {
         Duration::from_nanos(nanos)
     }
 
-    /// The processor time of an instance's thread.
-    pub fn thread_time(&self, uuid: &str) -> Duration {
+    /// The processor time of a parent's thread.
+    pub fn thread_time(&self, parent: &str) -> Duration {
         let tasks = fs::read_dir(format!("/proc/{}/task", self.pid())).expect("its threads");
-        let is_its = |name: String| !name.trim_end().is_empty() && uuid.starts_with(name.trim_end());
+        let is_its = |name: String| name.split('/').next() == Some(parent);
         let mut tasks = tasks.flatten().map(|task| task.path());
         let task = tasks.find(|task| fs::read_to_string(task.join("comm")).is_ok_and(is_its)).expect("a thread");
         let time = fs::read_to_string(task.join("schedstat")).expect("its times");

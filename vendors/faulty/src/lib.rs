@@ -37,7 +37,7 @@ use register::Register;
 use std::sync::Arc;
 use virtio_mdev_api::{CreateRequest, Device, DmaModel, Parent, Refusal, TypeInfo};
 use virtio_net::features::Profile;
-use virtio_net::{LinkState, NetDevice, NetParameters, Offer, Seats};
+use virtio_net::{LinkState, NetDevice, NetParameters, Offer, Pool, PoolOptions, Seats};
 
 const TYPE: &str = "net";
 const REGISTER: &str = "register";
@@ -49,12 +49,15 @@ const OFFER: Offer =
 pub struct Faulty {
     name: String,
     seats: Arc<Seats>,
+    pool: Arc<Pool>,
 }
 
 impl Faulty {
     /// A parent called `name` with room for `capacity` instances.
     pub fn new(name: impl Into<String>, capacity: u32) -> Self {
-        Self { name: name.into(), seats: Seats::new(capacity) }
+        let name = name.into();
+        let pool = Pool::new(&name, PoolOptions::default());
+        Self { name, seats: Seats::new(capacity), pool }
     }
 
     /// The name given at creation.
@@ -109,7 +112,7 @@ impl Parent for Faulty {
         let faults = Arc::new(Faults::default());
         let port = |_| FaultyPort::new(Arc::clone(&faults), link.clone());
         let ports = (0..parameters.pairs).map(port).collect();
-        let net = NetDevice::new(&parameters, link, state, ports, Box::new(seat))?;
+        let net = NetDevice::new(&parameters, link, state, ports, Box::new(seat), &self.pool)?;
         Ok(Device::Virtio(Box::new(FaultyDevice::new(net, faults))))
     }
 }

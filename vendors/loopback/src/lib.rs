@@ -20,7 +20,9 @@ use source::{Source, SourcePort};
 use std::sync::Arc;
 use virtio_mdev_api::{CreateRequest, Device, DmaModel, ParameterSpec, Parent, Refusal, TypeInfo};
 use virtio_net::features::Profile;
-use virtio_net::{LinkState, NetDevice, NetParameters, Offer, Seats};
+use virtio_net::{LinkState, NetDevice, NetParameters, Offer, Pool, Seats};
+
+pub use virtio_net::PoolOptions;
 
 /// How many instances there can be unless said otherwise.
 pub const DEFAULT_CAPACITY: u32 = 1024;
@@ -133,12 +135,20 @@ impl Type {
 pub struct Loopback {
     name: String,
     seats: Arc<Seats>,
+    pool: Arc<Pool>,
 }
 
 impl Loopback {
     /// A parent called `name` with room for `capacity` instances, of all types together.
     pub fn new(name: impl Into<String>, capacity: u32) -> Self {
-        Self { name: name.into(), seats: Seats::new(capacity) }
+        Self::with_pool(name, capacity, PoolOptions::default())
+    }
+
+    /// The same, whose queues are served as `pool` says.
+    pub fn with_pool(name: impl Into<String>, capacity: u32, pool: PoolOptions) -> Self {
+        let name = name.into();
+        let pool = Pool::new(&name, pool);
+        Self { name, seats: Seats::new(capacity), pool }
     }
 
     /// The name given at creation.
@@ -179,8 +189,14 @@ impl Parent for Loopback {
         let pairs = 0..parameters.pairs;
         Ok(Device::Virtio(match kind.wire {
             Wire::Back => {
-                let device =
-                    NetDevice::new(&parameters, link, state, pairs.map(|_| LoopbackPort).collect(), Box::new(seat))?;
+                let device = NetDevice::new(
+                    &parameters,
+                    link,
+                    state,
+                    pairs.map(|_| LoopbackPort).collect(),
+                    Box::new(seat),
+                    &self.pool,
+                )?;
                 match kind.dma_model {
                     DmaModel::Vfio => Box::new(device),
                     DmaModel::Vhost => Box::new(IommuDevice::new(device)),
@@ -188,11 +204,16 @@ impl Parent for Loopback {
             }
             Wire::Source => {
                 let ports = pairs.map(|_| SourcePort::new(&source)).collect();
-                Box::new(NetDevice::new(&parameters, link, state, ports, Box::new(source.controls(seat)))?)
+                Box::new(NetDevice::new(&parameters, link, state, ports, Box::new(source.controls(seat)), &self.pool)?)
             }
-            Wire::Sink => {
-                Box::new(NetDevice::new(&parameters, link, state, pairs.map(|_| SinkPort).collect(), Box::new(seat))?)
-            }
+            Wire::Sink => Box::new(NetDevice::new(
+                &parameters,
+                link,
+                state,
+                pairs.map(|_| SinkPort).collect(),
+                Box::new(seat),
+                &self.pool,
+            )?),
         }))
     }
 }

@@ -19,7 +19,7 @@ use virtio_mdev_api::notify::EventFd;
 use virtio_mdev_api::{
     AttributeSpec, Capabilities, DeviceInfo, DeviceLink, QueueInfo, QueueStart, QueueState, Refusal, Status, VirtioMdev,
 };
-use virtqueue::{Health, Queue, Task, Waker, WorkerError};
+use virtqueue::{Health, Pool, Queue, Task, Waker, WorkerError};
 
 /// The device id of network cards (virtio 1.3 §5).
 pub const VIRTIO_ID_NET: u32 = 1;
@@ -64,13 +64,15 @@ enum Unit {
 }
 
 impl<P: Port> NetDevice<P> {
-    /// A device on `ports`, one for each of its queue pairs. `link_state` was made with `link`.
+    /// A device on `ports`, one for each of its queue pairs, served by threads of `pool`. `link_state` was made with
+    /// `link`.
     pub fn new(
         parameters: &NetParameters,
         link: DeviceLink,
         link_state: Arc<LinkState>,
         ports: Vec<P>,
         controls: Box<dyn Controls>,
+        pool: &Arc<Pool>,
     ) -> Result<Self, Refusal> {
         let NetParameters { pairs, queue_size, features, ring_group, doorbell, speed, duplex, .. } = *parameters;
         let (health, statistics) = (Health::new(link), CardStatistics::new(pairs));
@@ -89,11 +91,11 @@ impl<P: Port> NetDevice<P> {
         let pair = |(number, port)| -> Result<_, WorkerError> {
             let waker = waker()?;
             let pair = Pair::new(shared.clone(), number, port, Arc::clone(&waker));
-            Ok(Task::new(pair, waker, Arc::clone(&health)))
+            Ok(Task::new(pair, waker, Arc::clone(&health), Arc::clone(pool)))
         };
         let pairs = (0..pairs).zip(ports).map(pair).collect::<Result<Vec<_>, _>>()?;
         let wakers = pairs.iter().map(|pair| Arc::clone(pair.waker())).collect();
-        let control = Task::new(ControlService::new(shared, wakers), waker()?, Arc::clone(&health));
+        let control = Task::new(ControlService::new(shared, wakers), waker()?, Arc::clone(&health), Arc::clone(pool));
         Ok(Self {
             features,
             queue_size,

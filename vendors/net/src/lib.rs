@@ -38,3 +38,5 @@ pub use seats::{Seat, Seats};
 pub use stats::{Counter, RxStatistics, Statistics, TxStatistics};
 // Ports are called within its bursts.
 pub use virtqueue::{Halt, Interest, Next};
+// Who serves them.
+pub use virtqueue::{Pool, PoolOptions};

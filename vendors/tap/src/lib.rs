@@ -20,7 +20,7 @@ use std::sync::{Arc, OnceLock};
 use tun::{OFFLOAD_USO4, OFFLOAD_USO6};
 use virtio_mdev_api::{CreateRequest, Device, DmaModel, ParameterSpec, Parent, Refusal, TypeInfo, Values};
 use virtio_net::features::{ECN, OFFLOADS, Profile, RECEPTION, USO};
-use virtio_net::{LinkState, NetDevice, NetParameters, Offer, Seats};
+use virtio_net::{LinkState, NetDevice, NetParameters, Offer, Pool, PoolOptions, Seats};
 
 pub use given::{GivenError, GivenTap, Half};
 pub use port::{Frames, TapPort};
@@ -66,11 +66,13 @@ fn own_parameters() -> [ParameterSpec; 1] {
 pub struct TapOptions {
     /// How many instances there can be, of all types together.
     pub capacity: u32,
+    /// How their queues are served.
+    pub pool: PoolOptions,
 }
 
 impl Default for TapOptions {
     fn default() -> Self {
-        Self { capacity: 1024 }
+        Self { capacity: 1024, pool: PoolOptions::default() }
     }
 }
 
@@ -82,12 +84,15 @@ const PROBE: &str = "umdevprobe%d";
 pub struct Tap {
     name: String,
     seats: Arc<Seats>,
+    pool: Arc<Pool>,
 }
 
 impl Tap {
     /// A parent called `name`. Its interfaces are made in the network namespace of the thread that creates an instance.
     pub fn new(name: impl Into<String>, options: TapOptions) -> Self {
-        Self { name: name.into(), seats: Seats::new(options.capacity) }
+        let name = name.into();
+        let pool = Pool::new(&name, options.pool);
+        Self { name, seats: Seats::new(options.capacity), pool }
     }
 
     /// The name given at creation.
@@ -142,7 +147,7 @@ impl Parent for Tap {
         let link = Arc::new(LinkState::new(request.link.clone()));
         let controls = TapControls { tun: Arc::clone(&tun), link: Arc::clone(&link), _seat: seat };
         let ports = tun.queues().map(|queue| TapPort::new(OwnTap::new(queue))).collect();
-        let device = NetDevice::new(&parameters, request.link, link, ports, Box::new(controls))?;
+        let device = NetDevice::new(&parameters, request.link, link, ports, Box::new(controls), &self.pool)?;
         Ok(Device::Virtio(Box::new(device)))
     }
 }

@@ -662,7 +662,8 @@ fn an_interface_taken_down_by_the_host_comes_back() {
 #[test]
 fn the_interface_comes_and_goes_with_its_instance() {
     own_network();
-    let (parent, link) = (Tap::new("tap0", TapOptions { capacity: 1 }), DeviceLink::new("test"));
+    let (parent, link) =
+        (Tap::new("tap0", TapOptions { capacity: 1, ..TapOptions::default() }), DeviceLink::new("test"));
     let uuid = 0x0123_4567_89ab_cdef_0123_4567_89ab_cdef;
     let device = create(&parent, &link, uuid, &[("mtu", "1400")]).unwrap();
     let shown = ip("link show dev umdev01234567");

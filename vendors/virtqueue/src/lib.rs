@@ -16,29 +16,36 @@
 
 mod area;
 mod batch;
+mod budget;
 mod chain;
 mod error;
 mod health;
 mod io;
 mod layout;
 mod packed;
+mod pool;
 mod queue;
 mod ring;
+mod service;
 mod slot;
 mod split;
 mod task;
 #[cfg(feature = "testing")]
 pub mod testing;
+mod thread;
 mod waker;
 mod watch;
-mod worker;
 
 pub use chain::{Buffer, Chain};
 pub use error::{Cause, Halt, Part, RingError};
 pub use health::Health;
 pub use io::Io;
+pub use pool::{Pool, PoolOptions};
 pub use queue::Queue;
+pub use service::{Interest, Next, Service, WorkerError};
 pub use slot::Slot;
 pub use task::Task;
 pub use waker::Waker;
-pub use worker::{Interest, Next, PATIENCE, Service, WorkerError};
+
+/// How long control waits for a thread: less than a vendor's call may take.
+pub const PATIENCE: std::time::Duration = std::time::Duration::from_secs(4);

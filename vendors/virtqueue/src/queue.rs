@@ -85,7 +85,7 @@ impl Queue {
         self.ring.state()
     }
 
-    /// What the driver kicks.
+    /// What the driver kicked when the queue started.
     pub fn kick(&self) -> Option<&EventFd> {
         self.kick.as_ref()
     }
@@ -93,10 +93,6 @@ impl Queue {
     /// What the driver rings, where it does so by a store. A device that needs a reset is rung in vain.
     pub(crate) fn doorbell(&self) -> Option<&Doorbell> {
         self.doorbell.as_ref().filter(|_| !self.health.is_stopped())
-    }
-
-    pub(crate) fn replace_kick(&mut self, kick: Option<EventFd>) -> Option<EventFd> {
-        std::mem::replace(&mut self.kick, kick)
     }
 
     /// Whether the queue waits for memory that has not come.

@@ -8,7 +8,7 @@ use virtio_mdev_api::QueueState;
 use virtio_mdev_api::doorbell::Doorbells;
 use virtio_mdev_api::notify::EventFd;
 use virtqueue::testing::Ram;
-use virtqueue::{Next, Service, Slot, Task, WorkerError};
+use virtqueue::{Next, Pool, PoolOptions, Service, Slot, Task, WorkerError};
 
 struct Echo(Arc<Slot>);
 
@@ -39,7 +39,12 @@ impl Service for Echo {
 }
 
 fn task(rig: &Rig) -> Task<Echo> {
-    Task::new(Echo(Slot::new()), Arc::clone(&rig.waker), Arc::clone(&rig.health))
+    Task::new(
+        Echo(Slot::new()),
+        Arc::clone(&rig.waker),
+        Arc::clone(&rig.health),
+        Pool::new("rig", PoolOptions::default()),
+    )
 }
 
 fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
@@ -140,9 +145,9 @@ fn a_ring_after_a_rest_is_found_and_a_rest_costs_little() {
     let mut rig = Rig::new(0);
     let (mut worker, doorbells) = start_with_doorbell(&mut rig);
     std::thread::sleep(Duration::from_millis(50));
-    let before = cpu_time("rig");
+    let before = cpu_time("rig/0");
     std::thread::sleep(Duration::from_millis(500));
-    let spent = cpu_time("rig") - before;
+    let spent = cpu_time("rig/0") - before;
     assert!(spent < Duration::from_millis(50), "{spent:?} of processor time");
     rig.driver.add(&[(DATA, 1, false)]);
     ring(&doorbells);
@@ -174,12 +179,12 @@ fn a_device_that_needs_a_reset_is_rung_in_vain_and_at_no_cost() {
     wait_for("the echo", || rig.driver.used_idx() == 1);
     rig.health.fault(None, "another queue");
     std::thread::sleep(Duration::from_millis(50));
-    let before = cpu_time("rig");
+    let before = cpu_time("rig/0");
     let until = Instant::now() + Duration::from_millis(200);
     while Instant::now() < until {
         ring(&doorbells);
     }
-    let spent = cpu_time("rig") - before;
+    let spent = cpu_time("rig/0") - before;
     assert!(spent < Duration::from_millis(20), "{spent:?} of processor time");
     worker.end().unwrap();
 }
@@ -207,9 +212,9 @@ fn a_semaphore_eventfd_does_not_keep_the_thread_busy() {
     let (mut worker, _first) = start(&mut rig, 0);
     worker.set_kick(0, Some(EventFd::from(std::os::fd::OwnedFd::from(semaphore.unwrap()))));
     std::thread::sleep(Duration::from_millis(50));
-    let before = cpu_time("rig");
+    let before = cpu_time("rig/0");
     std::thread::sleep(Duration::from_millis(300));
-    let spent = cpu_time("rig") - before;
+    let spent = cpu_time("rig/0") - before;
     assert!(spent < Duration::from_millis(50), "{spent:?} of processor time");
     worker.end().unwrap();
 }
@@ -254,9 +259,9 @@ fn memory_that_comes_for_a_device_that_needs_a_reset_does_not_keep_its_thread_bu
     rig.health.fault(None, "another queue");
     rig.space.map(rig.driver.ram.region(0, 0, MEMORY)).unwrap();
     std::thread::sleep(Duration::from_millis(50));
-    let before = cpu_time("rig");
+    let before = cpu_time("rig/0");
     std::thread::sleep(Duration::from_millis(300));
-    let spent = cpu_time("rig") - before;
+    let spent = cpu_time("rig/0") - before;
     assert!(spent < Duration::from_millis(50), "{spent:?} of processor time");
     worker.end().unwrap();
 }
@@ -300,7 +305,12 @@ fn a_panic_on_the_thread_breaks_its_device() {
         }
     }
     let mut rig = Rig::new(0);
-    let mut worker = Task::new(Bad(Slot::new()), Arc::clone(&rig.waker), Arc::clone(&rig.health));
+    let mut worker = Task::new(
+        Bad(Slot::new()),
+        Arc::clone(&rig.waker),
+        Arc::clone(&rig.health),
+        Pool::new("bad", PoolOptions::default()),
+    );
     worker.start_queue(0, rig.queue.take().unwrap()).unwrap();
     wait_for("the fault", || rig.link.needs_reset());
     assert_eq!(worker.stop_queue(0), Err(WorkerError::Gone));

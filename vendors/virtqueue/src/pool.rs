@@ -1,0 +1,167 @@
+//! The threads of a parent: who serves which task.
+//!
+//! Threads start with the tasks they are for and end with them. A task goes to the thread with the fewest, and stays.
+
+use crate::PATIENCE;
+use crate::service::WorkerError;
+use crate::task::Served;
+use crate::thread::{Host, Thread};
+use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
+use nix::errno::Errno;
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::unistd::Pid;
+use parking_lot::Mutex;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// How the tasks of a parent are served.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PoolOptions {
+    /// Most threads; at least one.
+    pub threads: usize,
+    /// Where they run, one after the other and then from the beginning; anywhere when there is none.
+    pub cpus: Vec<usize>,
+    /// How long a task without work is looked at before its thread sleeps, at most.
+    pub poll: Duration,
+}
+
+impl Default for PoolOptions {
+    fn default() -> Self {
+        Self { threads: 1, cpus: Vec::new(), poll: Duration::from_micros(50) }
+    }
+}
+
+impl PoolOptions {
+    /// The first of the processors that this process may not run on.
+    pub fn unusable_cpu(&self) -> Result<Option<usize>, Errno> {
+        let allowed = sched_getaffinity(Pid::from_raw(0))?;
+        Ok(self.cpus.iter().copied().find(|cpu| !allowed.is_set(*cpu).unwrap_or(false)))
+    }
+}
+
+/// Threads that serve tasks.
+#[derive(Debug)]
+pub struct Pool {
+    name: String,
+    options: PoolOptions,
+    running: Mutex<Vec<Running>>,
+    next_id: AtomicU64,
+}
+
+/// A thread that takes tasks.
+#[derive(Debug)]
+struct Running {
+    host: Arc<Host>,
+    /// Which of those there may be.
+    number: usize,
+    end: End,
+}
+
+/// The end of a thread.
+#[derive(Debug)]
+pub struct End {
+    /// Closed when there is nothing more to do.
+    near: Receiver<()>,
+    thread: JoinHandle<()>,
+}
+
+impl End {
+    /// Waits for it, unless the thread is stuck.
+    pub fn wait(self) {
+        if self.near.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Disconnected) {
+            // A panic has been reported.
+            let _ = self.thread.join();
+        }
+    }
+}
+
+/// Where a task is served.
+#[derive(Debug, Clone)]
+pub struct Place {
+    pub host: Arc<Host>,
+    pub id: u64,
+}
+
+impl Pool {
+    /// No thread runs yet. Those that will are called `name` and a number.
+    pub fn new(name: &str, options: PoolOptions) -> Arc<Self> {
+        Arc::new(Self { name: name.to_owned(), options, running: Mutex::default(), next_id: AtomicU64::new(0) })
+    }
+
+    /// Gives a task to a thread, which rings for it when the caller says so.
+    pub(crate) fn admit(&self, task: Arc<dyn Served>) -> Result<Place, WorkerError> {
+        let mut running = self.running.lock();
+        let load = |thread: &Running| thread.host.roster.lock().tasks.len();
+        let number =
+            (0..self.options.threads.max(1)).find(|number| running.iter().all(|other| other.number != *number));
+        let host = match number {
+            Some(number) => {
+                let thread = self.spawn(number)?;
+                let host = Arc::clone(&thread.host);
+                running.push(thread);
+                host
+            }
+            None => Arc::clone(&running.iter().min_by_key(|thread| load(thread)).ok_or(WorkerError::Gone)?.host),
+        };
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        host.roster.lock().tasks.insert(id, task);
+        Ok(Place { host, id })
+    }
+
+    /// Takes a task from its thread. A thread that was left with none ends, which the caller may wait
+    /// for.
+    pub(crate) fn dismiss(&self, place: &Place) -> Option<End> {
+        let mut running = self.running.lock();
+        let mut roster = place.host.roster.lock();
+        roster.tasks.remove(&place.id);
+        let mut end = None;
+        if roster.tasks.is_empty() {
+            roster.closed = true;
+            let at = running.iter().position(|thread| Arc::ptr_eq(&thread.host, &place.host));
+            end = at.map(|at| running.swap_remove(at).end);
+        }
+        drop(roster);
+        place.host.ring();
+        end
+    }
+
+    /// The thread is stuck in the task at `place`: the others go to other threads, and so do those that come.
+    pub(crate) fn give_up(&self, place: &Place) {
+        let tasks: Vec<_> = {
+            let mut running = self.running.lock();
+            running.retain(|thread| !Arc::ptr_eq(&thread.host, &place.host));
+            let mut roster = place.host.roster.lock();
+            roster.closed = true;
+            roster.tasks.iter().filter(|(id, _)| **id != place.id).map(|(_, task)| Arc::clone(task)).collect()
+        };
+        tracing::warn!(pool = self.name, tasks = tasks.len(), "a thread is stuck; its other tasks go to another");
+        tasks.iter().for_each(|task| Arc::clone(task).relocate(self));
+    }
+
+    fn spawn(&self, number: usize) -> Result<Running, WorkerError> {
+        let host = Host::new().map_err(WorkerError::Start)?;
+        let (done, near) = bounded::<()>(0);
+        let thread = Thread::new(Arc::clone(&host), self.options.poll);
+        let cpu = self.options.cpus.get(number % self.options.cpus.len().max(1)).copied();
+        let name = format!("{}/{number}", self.name.chars().take(12).collect::<String>());
+        let run = move || {
+            let _done = done;
+            if let Some(Err(errno)) = cpu.map(pin) {
+                tracing::warn!(%errno, ?cpu, "a thread of queues runs anywhere");
+            }
+            thread.run();
+        };
+        let spawned = std::thread::Builder::new().name(name).spawn(run);
+        let errno = |error: std::io::Error| error.raw_os_error().map_or(Errno::EAGAIN, Errno::from_raw);
+        let thread = spawned.map_err(|error| WorkerError::Start(errno(error)))?;
+        Ok(Running { host, number, end: End { near, thread } })
+    }
+}
+
+fn pin(cpu: usize) -> Result<(), Errno> {
+    let mut set = CpuSet::new();
+    set.set(cpu)?;
+    sched_setaffinity(Pid::from_raw(0), &set)
+}
