@@ -7,6 +7,7 @@ use crate::caller::Space;
 use crate::quota::WindowShare;
 use nix::errno::Errno;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
+use nix::sys::statfs::{HUGETLBFS_MAGIC, TMPFS_MAGIC, fstatfs};
 use std::ffi::c_void;
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -43,6 +44,7 @@ pub(crate) struct Window {
     start: NonNull<c_void>,
     len: usize,
     page: u64,
+    slow: bool,
     file: OwnedFd,
     guard: Option<sigbus::Guard>,
     /// Some of its pages are no longer the client's.
@@ -73,6 +75,7 @@ impl Window {
             start,
             len: len.get(),
             page,
+            slow: is_slow(&file),
             file,
             guard,
             revoked: AtomicBool::new(false),
@@ -87,6 +90,12 @@ impl Window {
     pub fn is_whole(&self) -> bool {
         !self.revoked.load(Ordering::Acquire) && !self.faulted()
     }
+}
+
+/// Whether the pages of a file come from elsewhere than memory. What cannot be asked may be anything.
+fn is_slow(file: &OwnedFd) -> bool {
+    let kind = fstatfs(file).map(|about| about.filesystem_type());
+    !matches!(kind, Ok(TMPFS_MAGIC | HUGETLBFS_MAGIC))
 }
 
 impl Drop for Window {
@@ -119,6 +128,10 @@ impl SharedMemory for Window {
         static NONE: AtomicU32 = AtomicU32::new(0);
         // There is a guard until the window is dropped.
         self.guard.as_ref().map_or(&NONE, sigbus::Guard::faults)
+    }
+
+    fn is_slow(&self) -> bool {
+        self.slow
     }
 
     fn revoke(&self, offset: usize, len: usize) {

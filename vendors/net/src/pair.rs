@@ -156,6 +156,11 @@ impl<P: Port> Service for Pair<P> {
         if matches!(asked, Some(Ok(true) | Err(_))) { Next::Again } else { Next::Wait }
     }
 
+    fn is_slow(&self) -> bool {
+        let lanes = [self.number, self.receiver()].map(|pair| self.shared.lanes.of(pair).slot());
+        self.tx.is_slow() || lanes.into_iter().any(|slot| slot.is_slow())
+    }
+
     fn backends(&self) -> Vec<(BorrowedFd<'_>, Interest)> {
         self.port.fd().map(|fd| (fd, self.port.interest())).into_iter().collect()
     }

@@ -1,6 +1,7 @@
 //! The threads of a parent: who serves which task.
 //!
-//! Threads start with the tasks they are for and end with them. A task goes to the thread with the fewest, and stays.
+//! Threads start with the tasks they are for and end with them. A task goes to the thread with the fewest, and stays; one
+//! whose memory may keep a thread waiting has a thread of its own as long as that is so.
 
 use crate::PATIENCE;
 use crate::service::WorkerError;
@@ -54,8 +55,8 @@ pub struct Pool {
 #[derive(Debug)]
 struct Running {
     host: Arc<Host>,
-    /// Which of those there may be.
-    number: usize,
+    /// Which of those there may be; `None` for one that serves a single task, apart from the others.
+    number: Option<usize>,
     end: End,
 }
 
@@ -90,20 +91,23 @@ impl Pool {
         Arc::new(Self { name: name.to_owned(), options, running: Mutex::default(), next_id: AtomicU64::new(0) })
     }
 
-    /// Gives a task to a thread, which rings for it when the caller says so.
-    pub(crate) fn admit(&self, task: Arc<dyn Served>) -> Result<Place, WorkerError> {
+    /// Gives a task to a thread, to one of its own if `apart`. The thread takes it up when it is rung.
+    pub(crate) fn admit(self: &Arc<Self>, task: Arc<dyn Served>, apart: bool) -> Result<Place, WorkerError> {
         let mut running = self.running.lock();
-        let load = |thread: &Running| thread.host.roster.lock().tasks.len();
-        let number =
-            (0..self.options.threads.max(1)).find(|number| running.iter().all(|other| other.number != *number));
-        let host = match number {
+        let mut numbers = (0..self.options.threads.max(1)).map(Some);
+        let missing = numbers.find(|number| running.iter().all(|other| other.number != *number));
+        let host = match if apart { Some(None) } else { missing } {
             Some(number) => {
                 let thread = self.spawn(number)?;
                 let host = Arc::clone(&thread.host);
                 running.push(thread);
                 host
             }
-            None => Arc::clone(&running.iter().min_by_key(|thread| load(thread)).ok_or(WorkerError::Gone)?.host),
+            None => {
+                let shared = running.iter().filter(|thread| thread.number.is_some());
+                let least = shared.min_by_key(|thread| thread.host.roster.lock().tasks.len());
+                Arc::clone(&least.ok_or(WorkerError::Gone)?.host)
+            }
         };
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         host.roster.lock().tasks.insert(id, task);
@@ -128,7 +132,7 @@ impl Pool {
     }
 
     /// The thread is stuck in the task at `place`: the others go to other threads, and so do those that come.
-    pub(crate) fn give_up(&self, place: &Place) {
+    pub(crate) fn give_up(self: &Arc<Self>, place: &Place) {
         let tasks: Vec<_> = {
             let mut running = self.running.lock();
             running.retain(|thread| !Arc::ptr_eq(&thread.host, &place.host));
@@ -137,19 +141,24 @@ impl Pool {
             roster.tasks.iter().filter(|(id, _)| **id != place.id).map(|(_, task)| Arc::clone(task)).collect()
         };
         tracing::warn!(pool = self.name, tasks = tasks.len(), "a thread is stuck; its other tasks go to another");
-        tasks.iter().for_each(|task| Arc::clone(task).relocate(self));
+        tasks.iter().for_each(|task| Arc::clone(task).relocate(self, false));
     }
 
-    fn spawn(&self, number: usize) -> Result<Running, WorkerError> {
-        let host = Host::new().map_err(WorkerError::Start)?;
+    fn spawn(self: &Arc<Self>, number: Option<usize>) -> Result<Running, WorkerError> {
+        let host = Host::new(number.is_none()).map_err(WorkerError::Start)?;
         let (done, near) = bounded::<()>(0);
-        let thread = Thread::new(Arc::clone(&host), self.options.poll);
-        let cpu = self.options.cpus.get(number % self.options.cpus.len().max(1)).copied();
-        let name = format!("{}/{number}", self.name.chars().take(12).collect::<String>());
+        let thread = Thread::new(Arc::clone(&host), Arc::clone(self), self.options.poll);
+        // One that is apart may be anywhere among them.
+        let cpus = match number {
+            Some(number) if !self.options.cpus.is_empty() => vec![self.options.cpus[number % self.options.cpus.len()]],
+            _ => self.options.cpus.clone(),
+        };
+        let word = number.map_or_else(|| "slow".to_owned(), |number| number.to_string());
+        let name = format!("{}/{word}", self.name.chars().take(10).collect::<String>());
         let run = move || {
             let _done = done;
-            if let Some(Err(errno)) = cpu.map(pin) {
-                tracing::warn!(%errno, ?cpu, "a thread of queues runs anywhere");
+            if let Err(errno) = pin(&cpus) {
+                tracing::warn!(%errno, ?cpus, "a thread of queues runs anywhere");
             }
             thread.run();
         };
@@ -160,8 +169,11 @@ impl Pool {
     }
 }
 
-fn pin(cpu: usize) -> Result<(), Errno> {
+fn pin(cpus: &[usize]) -> Result<(), Errno> {
+    if cpus.is_empty() {
+        return Ok(());
+    }
     let mut set = CpuSet::new();
-    set.set(cpu)?;
+    cpus.iter().try_for_each(|cpu| set.set(*cpu))?;
     sched_setaffinity(Pid::from_raw(0), &set)
 }

@@ -5,6 +5,7 @@ use crate::error::{Cause, Halt, Part, RingError};
 use crate::health::Health;
 use crate::io::Io;
 use crate::ring::Ring;
+use crate::thread;
 use crate::waker::Waker;
 use std::fmt;
 use std::sync::Arc;
@@ -95,6 +96,12 @@ impl Queue {
         self.doorbell.as_ref().filter(|_| !self.health.is_stopped())
     }
 
+    /// Whether its memory is such that an access may take long.
+    pub fn is_slow(&self) -> bool {
+        let slow = |reader: &Reader| reader.space().has_slow();
+        slow(&self.reader) || self.ring_reader.as_ref().is_some_and(slow)
+    }
+
     /// Whether the queue waits for memory that has not come.
     pub fn is_parked(&self) -> bool {
         self.parked.is_some_and(|parked| parked == self.generations())
@@ -123,6 +130,8 @@ impl Queue {
     }
 
     /// Works on the queue while nothing that is mapped goes away. `work` must not make a system call that blocks.
+    /// A thread that serves others too does not work on memory that may keep it waiting: nothing is done then, and who
+    /// serves the queue is given a thread of its own.
     ///
     /// What `work` committed is published when it returns, also when it returns a halt; the driver is told of it by
     /// [`interrupt`](Self::interrupt), which has to follow. A halt of this queue is dealt with here; one of another
@@ -136,6 +145,10 @@ impl Queue {
         self.parked = None;
         let burst = self.reader.enter();
         let ring_burst = self.ring_reader.as_mut().map(Reader::enter);
+        let slow = |burst: &Burst<'_>| burst.snapshot().has_slow();
+        if (slow(&burst) || ring_burst.as_ref().is_some_and(slow)) && !thread::may_wait() {
+            return Err(halt(Cause::Idle));
+        }
         let generations = (burst.generation(), ring_burst.as_ref().map_or(0, Burst::generation));
         let ring_memory = ring_burst.as_ref().map_or_else(|| burst.view(), Burst::view);
         let (result, published) = match prepare(&mut self.ring, ring_memory, self.was_mapped) {

@@ -21,6 +21,11 @@ pub trait Service: Send + 'static {
     /// something has come meanwhile.
     fn rest(&mut self) -> Next;
 
+    /// Whether it works on memory that an access to may take long.
+    fn is_slow(&self) -> bool {
+        self.slots().iter().any(|slot| slot.is_slow())
+    }
+
     /// What to watch besides the queues, and what for. Asked when the service is to be run, and when another thread takes it.
     fn backends(&self) -> Vec<(BorrowedFd<'_>, Interest)> {
         Vec::new()

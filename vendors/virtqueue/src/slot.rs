@@ -28,6 +28,11 @@ impl Slot {
         result
     }
 
+    /// Whether a queue runs whose memory is such that an access may take long.
+    pub fn is_slow(&self) -> bool {
+        self.0.lock().as_ref().is_some_and(Queue::is_slow)
+    }
+
     /// Has a queue run that nobody serves but those who work on the slot.
     #[cfg(feature = "testing")]
     #[allow(clippy::missing_panics_doc, reason = "a test that fails panics")]

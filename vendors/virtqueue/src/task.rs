@@ -44,8 +44,11 @@ pub trait Served: Send + Sync {
     /// Whether one was, since this was last asked.
     fn take_rings(&self) -> bool;
 
-    /// Goes to another thread of `pool`.
-    fn relocate(self: Arc<Self>, pool: &Pool);
+    /// Whether it works on memory that may keep its thread waiting.
+    fn is_slow(&self) -> bool;
+
+    /// Goes to another thread of `pool`, to one of its own if `apart`.
+    fn relocate(self: Arc<Self>, pool: &Arc<Pool>, apart: bool);
 }
 
 /// A service, and the queues it serves. It has a thread of its pool while it has something to do.
@@ -120,7 +123,7 @@ impl<S: Service> Task<S> {
             Run::Idle(service) => {
                 let health = Arc::clone(&self.shared.watched.lock().health);
                 *self.shared.work.lock() = Some(Work { service, health });
-                let served = self.shared.settle(&self.pool);
+                let served = self.shared.settle(&self.pool, false);
                 if served.is_err() {
                     self.end()?;
                 }
@@ -241,9 +244,9 @@ fn forget(place: &Place, fd: BorrowedFd<'_>) {
 }
 
 impl<S: Service> Shared<S> {
-    /// Finds a thread, and has it woken by what wakes this task.
-    fn settle(self: &Arc<Self>, pool: &Pool) -> Result<(), WorkerError> {
-        let place = pool.admit(Arc::clone(self) as Arc<dyn Served>)?;
+    /// Finds a thread, one of its own if `apart`, and has it woken by what wakes this task.
+    fn settle(self: &Arc<Self>, pool: &Arc<Pool>, apart: bool) -> Result<(), WorkerError> {
+        let place = pool.admit(Arc::clone(self) as Arc<dyn Served>, apart)?;
         let watched = self.settle_at(&place);
         place.host.ring();
         watched.map_err(WorkerError::Start)
@@ -338,12 +341,16 @@ impl<S: Service> Served for Shared<S> {
         watched.doorbells.iter().flatten().filter(rung).count() > 0 && !watched.health.is_stopped()
     }
 
-    fn relocate(self: Arc<Self>, pool: &Pool) {
+    fn is_slow(&self) -> bool {
+        self.work.lock().as_ref().is_some_and(|work| work.service.is_slow())
+    }
+
+    fn relocate(self: Arc<Self>, pool: &Arc<Pool>, apart: bool) {
         let work = self.work.lock();
         // The thread it had is not waited for.
         drop(self.unsettle(work.as_ref().map(|work| &*work.service), pool));
         drop(work);
-        if let Err(error) = self.settle(pool) {
+        if let Err(error) = self.settle(pool, apart) {
             self.watched.lock().health.fault(None, &error.to_string());
         }
     }

@@ -4,12 +4,14 @@
 //! asleep until a kick, its waker or a back end wakes it. When all are, the thread is.
 
 use crate::budget::Budget;
+use crate::pool::Pool;
 use crate::service::Next;
 use crate::task::Served;
 use crate::watch::{ALERT, Naps};
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use parking_lot::Mutex;
+use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::os::fd::AsFd;
@@ -32,8 +34,34 @@ pub fn mark(id: u64, what: u16) -> u64 {
     id << TASK | u64::from(what)
 }
 
+/// Whether a thread may be kept waiting by the memory of a client.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Waiting {
+    /// It serves one client alone, or is none of ours.
+    May,
+    /// It serves others too.
+    Never,
+    /// The same, and it met such memory.
+    Refused,
+}
+
+thread_local! {
+    static WAITING: Cell<Waiting> = const { Cell::new(Waiting::May) };
+}
+
+/// Whether this thread may work on memory that may keep it waiting. Where it may not, it takes note of having been asked.
+pub fn may_wait() -> bool {
+    let may = WAITING.get() == Waiting::May;
+    if !may {
+        WAITING.set(Waiting::Refused);
+    }
+    may
+}
+
 /// A thread, as those who give it tasks see it.
 pub struct Host {
+    /// It serves one task, whose memory may keep it waiting.
+    apart: bool,
     pub epoll: Epoll,
     bell: EventFd,
     /// The roster is another than the thread knows.
@@ -57,10 +85,10 @@ pub struct Roster {
 
 impl Host {
     /// Without tasks.
-    pub fn new() -> Result<Arc<Self>, Errno> {
+    pub fn new(apart: bool) -> Result<Arc<Self>, Errno> {
         let (epoll, bell) = (Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?, EventFd::new()?);
         epoll.add(bell.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, BELL))?;
-        Ok(Arc::new(Self { epoll, bell, changed: AtomicBool::new(false), roster: Mutex::default() }))
+        Ok(Arc::new(Self { apart, epoll, bell, changed: AtomicBool::new(false), roster: Mutex::default() }))
     }
 
     /// The roster was changed: the thread sees to it.
@@ -84,6 +112,7 @@ struct Seat {
 /// The thread itself.
 pub struct Thread {
     host: Arc<Host>,
+    pool: Arc<Pool>,
     /// Looks without work before a sleep take no longer.
     poll: Duration,
     awake: Vec<Seat>,
@@ -98,10 +127,11 @@ pub struct Thread {
 }
 
 impl Thread {
-    pub fn new(host: Arc<Host>, poll: Duration) -> Self {
+    pub fn new(host: Arc<Host>, pool: Arc<Pool>, poll: Duration) -> Self {
         let now = Instant::now();
         Self {
             host,
+            pool,
             poll,
             awake: Vec::new(),
             asleep: HashMap::new(),
@@ -116,6 +146,9 @@ impl Thread {
     /// Serves until there is nothing to serve and will not be.
     pub fn run(mut self) {
         Naps::prepare();
+        if !self.host.apart {
+            WAITING.set(Waiting::Never);
+        }
         loop {
             if self.host.changed.load(Ordering::Relaxed) && !self.take_roster() {
                 return;
@@ -155,7 +188,14 @@ impl Thread {
     fn round(&mut self) -> bool {
         let (mut found, mut at) = (false, 0);
         while let Some(seat) = self.awake.get_mut(at) {
-            if seat.task.serve() == Next::Again {
+            let next = seat.task.serve();
+            if WAITING.get() == Waiting::Refused {
+                WAITING.set(Waiting::Never);
+                let seat = self.awake.swap_remove(at);
+                seat.task.relocate(&self.pool, true);
+                continue;
+            }
+            if next == Next::Again {
                 if let Some(since) = seat.idle.take() {
                     seat.budget.learn(self.now.saturating_duration_since(since));
                 }
@@ -192,8 +232,17 @@ impl Thread {
             return Ok(());
         }
         self.next_poll = self.now + POLL;
+        self.come_back();
         self.take_rings();
         self.take_events(EpollTimeout::ZERO)
+    }
+
+    /// A task that has a thread of its own needs none any more when its memory does not keep it waiting.
+    fn come_back(&mut self) {
+        if self.host.apart {
+            let fast = self.awake.extract_if(.., |seat| !seat.task.is_slow());
+            fast.for_each(|seat| seat.task.relocate(&self.pool, false));
+        }
     }
 
     fn sleep(&mut self) -> Result<(), Errno> {

@@ -29,6 +29,9 @@ pub trait SharedMemory: Send + Sync + Debug {
         self.faults().load(Ordering::Acquire) != 0
     }
 
+    /// Whether an access may take long, because pages come from somewhere else than memory.
+    fn is_slow(&self) -> bool;
+
     /// Replaces `len` bytes from `offset` in place by anonymous pages: the last resort when a reader does not leave.
     /// `offset` and `len` are multiples of the page size and within the window.
     fn revoke(&self, offset: usize, len: usize);

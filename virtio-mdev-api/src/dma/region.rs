@@ -47,6 +47,14 @@ impl Region {
         self.iova <= last && first <= self.last()
     }
 
+    /// Whether an access may take long, and depend on somebody else: what goes through the client always may.
+    pub fn is_slow(&self) -> bool {
+        match &self.backing {
+            Backing::Shared { memory, .. } => memory.is_slow(),
+            Backing::Remote { .. } => true,
+        }
+    }
+
     /// The memory of `first..=last`, which is in the region, as a region at `iova` of its own: what becomes of this one does
     /// not end the other. `None` when an address is outside, or beyond the space.
     pub fn part(&self, first: u64, last: u64, iova: u64, permissions: Permissions) -> Option<Region> {

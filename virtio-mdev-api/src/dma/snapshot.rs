@@ -13,6 +13,8 @@ pub struct Snapshot {
     /// Where leases on this version are counted.
     pub(super) bank: usize,
     pub(super) tree: Tree,
+    /// How many of the regions are slow.
+    pub(super) slow: usize,
     pub(super) misses: Option<Arc<Misses>>,
 }
 
@@ -36,6 +38,12 @@ impl Snapshot {
     /// All regions, in the order of their addresses.
     pub fn regions(&self) -> impl Iterator<Item = &Region> {
         self.tree.iter()
+    }
+
+    /// Whether there is a region that an access to may take long.
+    #[inline]
+    pub fn has_slow(&self) -> bool {
+        self.slow > 0
     }
 
     /// How many regions there are.

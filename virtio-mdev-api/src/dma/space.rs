@@ -66,7 +66,7 @@ impl AddressSpace {
 
     fn build(limits: Limits, misses: Option<Arc<Misses>>) -> Arc<Self> {
         let generation = quiesce::FIRST_GENERATION;
-        let first = Snapshot { generation, bank: 0, tree: Tree::default(), misses: misses.clone() };
+        let first = Snapshot { generation, bank: 0, tree: Tree::default(), slow: 0, misses: misses.clone() };
         Arc::new(Self {
             published: ArcSwap::from_pointee(first),
             generation: AtomicU64::new(generation),
@@ -94,7 +94,7 @@ impl AddressSpace {
     /// A new version with the same regions.
     fn republish(&self, update: &mut Update) {
         let current = self.published.load_full();
-        let generation = self.publish(update, &current, current.tree.clone(), current.bank);
+        let generation = self.publish(update, &current, current.tree.clone(), current.slow, current.bank);
         drop(current);
         update.tell_published(generation);
     }
@@ -117,6 +117,11 @@ impl AddressSpace {
     /// The number of the version readers find now. It grows with every change.
     pub fn generation(&self) -> u64 {
         self.generation.load(Ordering::Acquire)
+    }
+
+    /// Whether anything is mapped that an access to may take long.
+    pub fn has_slow(&self) -> bool {
+        self.published.load().has_slow()
     }
 
     /// Maps one region.
@@ -269,9 +274,9 @@ impl AddressSpace {
         self.readers.lock().retain(|reader| !reader.gone.load(Ordering::Acquire) || !reader.slot.has_no_leases());
     }
 
-    fn publish(&self, update: &mut Update, current: &Snapshot, tree: Tree, bank: usize) -> u64 {
+    fn publish(&self, update: &mut Update, current: &Snapshot, tree: Tree, slow: usize, bank: usize) -> u64 {
         let generation = current.generation + 1;
-        let next = Snapshot { generation, bank, tree, misses: update.misses.clone() };
+        let next = Snapshot { generation, bank, tree, slow, misses: update.misses.clone() };
         let old = self.published.swap(Arc::new(next));
         self.generation.store(generation, Ordering::Release);
         update.retired.push(old);
@@ -308,7 +313,9 @@ impl AddressSpace {
             // Before: whoever finds the new version and misses something in it is not taken for one who was told of.
             added.iter().for_each(|region| misses.answered(region.iova, region.last(), current.generation + 1));
         }
-        let generation = self.publish(update, &current, tree, bank);
+        let slow = |regions: &[Region]| regions.iter().filter(|region| region.is_slow()).count();
+        let slow = current.slow - slow(removed) + slow(added);
+        let generation = self.publish(update, &current, tree, slow, bank);
         drop(current);
         let mut changed = Changed::default();
         if !removed.is_empty() {

@@ -61,6 +61,10 @@ impl SharedMemory for Window {
         &self.faults
     }
 
+    fn is_slow(&self) -> bool {
+        false
+    }
+
     fn revoke(&self, offset: usize, len: usize) {
         self.revoked.lock().push((offset, len));
     }

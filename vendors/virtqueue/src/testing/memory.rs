@@ -36,6 +36,10 @@ impl SharedMemory for Window {
         &self.faults
     }
 
+    fn is_slow(&self) -> bool {
+        false
+    }
+
     fn revoke(&self, _offset: usize, _len: usize) {
         self.faults.store(1, Ordering::Relaxed);
     }

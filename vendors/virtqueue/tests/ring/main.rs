@@ -6,6 +6,7 @@ mod exchange;
 mod faults;
 mod packed_faults;
 mod pending;
+mod pool;
 mod rig;
 mod split_faults;
 mod worker;

@@ -10,7 +10,7 @@ use virtio_mdev_api::notify::EventFd;
 use virtqueue::testing::Ram;
 use virtqueue::{Next, Pool, PoolOptions, Service, Slot, Task, WorkerError};
 
-struct Echo(Arc<Slot>);
+pub struct Echo(pub Arc<Slot>);
 
 impl Service for Echo {
     fn slots(&self) -> Vec<Arc<Slot>> {
@@ -47,7 +47,7 @@ fn task(rig: &Rig) -> Task<Echo> {
     )
 }
 
-fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
+pub fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !done() {
         assert!(begun.elapsed() < Duration::from_secs(5), "{what} did not happen");
@@ -220,7 +220,7 @@ fn a_semaphore_eventfd_does_not_keep_the_thread_busy() {
 }
 
 /// What the thread of this process with that name has spent.
-fn cpu_time(name: &str) -> Duration {
+pub fn cpu_time(name: &str) -> Duration {
     let tasks = std::fs::read_dir("/proc/self/task").unwrap().map(|task| task.unwrap().path());
     let comm = |task: &std::path::Path| std::fs::read_to_string(task.join("comm")).unwrap_or_default();
     let task = tasks.into_iter().find(|task| comm(task).trim_end() == name).unwrap();
