@@ -54,6 +54,7 @@ pub trait Served: Send + Sync {
 /// A service, and the queues it serves. It has a thread of its pool while it has something to do.
 pub struct Task<S: Service> {
     shared: Arc<Shared<S>>,
+    health: Arc<Health>,
     pool: Arc<Pool>,
     run: Run<S>,
 }
@@ -86,7 +87,8 @@ struct Watched {
     /// By slot.
     kicks: Vec<Option<EventFd>>,
     doorbells: Vec<Option<Doorbell>>,
-    health: Arc<Health>,
+    /// Of the device, while it is served: a thread that has not noticed yet that it is not keeps nothing of it.
+    health: Option<Arc<Health>>,
 }
 
 impl<S: Service> Task<S> {
@@ -94,9 +96,9 @@ impl<S: Service> Task<S> {
     pub fn new(service: S, waker: Arc<Waker>, health: Arc<Health>, pool: Arc<Pool>) -> Self {
         let slots = service.slots();
         let (kicks, doorbells) = (slots.iter().map(|_| None).collect(), slots.iter().map(|_| None).collect());
-        let watched = Mutex::new(Watched { place: None, kicks, doorbells, health });
+        let watched = Mutex::new(Watched { place: None, kicks, doorbells, health: None });
         let shared = Shared { work: Mutex::default(), slots, waker, watched, panicked: AtomicBool::new(false) };
-        Self { shared: Arc::new(shared), pool, run: Run::Idle(Box::new(service)) }
+        Self { shared: Arc::new(shared), health, pool, run: Run::Idle(Box::new(service)) }
     }
 
     /// Wakes who serves.
@@ -121,8 +123,7 @@ impl<S: Service> Task<S> {
                 Err(WorkerError::Gone)
             }
             Run::Idle(service) => {
-                let health = Arc::clone(&self.shared.watched.lock().health);
-                *self.shared.work.lock() = Some(Work { service, health });
+                *self.shared.work.lock() = Some(Work { service, health: Arc::clone(&self.health) });
                 let served = self.shared.settle(&self.pool, false);
                 if served.is_err() {
                     self.end()?;
@@ -215,6 +216,10 @@ impl<S: Service> fmt::Debug for Task<S> {
 }
 
 impl Watched {
+    fn is_stopped(&self) -> bool {
+        self.health.as_ref().is_none_or(|health| health.is_stopped())
+    }
+
     fn set_kick(&mut self, slot: usize, kick: Option<EventFd>) {
         let old = std::mem::replace(&mut self.kicks[slot], kick);
         let Some(place) = &self.place else { return };
@@ -256,6 +261,7 @@ impl<S: Service> Shared<S> {
         let work = self.work.lock();
         let mut watched = self.watched.lock();
         watched.place = Some(place.clone());
+        watched.health = work.as_ref().map(|work| Arc::clone(&work.health));
         (0..watched.kicks.len()).for_each(|slot| watched.watch_kick(slot));
         watch(place, self.waker.fd().as_fd(), EpollFlags::EPOLLIN, WAKER)?;
         let backends = work.as_ref().map_or(Vec::new(), |work| work.service.backends());
@@ -269,6 +275,7 @@ impl<S: Service> Shared<S> {
     fn unsettle(&self, service: Option<&S>, pool: &Pool) -> Option<End> {
         let place = {
             let mut watched = self.watched.lock();
+            watched.health = None;
             let place = watched.place.take()?;
             watched.kicks.iter().flatten().for_each(|kick| forget(&place, kick.as_fd()));
             forget(&place, self.waker.fd().as_fd());
@@ -307,6 +314,9 @@ impl<S: Service> Served for Shared<S> {
     }
 
     fn taken_up(&self) {
+        drain(self.waker.fd());
+        let kicks = self.watched.lock().kicks.clone();
+        kicks.iter().flatten().for_each(drain);
         self.with(|service| {
             (0..service.backends().len()).for_each(|number| service.backend_ready(number));
             Next::Again
@@ -331,14 +341,14 @@ impl<S: Service> Served for Shared<S> {
 
     fn is_rung_by_stores(&self) -> bool {
         let watched = self.watched.lock();
-        watched.doorbells.iter().any(Option::is_some) && !watched.health.is_stopped()
+        watched.doorbells.iter().any(Option::is_some) && !watched.is_stopped()
     }
 
     fn take_rings(&self) -> bool {
         let watched = self.watched.lock();
         // Of each, not only of the first that was rung.
         let rung = |doorbell: &&Doorbell| doorbell.take();
-        watched.doorbells.iter().flatten().filter(rung).count() > 0 && !watched.health.is_stopped()
+        watched.doorbells.iter().flatten().filter(rung).count() > 0 && !watched.is_stopped()
     }
 
     fn is_slow(&self) -> bool {
@@ -349,9 +359,10 @@ impl<S: Service> Served for Shared<S> {
         let work = self.work.lock();
         // The thread it had is not waited for.
         drop(self.unsettle(work.as_ref().map(|work| &*work.service), pool));
+        let health = work.as_ref().map(|work| Arc::clone(&work.health));
         drop(work);
         if let Err(error) = self.settle(pool, apart) {
-            self.watched.lock().health.fault(None, &error.to_string());
+            health.into_iter().for_each(|health| health.fault(None, &error.to_string()));
         }
     }
 }
