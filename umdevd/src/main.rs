@@ -30,7 +30,7 @@ Parents:
              ageing=SECONDS (300) and fdb=N (8192) are of its forwarding table
   mtty       instances are PCI serial cards, for VFIO alone; types mtty-1, mtty-2 of one and two ports
   All know capacity=N, the number of instances they have room for; of mtty it is the number of ports (24).
-  loopback and tap know how their queues are served:
+  loopback, tap and switch know how their queues are served:
     threads=N    most threads, which all instances share; a queue pair is served by one at a time (1)
     cpus=LIST    processors the threads run on, one after the other, such as 2-3+6 (any)
     poll-us=N    most microseconds to look for work before a thread sleeps; it looks shorter, or not at all, while that

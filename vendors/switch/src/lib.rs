@@ -37,7 +37,7 @@ use table::Table;
 use uplink::Uplink;
 use virtio_mdev_api::{AttributeSpec, CreateRequest, Device, DmaModel, Parent, Refusal, TypeInfo};
 use virtio_net::features::{OFFLOADS, Profile, RECEPTION, VIRTIO_NET_F_RSS};
-use virtio_net::{LinkState, NetDevice, NetParameters, Offer, Seats};
+use virtio_net::{LinkState, NetDevice, NetParameters, Offer, Pool, PoolOptions, Seats};
 use vlan::Kind;
 
 struct Type {
@@ -90,6 +90,8 @@ pub struct SwitchOptions {
     pub ageing: u32,
     /// The TAP interface of the host that is a port of the switch. It is made with the parent.
     pub uplink: Option<String>,
+    /// How the queues of its ports, and the interface, are served.
+    pub pool: PoolOptions,
 }
 
 /// Where the parent shows what was dropped at its own uplink.
@@ -103,7 +105,7 @@ pub const MAX_FDB: u32 = 1 << 20;
 
 impl Default for SwitchOptions {
     fn default() -> Self {
-        Self { capacity: 1024, fdb: 8192, ageing: 300, uplink: None }
+        Self { capacity: 1024, fdb: 8192, ageing: 300, uplink: None, pool: PoolOptions::default() }
     }
 }
 
@@ -114,6 +116,7 @@ pub struct Switch {
     hub: Arc<Hub>,
     ageing: u32,
     uplink: Option<Uplink>,
+    pool: Arc<Pool>,
 }
 
 impl Switch {
@@ -137,8 +140,9 @@ impl Switch {
         // One more for the host.
         let table = Table::new(options.fdb, options.capacity + 1, options.ageing);
         let hub = Hub::new(name.clone(), table, clock);
-        let uplink = options.uplink.as_deref().map(|interface| Uplink::new(&hub, interface)).transpose()?;
-        Ok(Self { name, seats: Seats::new(options.capacity), hub, ageing: options.ageing, uplink })
+        let pool = Pool::new(&name, options.pool.clone());
+        let uplink = options.uplink.as_deref().map(|interface| Uplink::new(&hub, interface, &pool)).transpose()?;
+        Ok(Self { name, seats: Seats::new(options.capacity), hub, ageing: options.ageing, uplink, pool })
     }
 
     /// The name given at creation.
@@ -186,7 +190,7 @@ impl Parent for Switch {
             _seat: seat,
         };
         let ports = (0..card.pairs).map(port).collect();
-        let device = NetDevice::new(&card, request.link, link, ports, Box::new(controls))?;
+        let device = NetDevice::new(&card, request.link, link, ports, Box::new(controls), &self.pool)?;
         let exit = Exit::Driver(device.lanes().clone());
         let member = self.hub.join(request.uuid.to_string(), settings, exit);
         // Nobody else sets them.

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use tap::{OFFLOAD_CSUM, OFFLOAD_TSO4, OFFLOAD_TSO6, TunQueue, create_interface};
 use virtio_mdev_api::{DeviceLink, Refusal};
 use virtio_net::{DEFAULT_MTU, Delivery, HEADER, Halt, Interest, MAX_FRAME, Next, Receiver, Sent, Statistics};
-use virtqueue::{Health, Service, Slot, Task, Waker, WorkerError};
+use virtqueue::{Health, Pool, Service, Slot, Task, Waker, WorkerError};
 
 /// Frames read in one burst.
 const BURST: usize = 64;
@@ -61,8 +61,8 @@ pub struct Uplink {
 }
 
 impl Uplink {
-    /// Makes interface `name` a port of the switch.
-    pub fn new(hub: &Arc<Hub>, name: &str) -> Result<Self, Refusal> {
+    /// Makes interface `name` a port of the switch, served by a thread of `pool`.
+    pub fn new(hub: &Arc<Hub>, name: &str, pool: &Arc<Pool>) -> Result<Self, Refusal> {
         let tap = Arc::new(TapUplink::new(name)?);
         let settings = Arc::new(Settings::new(Membership::uplink(Some(NATIVE)), 0));
         let joined = hub.join(name.to_owned(), Arc::clone(&settings), Exit::Tap(Arc::clone(&tap)));
@@ -76,7 +76,7 @@ impl Uplink {
             statistics: Statistics::default(),
         };
         let waker = Arc::new(Waker::new().map_err(WorkerError::Start)?);
-        let mut task = Task::new(from, waker, Health::new(DeviceLink::new(name)));
+        let mut task = Task::new(from, waker, Health::new(DeviceLink::new(name)), Arc::clone(pool));
         task.run()?;
         Ok(Self { name: name.to_owned(), settings, _task: task, _joined: joined })
     }

@@ -49,6 +49,12 @@ thread_local! {
     static WAITING: Cell<Waiting> = const { Cell::new(Waiting::May) };
 }
 
+/// Whether this thread serves more than one client.
+#[inline]
+pub fn is_shared() -> bool {
+    WAITING.get() != Waiting::May
+}
+
 /// Whether this thread may work on memory that may keep it waiting. Where it may not, it takes note of having been asked.
 pub fn may_wait() -> bool {
     let may = WAITING.get() == Waiting::May;
@@ -191,9 +197,12 @@ impl Thread {
             let next = seat.task.serve();
             if WAITING.get() == Waiting::Refused {
                 WAITING.set(Waiting::Never);
-                let seat = self.awake.swap_remove(at);
-                seat.task.relocate(&self.pool, true);
-                continue;
+                // It may have been the memory of another device, which has frames for it to lose.
+                if seat.task.is_slow() {
+                    let seat = self.awake.swap_remove(at);
+                    seat.task.relocate(&self.pool, true);
+                    continue;
+                }
             }
             if next == Next::Again {
                 if let Some(since) = seat.idle.take() {
@@ -206,7 +215,7 @@ impl Thread {
             let idle = self.now.saturating_duration_since(*seat.idle.get_or_insert(self.now));
             let rings = idle >= seat.budget.now() && seat.task.is_rung_by_stores();
             let budget = if rings { seat.budget.now().max(ALERT) } else { seat.budget.now() };
-            if idle < budget || seat.task.rest() == Next::Again {
+            if idle < budget || seat.task.rest() == Next::Again || WAITING.get() == Waiting::Refused {
                 at += 1;
                 continue;
             }
@@ -281,7 +290,7 @@ impl Thread {
                 drain(&self.host.bell);
                 continue;
             }
-            let (id, what) = (event.data() >> TASK, event.data() & (1 << TASK) - 1);
+            let (id, what) = (event.data() >> TASK, event.data() & ((1 << TASK) - 1));
             let what = u16::try_from(what).unwrap_or(u16::MAX);
             if let Some(seat) = self.asleep.remove(&id) {
                 seat.task.happened(what);
