@@ -42,7 +42,11 @@ impl Slot {
     fn lock(&self) -> Option<MutexGuard<'_, Option<Queue>>> {
         if !thread::is_shared() {
             let queue = self.queue.lock();
-            self.slow.store(queue.as_ref().is_some_and(Queue::is_slow), Ordering::Relaxed);
+            let slow = queue.as_ref().is_some_and(Queue::is_slow);
+            self.slow.store(slow, Ordering::Relaxed);
+            if slow {
+                thread::meet_slow();
+            }
             return Some(queue);
         }
         if self.slow.load(Ordering::Relaxed) && !thread::may_wait() {

@@ -123,8 +123,13 @@ impl<S: Service> Task<S> {
                 Err(WorkerError::Gone)
             }
             Run::Idle(service) => {
-                *self.shared.work.lock() = Some(Work { service, health: Arc::clone(&self.health) });
-                let served = self.shared.settle(&self.pool, false);
+                let mut work = self.shared.work.lock();
+                let served = self.shared.settle(
+                    work.insert(Work { service, health: Arc::clone(&self.health) }),
+                    &self.pool,
+                    false,
+                );
+                drop(work);
                 if served.is_err() {
                     self.end()?;
                 }
@@ -250,22 +255,20 @@ fn forget(place: &Place, fd: BorrowedFd<'_>) {
 
 impl<S: Service> Shared<S> {
     /// Finds a thread, one of its own if `apart`, and has it woken by what wakes this task.
-    fn settle(self: &Arc<Self>, pool: &Arc<Pool>, apart: bool) -> Result<(), WorkerError> {
+    fn settle(self: &Arc<Self>, work: &Work<S>, pool: &Arc<Pool>, apart: bool) -> Result<(), WorkerError> {
         let place = pool.admit(Arc::clone(self) as Arc<dyn Served>, apart)?;
-        let watched = self.settle_at(&place);
+        let watched = self.settle_at(work, &place);
         place.host.ring();
         watched.map_err(WorkerError::Start)
     }
 
-    fn settle_at(&self, place: &Place) -> Result<(), Errno> {
-        let work = self.work.lock();
+    fn settle_at(&self, work: &Work<S>, place: &Place) -> Result<(), Errno> {
         let mut watched = self.watched.lock();
         watched.place = Some(place.clone());
-        watched.health = work.as_ref().map(|work| Arc::clone(&work.health));
+        watched.health = Some(Arc::clone(&work.health));
         (0..watched.kicks.len()).for_each(|slot| watched.watch_kick(slot));
         watch(place, self.waker.fd().as_fd(), EpollFlags::EPOLLIN, WAKER)?;
-        let backends = work.as_ref().map_or(Vec::new(), |work| work.service.backends());
-        for (number, (fd, interest)) in (BACKENDS..WAKER).zip(backends) {
+        for (number, (fd, interest)) in (BACKENDS..WAKER).zip(work.service.backends()) {
             watch(place, fd, interest.events(), number)?;
         }
         Ok(())
@@ -356,13 +359,13 @@ impl<S: Service> Served for Shared<S> {
     }
 
     fn relocate(self: Arc<Self>, pool: &Arc<Pool>, apart: bool) {
+        // Until it has moved nobody ends it.
         let work = self.work.lock();
+        let Some(work) = work.as_ref() else { return };
         // The thread it had is not waited for.
-        drop(self.unsettle(work.as_ref().map(|work| &*work.service), pool));
-        let health = work.as_ref().map(|work| Arc::clone(&work.health));
-        drop(work);
-        if let Err(error) = self.settle(pool, apart) {
-            health.into_iter().for_each(|health| health.fault(None, &error.to_string()));
+        drop(self.unsettle(Some(&work.service), pool));
+        if let Err(error) = self.settle(work, pool, apart) {
+            work.health.fault(None, &error.to_string());
         }
     }
 }

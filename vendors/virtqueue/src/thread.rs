@@ -29,6 +29,9 @@ const ROUND: u32 = 4;
 /// A busy thread asks the kernel for events no more often than this.
 const POLL: Duration = Duration::from_micros(10);
 
+/// A task whose memory is fast again for so long needs no thread of its own.
+const FAST: Duration = Duration::from_millis(200);
+
 /// The mark of events of a task.
 pub fn mark(id: u64, what: u16) -> u64 {
     id << TASK | u64::from(what)
@@ -47,12 +50,18 @@ enum Waiting {
 
 thread_local! {
     static WAITING: Cell<Waiting> = const { Cell::new(Waiting::May) };
+    static MET: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Whether this thread serves more than one client.
 #[inline]
 pub fn is_shared() -> bool {
     WAITING.get() != Waiting::May
+}
+
+/// This thread works on memory that may keep it waiting.
+pub fn meet_slow() {
+    MET.set(true);
 }
 
 /// Whether this thread may work on memory that may keep it waiting. Where it may not, it takes note of having been asked.
@@ -128,6 +137,7 @@ pub struct Thread {
     naps: Naps,
     /// A moment ago.
     now: Instant,
+    met_slow: Instant,
     next_poll: Instant,
     rounds: u32,
 }
@@ -144,6 +154,7 @@ impl Thread {
             ringing: Vec::new(),
             naps: Naps::new(),
             now,
+            met_slow: now,
             next_poll: now,
             rounds: 0,
         }
@@ -197,12 +208,9 @@ impl Thread {
             let next = seat.task.serve();
             if WAITING.get() == Waiting::Refused {
                 WAITING.set(Waiting::Never);
-                // It may have been the memory of another device, which has frames for it to lose.
-                if seat.task.is_slow() {
-                    let seat = self.awake.swap_remove(at);
-                    seat.task.relocate(&self.pool, true);
-                    continue;
-                }
+                let seat = self.awake.swap_remove(at);
+                seat.task.relocate(&self.pool, true);
+                continue;
             }
             if next == Next::Again {
                 if let Some(since) = seat.idle.take() {
@@ -248,7 +256,11 @@ impl Thread {
 
     /// A task that has a thread of its own needs none any more when its memory does not keep it waiting.
     fn come_back(&mut self) {
-        if self.host.apart {
+        if MET.take() {
+            self.met_slow = self.now;
+        }
+        // It may be the memory of others that it has frames for, which is met now and then.
+        if self.host.apart && self.now.saturating_duration_since(self.met_slow) > FAST {
             let fast = self.awake.extract_if(.., |seat| !seat.task.is_slow());
             fast.for_each(|seat| seat.task.relocate(&self.pool, false));
         }

@@ -334,7 +334,10 @@ fn a_queue_moves_when_its_memory_becomes_slow_and_back_when_it_is_fast_again() {
         neighbour.exchange();
         device.rig.space.unmap(far, far);
         // It is found out while there is work.
-        (0..20).for_each(|_| device.exchange());
+        wait_for("one thread", || {
+            device.exchange();
+            threads("moves") == 1
+        });
     }
     wait_for("one thread", || threads("moves") == 1);
     device.stop();
