@@ -117,12 +117,13 @@ fn private_memory_works_and_private_rings_are_warned_about() {
 #[test]
 fn memory_may_be_shared_and_private_at_once() {
     let daemon = Daemon::start();
-    let (_, mut client) = client(&daemon);
+    let options = Options { receive_buffers: 1, ..Options::default() };
+    let mut client = Client::start(daemon.root(), &daemon.create(), options).unwrap();
+    client.exchange(&FRAME).unwrap();
     let map = Map::private(NonZeroUsize::new(4096).unwrap()).unwrap();
     let far = 1 << 40;
     client.vfio.as_ref().unwrap().1.map(far, PAGE, map.address()).unwrap();
-    let next = client.rx.seen % client.rx.size;
-    client.rx.write_descriptor(next, Descriptor { addr: far, len: 4096, flags: 2, next: 0 });
+    client.receive_into(Descriptor { addr: far, len: 4096, flags: 2, next: 0 }).unwrap();
     client.queue(&FRAME);
     client.tx.notify().unwrap();
     let mut received = [0; 200];
