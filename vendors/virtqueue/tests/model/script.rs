@@ -139,5 +139,5 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 pub fn steps() -> impl Strategy<Value = Vec<Step>> {
-    prop::collection::vec(step(), 1..60)
+    prop::collection::vec(step(), 1..if cfg!(miri) { 20 } else { 60 })
 }
