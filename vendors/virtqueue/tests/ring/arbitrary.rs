@@ -32,6 +32,18 @@ fn descriptors() -> impl Strategy<Value = Vec<Desc>> {
     prop::collection::vec(desc.prop_map(|(addr, len, flags, next)| Desc { addr, len, flags, next }), 16)
 }
 
+/// The device does what it can with the ring, writes nothing outside of what it may, and works after a reset.
+fn serve_whatever_it_is(rig: &mut Rig, ram: &Ram) -> Result<(), TestCaseError> {
+    rig.start().unwrap();
+    rig.serve();
+    rig.serve();
+    prop_assert_eq!(ram.read(0, PAGE), vec![0xa5; PAGE]);
+    prop_assert_eq!(ram.read(0x4000, 4 * PAGE), vec![0xa5; 4 * PAGE]);
+    rig.reset();
+    rig.exchange_at(0x2000, b"after the reset");
+    Ok(())
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
@@ -60,13 +72,7 @@ proptest! {
         heads.iter().for_each(|head| rig.driver.push(*head));
         rig.driver.set_used_event(event);
         rig.driver.set_avail_idx(avail);
-        rig.start().unwrap();
-        rig.serve();
-        rig.serve();
-        prop_assert_eq!(ram.read(0, PAGE), vec![0xa5; PAGE]);
-        prop_assert_eq!(ram.read(0x4000, 4 * PAGE), vec![0xa5; 4 * PAGE]);
-        rig.reset();
-        rig.exchange_at(0x2000, b"after the reset");
+        serve_whatever_it_is(&mut rig, &ram)?;
     }
 
     #[test]
@@ -94,13 +100,7 @@ proptest! {
         }
         rig.driver.set_driver_event(events.0, events.1);
         rig.driver.set_device_event(events.2, events.3);
-        rig.start().unwrap();
-        rig.serve();
-        rig.serve();
-        prop_assert_eq!(ram.read(0, PAGE), vec![0xa5; PAGE]);
-        prop_assert_eq!(ram.read(0x4000, 4 * PAGE), vec![0xa5; 4 * PAGE]);
-        rig.reset();
-        rig.exchange_at(0x2000, b"after the reset");
+        serve_whatever_it_is(&mut rig, &ram)?;
     }
 
     #[test]
