@@ -26,11 +26,18 @@ pub enum VdpaWay {
     PagePerQueue,
     /// So many pairs of queues, and a control queue.
     Pairs(u16),
+    /// The same with packed rings.
+    PackedPairs(u16),
 }
 
 /// What runs a program that is to have the file `path` open as descriptor 9.
 pub(super) fn with_descriptor_9(path: &Path) -> Vec<String> {
     ["/bin/sh", "-c", "exec 9<>\"$0\" && exec \"$@\"", &path.to_string_lossy()].map(str::to_owned).into()
+}
+
+/// What makes a card of QEMU one with so many pairs.
+fn several(pairs: u16) -> String {
+    format!(",mq=on,vectors={}", 2 * pairs + 2)
 }
 
 impl Vdpa {
@@ -41,7 +48,7 @@ impl Vdpa {
 
     /// Pairs of queues.
     pub(super) fn pairs(&self) -> u16 {
-        if let VdpaWay::Pairs(pairs) = self.way { pairs } else { 1 }
+        if let VdpaWay::Pairs(pairs) | VdpaWay::PackedPairs(pairs) = self.way { pairs } else { 1 }
     }
 
     /// What runs QEMU.
@@ -61,8 +68,9 @@ impl Vdpa {
             VdpaWay::ShadowQueues => (format!("vhostdev={path},x-svq=on"), String::new()),
             VdpaWay::Iommu => (format!("vhostdev={path}"), ",iommu_platform=on".to_owned()),
             VdpaWay::PagePerQueue => (format!("vhostdev={path}"), ",page-per-vq=on".to_owned()),
-            VdpaWay::Pairs(pairs) => {
-                (format!("vhostdev={path},queues={pairs}"), format!(",mq=on,vectors={}", 2 * pairs + 2))
+            VdpaWay::Pairs(pairs) => (format!("vhostdev={path},queues={pairs}"), several(pairs)),
+            VdpaWay::PackedPairs(pairs) => {
+                (format!("vhostdev={path},queues={pairs}"), several(pairs) + ",packed=on")
             }
             VdpaWay::Generic => return format!("-device vhost-vdpa-device-pci,vhostdev={path}"),
         };
