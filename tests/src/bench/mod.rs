@@ -5,6 +5,7 @@ pub mod compare;
 pub mod container;
 pub mod doorbells;
 pub mod frames;
+pub mod guest;
 pub mod idle;
 pub mod instructions;
 pub mod iotlb;
@@ -12,6 +13,7 @@ pub mod latency;
 pub mod samples;
 pub mod scale;
 pub mod snapshot;
+pub mod traffic;
 
 use samples::{Figures, Samples, on_one_processor};
 use serde::Serialize;
@@ -49,6 +51,8 @@ pub struct Report {
     pub latency: Vec<latency::Latency>,
     /// A thousand instances at rest.
     pub idle: idle::Idle,
+    /// Guests on TAP interfaces.
+    pub guests: Vec<guest::GuestTraffic>,
     /// This build against another.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub comparison: Vec<compare::Comparison>,
@@ -91,6 +95,7 @@ pub fn run(base: Option<&Path>) -> Report {
         instructions: instructions::count().unwrap_or_else(|error| panic!("{error}")),
         latency: latency::measure(&|| start(None)),
         idle: idle::measure(&start(None)),
+        guests: guest::measure(guest::ROUNDS).unwrap_or_else(|error| panic!("{error}")),
         comparison,
     }
 }
@@ -112,6 +117,7 @@ pub fn print(report: &Report) {
         instructions,
         latency,
         idle,
+        guests,
         comparison,
     } = report;
     println!("{build} build, Linux {kernel}, {processors} processors");
@@ -158,6 +164,7 @@ pub fn print(report: &Report) {
     instructions::print(instructions);
     latency::print(latency);
     idle::print(idle);
+    guest::print(guests);
     if !comparison.is_empty() {
         compare::print(comparison);
     }

@@ -69,9 +69,7 @@ impl Vdpa {
             VdpaWay::Iommu => (format!("vhostdev={path}"), ",iommu_platform=on".to_owned()),
             VdpaWay::PagePerQueue => (format!("vhostdev={path}"), ",page-per-vq=on".to_owned()),
             VdpaWay::Pairs(pairs) => (format!("vhostdev={path},queues={pairs}"), several(pairs)),
-            VdpaWay::PackedPairs(pairs) => {
-                (format!("vhostdev={path},queues={pairs}"), several(pairs) + ",packed=on")
-            }
+            VdpaWay::PackedPairs(pairs) => (format!("vhostdev={path},queues={pairs}"), several(pairs) + ",packed=on"),
             VdpaWay::Generic => return format!("-device vhost-vdpa-device-pci,vhostdev={path}"),
         };
         let iommu = if self.way == VdpaWay::Iommu { "-device intel-iommu,caching-mode=on,intremap=off " } else { "" };

@@ -198,11 +198,12 @@ fn command(options: &VmOptions<'_>) -> LabResult<Vec<String>> {
         Netdev::None => {}
         Netdev::Tap(name) => add(&format!("-netdev tap,id=n,ifname={name},script=no,downscript=no,vhost=off {card}")),
         Netdev::VhostNet(vhost_net) => add(&format!("{} {card}", vhost_net.arguments())),
-        // QEMU 7.2 without KVM fails on a vhost-user device with MSI-X
-        Netdev::VhostUser(socket) => add(&format!(
-            "-chardev socket,id=c,path={} -netdev vhost-user,id=n,chardev=c {card},vectors=0",
-            socket.display()
-        )),
+        Netdev::VhostUser(socket) => {
+            // QEMU 7.2 without KVM fails on a vhost-user device with MSI-X
+            let vectors = if options.qemu == QemuName::Stock { ",vectors=0" } else { "" };
+            let socket = socket.display();
+            add(&format!("-chardev socket,id=c,path={socket} -netdev vhost-user,id=n,chardev=c {card}{vectors}"));
+        }
         Netdev::VhostVdpa(vdpa) => {
             add(&vdpa.arguments());
             kernel_words.push_str(vdpa.kernel_words());

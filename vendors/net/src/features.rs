@@ -157,6 +157,12 @@ impl Profile {
         }
     }
 
+    /// Whether a card with one queue pair has a control queue, which makes demands on whoever migrates it. One with more
+    /// always has.
+    pub const fn has_control_queue(self) -> bool {
+        matches!(self, Self::Fast)
+    }
+
     /// What is offered besides [`CONTROL`] where there is a control queue, back end's abilities aside.
     pub const fn with_control(self) -> u64 {
         match self {

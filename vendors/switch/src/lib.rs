@@ -75,7 +75,8 @@ impl Type {
     fn offer(&self) -> Offer {
         // Which of a port's queues gets a frame is the switch's to say.
         let with_control = RECEPTION & !VIRTIO_NET_F_RSS | self.profile.with_control();
-        Offer { features: self.profile.features() | OFFLOADS, with_control, control: false, ring_group: false }
+        let control = self.profile.has_control_queue();
+        Offer { features: self.profile.features() | OFFLOADS, with_control, control, ring_group: false }
     }
 }
 

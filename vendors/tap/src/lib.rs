@@ -41,7 +41,8 @@ fn offer(profile: Profile) -> Offer {
     // QEMU does not migrate cards with UDP segmentation.
     let uso = if profile == Profile::Fast && has_uso() { USO } else { 0 };
     let features = profile.features() | OFFLOADS | ECN | uso;
-    Offer { features, with_control: RECEPTION | profile.with_control(), control: false, ring_group: false }
+    let control = profile.has_control_queue();
+    Offer { features, with_control: RECEPTION | profile.with_control(), control, ring_group: false }
 }
 
 /// Whether the kernel's interfaces know UDP segmentation, which is since Linux 6.2. One is made to ask it, once.
