@@ -5,7 +5,7 @@ PROFILE ?= dev
 # nextest runs each test in a process of its own; plain cargo test does as well where it is absent
 RUNNER := $(shell cargo nextest --version >/dev/null 2>&1 && echo nextest run || echo test)
 
-.PHONY: help deps build demo test test-full bench bench-datapath instructions fuzz miri
+.PHONY: help deps build demo test test-full bench bench-guests bench-datapath instructions fuzz miri
 
 help:
 	@echo 'make demo       a Linux guest in QEMU that pings and downloads through an instance'
@@ -14,6 +14,7 @@ help:
 	@echo 'make fuzz       each fuzz target for TIME seconds (60)'
 	@echo 'make miri       the ring engine and its model under Miri'
 	@echo 'make bench      figures, as a table and as JSON; BASE=<commit> compares with that one'
+	@echo 'make bench-guests    the part of it that has guests in QEMU; ROUNDS=1 is brief'
 	@echo 'make bench-datapath  packets a second beside DPDK; ARGS="--quick", ARGS="--cell loop/split", ARGS=--verify'
 	@echo 'make instructions    instructions a packet, counted and compared; ARGS=--keep keeps them'
 	@echo 'make deps       only install what these need (Debian 12, root)'
@@ -41,7 +42,15 @@ test-full: build
 bench: deps
 	cargo build --locked --release -p umdevd -p qemu-backend-shim
 	cargo build --locked --release -p loopback --example packets
+	cargo build --locked --release -p umdev-tests --bin umdev-traffic
 	$(if $(BASE),base=$$(scripts/base $(BASE)) &&) cargo run --locked --release -p umdev-tests --bin umdev-bench -- $(if $(BASE),--base "$$base")
+
+# ROUNDS=1 takes half a minute
+ROUNDS ?= 9
+bench-guests: deps
+	cargo build --locked --release -p umdevd -p qemu-backend-shim
+	cargo build --locked --release -p umdev-tests --bin umdev-traffic
+	cargo run --locked --release -p umdev-tests --bin umdev-bench -- --guests $(ROUNDS)
 
 # ARGS="--help" tells what can be chosen
 bench-datapath: deps
