@@ -275,7 +275,7 @@ impl Echo {
             let written = u32::try_from(written).expect("small");
             io.complete(&chain, written);
             io.commit();
-            self.done.push((chain.head.into(), written));
+            self.done.push((chain.head().into(), written));
         }
         Ok(())
     }

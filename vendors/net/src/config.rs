@@ -37,6 +37,7 @@ impl LinkState {
     }
 
     /// Whether it is up.
+    #[inline]
     pub fn is_up(&self) -> bool {
         self.up.load(Ordering::Acquire)
     }

@@ -22,8 +22,8 @@ pub struct Outgoing<'q, 'b> {
     features: u64,
     /// Room for one frame; its header at least is here.
     buffer: &'q mut [u8],
-    /// What is taken, and how long it is.
-    taken: Option<(Chain, usize)>,
+    /// What is taken: no longer than the buffer.
+    taken: Option<Chain>,
     /// How much of it was copied.
     copied: usize,
     /// Its memory could not be reached.
@@ -84,12 +84,13 @@ impl<'q, 'b> Outgoing<'q, 'b> {
                 self.tx.disable_notifications()?;
             }
             self.left -= 1;
-            if let Some(len) = self.read(&chain, copied, &accepts)? {
-                self.taken = Some((chain, len));
-                self.copied = len.min(copied.max(HEADER));
+            if self.read(&chain, copied, &accepts)? {
+                self.taken = Some(chain);
+                self.copied = copied.max(HEADER);
                 return Ok(true);
             }
-            self.complete(&chain);
+            self.tx.complete(&chain, 0);
+            self.tx.commit();
         }
         Ok(false)
     }
@@ -97,9 +98,10 @@ impl<'q, 'b> Outgoing<'q, 'b> {
     /// Gives the frame taken to a driver, straight from one's memory to the other's, and is done with it.
     #[inline]
     pub fn return_to(&mut self, driver: &mut Receiver<'_, '_>) -> Result<(), Halt> {
-        let Some((chain, len)) = &self.taken else { return Ok(()) };
+        let Some(chain) = &self.taken else { return Ok(()) };
         // No shorter than a header: it was looked at.
-        let rest = Rest::Chain { tx: &*self.tx, chain, offset: HEADER as u64, len: len.saturating_sub(HEADER) };
+        let len = len(chain).saturating_sub(HEADER);
+        let rest = Rest::Chain { tx: &*self.tx, chain, offset: HEADER as u64, len };
         let sent = match driver.deliver_frame(&mut self.buffer[..HEADER], rest)? {
             Delivery::Delivered => Sent::Taken,
             Delivery::NoBuffers => Sent::Busy,
@@ -115,13 +117,14 @@ impl<'q, 'b> Outgoing<'q, 'b> {
     /// An error is the other driver's. That the frame's own memory is out of reach is told when the next one is taken.
     #[inline]
     pub fn give_to(&mut self, driver: &mut Receiver<'_, '_>, head: &mut [u8], from: usize) -> Result<Delivery, Halt> {
-        let Some((chain, len)) = self.taken.as_ref().filter(|_| self.halted.is_none()) else {
+        let Some(chain) = self.taken.as_ref().filter(|_| self.halted.is_none()) else {
             return Ok(Delivery::Dropped);
         };
-        let rest = if self.copied < *len {
+        let len = len(chain);
+        let rest = if self.copied < len {
             Rest::Chain { tx: &*self.tx, chain, offset: from as u64, len: len.saturating_sub(from) }
         } else {
-            Rest::Own(self.buffer.get(from..*len).unwrap_or(&[]))
+            Rest::Own(self.buffer.get(from..len).unwrap_or(&[]))
         };
         match driver.deliver_frame(head, rest) {
             Err(halt) if halt.queue == self.tx.index() => {
@@ -135,8 +138,8 @@ impl<'q, 'b> Outgoing<'q, 'b> {
     /// Copies more of the frame taken, up to so many bytes of it. `false`: its memory is out of reach, which is told when the
     /// next one is taken.
     pub fn copy_to(&mut self, bytes: usize) -> bool {
-        let Some((chain, len)) = &self.taken else { return false };
-        let end = bytes.min(*len);
+        let Some(chain) = &self.taken else { return false };
+        let end = bytes.min(len(chain));
         if self.copied < end {
             match self.tx.read(chain, self.copied as u64, &mut self.buffer[self.copied..end]) {
                 Ok(_) => self.copied = end,
@@ -149,52 +152,50 @@ impl<'q, 'b> Outgoing<'q, 'b> {
     /// What was copied of the frame taken: a checked header of 12 bytes, and, of a frame that was copied as a whole, at least an
     /// Ethernet header. It may be overwritten.
     pub fn frame(&mut self) -> &mut [u8] {
-        let copied = if self.taken.is_some() { self.copied } else { 0 };
+        let copied = self.copied.min(self.frame_len());
         &mut self.buffer[..copied]
     }
 
     /// Bytes of the frame taken, copied or not, its header included.
     pub fn frame_len(&self) -> usize {
-        self.taken.as_ref().map_or(0, |(_, len)| *len)
+        self.taken.as_ref().map_or(0, len)
     }
 
     /// What became of the frame taken. After [`Sent::Busy`] no other one is taken in this burst.
     #[inline]
     pub fn done(&mut self, sent: Sent) {
-        let Some((chain, len)) = self.taken.take() else { return };
+        let Some(chain) = &self.taken else { return };
         if self.halted.is_some() {
             // It was never taken.
             self.tx.rewind();
+            self.taken = None;
             return;
         }
         match sent {
             Sent::Taken => {
                 self.statistics.tx.packets.add(1);
-                self.statistics.tx.bytes.add((len - HEADER) as u64);
+                self.statistics.tx.bytes.add((len(chain) - HEADER) as u64);
             }
             Sent::Dropped => {}
             Sent::Busy => {
                 self.tx.rewind();
-                self.busy = true;
+                (self.taken, self.busy) = (None, true);
                 return;
             }
         }
-        self.complete(&chain);
-    }
-
-    fn complete(&mut self, chain: &Chain) {
         self.tx.complete(chain, 0);
         self.tx.commit();
+        self.taken = None;
     }
 
-    /// Copies at most so much of the frame of a chain and looks at it; says how long it is. `None`: it was dropped.
-    #[inline]
+    /// Copies at most so much of the frame of a chain and looks at it. `false`: it is dropped.
+    #[inline(always)]
     fn read(
         &mut self,
         chain: &Chain,
         copied: usize,
         accepts: impl Fn(&[u8; HEADER], usize, u64) -> bool,
-    ) -> Result<Option<usize>, Halt> {
+    ) -> Result<bool, Halt> {
         if chain.writable > 0 {
             return Err(self.tx.refuse(chain, "writable buffer in the transmit queue"));
         }
@@ -205,23 +206,21 @@ impl<'q, 'b> Outgoing<'q, 'b> {
         let len = usize::try_from(chain.readable).unwrap_or(usize::MAX);
         if len > self.buffer.len() {
             statistics.tx.too_long.add(1);
-            return Ok(None);
+            return Ok(false);
         }
-        let header = if copied == HEADER {
-            let header = self.tx.head::<HEADER>(chain)?;
-            self.buffer[..HEADER].copy_from_slice(&header);
-            header
+        let Some(header) = self.buffer.first_chunk_mut::<HEADER>() else { return Ok(false) };
+        if copied == HEADER {
+            self.tx.head(chain, header)?;
         } else {
             self.tx.read(chain, 0, &mut self.buffer[..len.min(copied)])?;
-            let Some(header) = self.buffer.first_chunk::<HEADER>() else { return Ok(None) };
-            *header
-        };
+        }
+        let Some(header) = self.buffer.first_chunk::<HEADER>() else { return Ok(false) };
         let payload = len - HEADER;
         let dropped = if payload < ETHERNET {
             Some(&statistics.tx.too_short)
-        } else if !accepts(&header, payload, self.features) {
+        } else if !accepts(header, payload, self.features) {
             Some(&statistics.tx.bad_header)
-        } else if !is_segmented(&header) && payload > usize::from(self.shared.config.mtu()) + OVERHEAD {
+        } else if !is_segmented(header) && payload > usize::from(self.shared.config.mtu()) + OVERHEAD {
             Some(&statistics.tx.too_long)
         } else if !self.shared.link.is_up() {
             Some(&statistics.tx.link_down)
@@ -230,9 +229,8 @@ impl<'q, 'b> Outgoing<'q, 'b> {
         };
         if let Some(reason) = dropped {
             reason.add(1);
-            return Ok(None);
         }
-        Ok(Some(len))
+        Ok(dropped.is_none())
     }
 
     /// Whether a frame waits for the port.
@@ -244,4 +242,10 @@ impl<'q, 'b> Outgoing<'q, 'b> {
     pub(crate) fn progress(&self) -> Next {
         if self.left < BURST - usize::from(self.busy) { Next::Again } else { Next::Wait }
     }
+}
+
+/// Bytes of the frame of a chain that was read: no more than there is room for.
+#[inline]
+fn len(chain: &Chain) -> usize {
+    usize::try_from(chain.readable).unwrap_or(usize::MAX)
 }

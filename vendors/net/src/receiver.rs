@@ -87,16 +87,17 @@ impl<'q, 'b> Receiver<'q, 'b> {
             self.short = short(0);
             return Ok(Delivery::NoBuffers);
         };
-        head[NUM_BUFFERS..HEADER].copy_from_slice(&1u16.to_le_bytes());
-        let parts = Parts { head, rest };
-        if chain.writable >= parts.len() as u64 {
-            if !parts.forward(io, &chain)? {
-                parts.write(io, &chain, 0)?;
+        let len = head.len() + rest.len();
+        if chain.writable >= len as u64 {
+            if !rest.forward(head, io, &chain)? {
+                one_buffer(head);
+                Parts { head, rest }.write(io, &chain, 0)?;
             }
-            io.complete(&chain, u32::try_from(parts.len()).unwrap_or(u32::MAX));
+            io.complete(&chain, u32::try_from(len).unwrap_or(u32::MAX));
             io.commit();
         } else {
-            let fits = if self.merge { merge(io, &chain, &parts)? } else { Fit::Never };
+            one_buffer(head);
+            let fits = if self.merge { merge(io, &chain, &Parts { head, rest })? } else { Fit::Never };
             if fits != Fit::Yes {
                 io.rewind();
             }
@@ -113,7 +114,7 @@ impl<'q, 'b> Receiver<'q, 'b> {
             }
         }
         self.statistics.packets.add(1);
-        self.statistics.bytes.add((parts.len() - HEADER) as u64);
+        self.statistics.bytes.add((len - HEADER) as u64);
         Ok(Delivery::Delivered)
     }
 
@@ -185,6 +186,19 @@ impl<'f> Rest<'f, '_> {
         }
     }
 
+    /// Writes `head` and this to a chain that has room for it, if that is done by one copy from a driver's memory.
+    #[inline(always)]
+    fn forward(&self, head: &[u8], io: &Io<'_>, into: &Chain) -> Result<bool, Halt> {
+        match (*self, head.first_chunk::<NUM_BUFFERS>()) {
+            (Self::Chain { tx, chain, offset, len }, Some(start))
+                if head.len() == HEADER && offset == HEADER as u64 =>
+            {
+                tx.forward(chain, (start, 1), (io, into), HEADER + len)
+            }
+            _ => Ok(false),
+        }
+    }
+
     /// Writes what is behind `done` to a chain from `at` on, and says how much of it had room there.
     #[inline]
     fn write(&self, done: usize, io: &Io<'_>, into: &Chain, at: u64) -> Result<usize, Halt> {
@@ -206,19 +220,6 @@ impl Parts<'_, '_> {
         self.head.len() + self.rest.len()
     }
 
-    /// Writes all of it to a chain that has room for it, if that is done by one copy from a driver's memory.
-    #[inline]
-    fn forward(&self, io: &Io<'_>, into: &Chain) -> Result<bool, Halt> {
-        match (self.rest, self.head.first_chunk::<HEADER>()) {
-            (Rest::Chain { tx, chain, offset, len }, Some(head))
-                if self.head.len() == HEADER && offset == HEADER as u64 =>
-            {
-                tx.forward(chain, head, (io, into), HEADER + len)
-            }
-            _ => Ok(false),
-        }
-    }
-
     /// Writes what is behind `done` to a chain, and says how much of it had room there.
     #[inline]
     fn write(&self, io: &Io<'_>, chain: &Chain, done: usize) -> Result<usize, Halt> {
@@ -233,6 +234,11 @@ impl Parts<'_, '_> {
     }
 }
 
+/// A frame in one buffer says so.
+fn one_buffer(head: &mut [u8]) {
+    head[NUM_BUFFERS..HEADER].copy_from_slice(&1u16.to_le_bytes());
+}
+
 #[derive(PartialEq, Eq)]
 enum Fit {
     Yes,
@@ -242,7 +248,7 @@ enum Fit {
 }
 
 /// The next receive buffer. The header has to fit in it (virtio 1.3 §5.1.6.3.1).
-#[inline]
+#[inline(always)]
 fn next(io: &mut Io<'_>) -> Result<Option<Chain>, Halt> {
     let Some(chain) = io.take()? else { return Ok(None) };
     if chain.readable > 0 {

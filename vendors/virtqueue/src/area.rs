@@ -6,8 +6,8 @@
 
 use crate::error::{Cause, Part};
 use crate::layout::{Layout, Place};
-use std::sync::atomic::Ordering;
-use virtio_mdev_api::dma::{AccessError, Local, Permissions, View};
+use std::sync::atomic::{AtomicU64, Ordering};
+use virtio_mdev_api::dma::{AccessError, Held, Local, Permissions, View};
 
 /// One area of a ring during a burst.
 pub struct Area<'a> {
@@ -58,7 +58,7 @@ impl<'a> Areas<'a> {
 impl<'a> Area<'a> {
     fn find(view: &View<'a>, place: Place, access: Permissions) -> Result<Self, (Part, AccessError)> {
         let Place { part, iova, len } = place;
-        let local = usize::try_from(len).ok().and_then(|len| view.local(iova, len, access));
+        let local = usize::try_from(len).ok().and_then(|len| view.held(iova, len, access)).map(Held::memory);
         let access = match local {
             Some(memory) => Access::InPlace(memory),
             None => {
@@ -145,11 +145,12 @@ impl<'a> Area<'a> {
         }
     }
 
-    /// The memory it is in, if it is reached in place: for what is done to every entry.
+    /// All of it as pairs of numbers, in the byte order of the specification, if it is reached in place: for what is done to
+    /// every descriptor.
     #[inline]
-    pub fn in_place(&self) -> Option<Local<'a>> {
+    pub fn pairs(&self) -> Option<&'a [[AtomicU64; 2]]> {
         match &self.access {
-            Access::InPlace(memory) => Some(*memory),
+            Access::InPlace(memory) => memory.words().map(|words| words.as_chunks().0),
             Access::Through(_) => None,
         }
     }
@@ -157,10 +158,8 @@ impl<'a> Area<'a> {
     /// The 16 bytes at `offset`, a multiple of 16, each read once: as two numbers, the lower addresses first.
     #[inline]
     pub fn load_descriptor(&self, offset: usize) -> Result<[u64; 2], Cause> {
-        if let Access::InPlace(memory) = &self.access
-            && let Some(pair) = memory.load_pair(offset)
-        {
-            return Ok(pair);
+        if let Some([low, high]) = self.pairs().and_then(|pairs| pairs.get(offset / 16)) {
+            return Ok([low, high].map(|half| u64::from_le(half.load(Ordering::Relaxed))));
         }
         self.read_descriptor(offset)
     }

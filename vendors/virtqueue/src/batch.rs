@@ -1,9 +1,11 @@
 //! Chains fetched ahead: descriptors are copied for many chains at once.
 
 use crate::chain::{Buffer, Chain};
+use virtio_mdev_api::dma::{Held, Permissions, View};
 
 /// Most chains fetched at once.
 pub const BATCH: usize = 64;
+const NONE: usize = usize::MAX;
 /// Buffers of a chain that are kept with it: header and data.
 pub const INLINE: usize = 2;
 
@@ -28,6 +30,26 @@ impl Entry {
     fn is_long(&self) -> bool {
         usize::from(self.count) > INLINE
     }
+
+    /// Where its buffer is, if it has one only and that is reached in place.
+    #[inline]
+    pub fn hold<'b>(&self, memory: &View<'b>) -> Option<Held<'b>> {
+        let &Self { count: 1, readable_count, inline: [Buffer { iova, len }, _], .. } = self else { return None };
+        let access = if readable_count == 0 { Permissions::WRITE } else { Permissions::READ };
+        memory.held(iova, usize::try_from(len).ok()?, access)
+    }
+}
+
+/// Where the buffers of a batch's chains are, during a burst, each by the place of its chain: those of chains of one
+/// buffer, reached in place.
+pub type Places<'b> = [Option<Held<'b>>; BATCH];
+
+/// Room for a chain in a batch.
+pub struct Room<'r, 'b> {
+    pub entry: &'r mut Entry,
+    pub held: &'r mut Option<Held<'b>>,
+    /// For those of its buffers that the entry has no room for.
+    pub more: &'r mut Vec<Buffer>,
 }
 
 /// Chains in the order of the ring. Only the last one can be long.
@@ -36,8 +58,8 @@ pub struct Batch {
     len: usize,
     /// How many of them were taken.
     taken: usize,
-    /// How many were taken for good; `None` when taken ones are among those of an earlier batch.
-    kept: Option<usize>,
+    /// How many were taken for good; [`NONE`] when taken ones are among those of an earlier batch.
+    kept: usize,
     /// The buffers of the last one, if it is long.
     more: Vec<Buffer>,
 }
@@ -49,19 +71,18 @@ impl Batch {
             entries: Box::new([Entry::default(); BATCH]),
             len: 0,
             taken: 0,
-            kept: Some(0),
+            kept: 0,
             more: Vec::with_capacity(usize::from(size)),
         }
     }
 
     /// Takes the next chain, and says where the ring goes on behind it.
-    #[inline]
+    #[inline(always)]
     pub fn take(&mut self) -> Option<(Chain, u16)> {
-        let &Entry { id: head, slots, after, readable, writable, .. } = self.entries[..self.len].get(self.taken)?;
-        // No more than a batch.
-        let at = u16::try_from(self.taken).unwrap_or(u16::MAX);
+        let entry = self.entries[..self.len].get(self.taken)?;
+        let chain = Chain::new(entry, self.taken);
         self.taken += 1;
-        Some((Chain { head, readable, writable, slots, at }, after))
+        Some((chain, entry.after))
     }
 
     /// Whether there is a chain to take.
@@ -72,38 +93,49 @@ impl Batch {
     /// What was taken stays so.
     #[inline]
     pub fn commit(&mut self) {
-        self.kept = Some(self.taken);
+        self.kept = self.taken;
     }
 
     /// What was taken and not kept was never taken.
     pub fn rewind(&mut self) {
-        match self.kept {
-            Some(kept) => self.taken = kept,
-            None => self.renew(true),
+        if self.kept == NONE {
+            self.renew(true);
+        } else {
+            self.taken = self.kept;
         }
     }
 
     /// Begins a new batch where all of this one was taken. `committed`: for good.
     pub fn renew(&mut self, committed: bool) {
-        (self.len, self.taken, self.kept) = (0, 0, committed.then_some(0));
+        (self.len, self.taken, self.kept) = (0, 0, if committed { 0 } else { NONE });
         self.more.clear();
     }
 
-    /// Room for another chain, and for those of its buffers that it has no room for. It is added by [`push`](Self::push);
-    /// what is given up instead is cleared by [`give_up`](Self::give_up).
-    #[inline]
-    pub fn room(&mut self) -> Option<(&mut Entry, &mut Vec<Buffer>)> {
+    /// Room for another chain. It is added by [`extend`](Self::extend); what is given up instead is cleared by
+    /// [`give_up`](Self::give_up).
+    pub fn room<'r, 'b>(&'r mut self, places: &'r mut Places<'b>) -> Option<Room<'r, 'b>> {
         // The last one is long.
         if !self.more.is_empty() {
             return None;
         }
-        Some((self.entries.get_mut(self.len)?, &mut self.more))
+        let (entry, held) = (self.entries.get_mut(self.len)?, places.get_mut(self.len)?);
+        Some(Room { entry, held, more: &mut self.more })
     }
 
+    /// Room for other chains of one buffer.
     #[inline]
-    pub fn push(&mut self) -> &Entry {
-        self.len += 1;
-        &self.entries[self.len - 1]
+    pub fn rooms<'r, 'b>(
+        &'r mut self,
+        places: &'r mut Places<'b>,
+    ) -> impl Iterator<Item = (&'r mut Entry, &'r mut Option<Held<'b>>)> {
+        let full = if self.more.is_empty() { self.len } else { BATCH };
+        self.entries[full..].iter_mut().zip(&mut places[full..])
+    }
+
+    /// So many of those that there was room for are chains.
+    #[inline]
+    pub fn extend(&mut self, chains: usize) {
+        self.len += chains;
     }
 
     pub fn give_up(&mut self) {
@@ -114,10 +146,15 @@ impl Batch {
         self.len == 0
     }
 
+    #[inline]
+    pub fn entry(&self, chain: &Chain) -> Option<&Entry> {
+        self.entries.get(chain.at())
+    }
+
     /// The buffers of `chain` that the device may read, and those it may write.
     #[inline]
     pub fn buffers(&self, chain: &Chain) -> (&[Buffer], &[Buffer]) {
-        let Some(entry) = self.entries.get(usize::from(chain.at)) else { return (&[], &[]) };
+        let Some(entry) = self.entry(chain) else { return (&[], &[]) };
         let all = if entry.is_long() { &self.more[..] } else { &entry.inline[..usize::from(entry.count)] };
         all.split_at(usize::from(entry.readable_count).min(all.len()))
     }

@@ -3,14 +3,11 @@
 use crate::batch::{Entry, INLINE};
 use crate::error::{Cause, Part, RingError};
 use crate::layout::{DESCRIPTOR, Layout};
-use virtio_mdev_api::dma::{Permissions, View};
+use virtio_mdev_api::dma::{Held, Permissions, View};
 
 pub const NEXT: u16 = 1;
 pub const WRITE: u16 = 2;
 pub const INDIRECT: u16 = 4;
-
-/// Bytes of a line of the processor's cache.
-const LINE: usize = 64;
 
 /// One buffer of a chain: not empty, and within the 64-bit space.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -25,16 +22,41 @@ pub struct Buffer {
 /// next one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Chain {
-    /// What names it: on a split ring its head, on a packed ring its buffer id.
-    pub head: u16,
+    /// What its ring knows it by: its name, the descriptors of the ring that it takes up, where that matters, and its place
+    /// among the chains fetched, 16 bits each. One number, so that a chain goes from hand to hand in registers.
+    key: u64,
     /// Bytes the device may read.
     pub readable: u64,
     /// Bytes the device may write.
     pub writable: u64,
-    /// Descriptors of the ring that it takes up, where that matters: on a packed ring.
-    pub(crate) slots: u16,
-    /// Where it is among the chains fetched.
-    pub(crate) at: u16,
+}
+
+impl Chain {
+    /// The chain of `entry`, which is number `at` of those fetched.
+    #[inline(always)]
+    pub(crate) fn new(entry: &Entry, at: usize) -> Self {
+        let key = u64::from(entry.id) | u64::from(entry.slots) << 16 | (at as u64) << 32;
+        Self { key, readable: entry.readable, writable: entry.writable }
+    }
+
+    /// What names it: on a split ring its head, on a packed ring its buffer id.
+    #[inline]
+    #[allow(clippy::cast_possible_truncation, reason = "a field of the number is cut out of it")]
+    pub fn head(&self) -> u16 {
+        self.key as u16
+    }
+
+    /// Its place among the chains fetched.
+    #[inline]
+    pub(crate) fn at(&self) -> usize {
+        usize::try_from(self.key >> 32).unwrap_or(usize::MAX)
+    }
+
+    /// How it is given back: name and descriptors, and in the upper half what was written to it.
+    #[inline]
+    pub(crate) fn used(&self, written: u32) -> u64 {
+        self.key & u64::from(u32::MAX) | u64::from(written) << 32
+    }
 }
 
 /// A descriptor of either format: the two have address, length and the flags of chains in the same meaning.
@@ -80,10 +102,20 @@ pub struct Rules<'a, 'b> {
     pub memory: &'a View<'b>,
 }
 
-impl Rules<'_, '_> {
-    /// Makes `entry` the chain of one descriptor called `id`, if it is one and there is nothing wrong with it.
+impl<'b> Rules<'_, 'b> {
+    /// Makes `entry` the chain of one descriptor called `id`, if it is one and there is nothing wrong with it. It takes up
+    /// `slots` of the ring, where that matters.
+    ///
+    /// Where its buffer is in place it is held, and its beginning is on its way when its turn comes: the driver touched it
+    /// last, on another processor.
     #[inline]
-    pub fn single(&self, entry: &mut Entry, id: u16, found: &Descriptor) -> bool {
+    pub fn single(
+        &self,
+        entry: &mut Entry,
+        held: &mut Option<Held<'b>>,
+        (id, slots): (u16, u16),
+        found: &Descriptor,
+    ) -> bool {
         let &Descriptor { iova, len, flags, .. } = found;
         let bytes = u64::from(len);
         if flags & (NEXT | INDIRECT) != 0 || len == 0 || iova.checked_add(bytes - 1).is_none() {
@@ -93,22 +125,15 @@ impl Rules<'_, '_> {
         if writable && !self.elsewhere && self.layout.overlapped(iova, bytes).is_some() {
             return false;
         }
-        entry.id = id;
-        (entry.slots, entry.count, entry.readable_count) = (1, 1, u16::from(!writable));
+        (entry.id, entry.slots, entry.count, entry.readable_count) = (id, slots, 1, u16::from(!writable));
         (entry.readable, entry.writable) = if writable { (0, bytes) } else { (bytes, 0) };
         entry.inline[0] = Buffer { iova, len };
-        self.prefetch(iova, bytes, if writable { Permissions::WRITE } else { Permissions::READ });
-        true
-    }
-
-    /// The beginning of a buffer is on its way when its turn comes: the driver touched it last, on another processor.
-    #[inline]
-    fn prefetch(&self, iova: u64, bytes: u64, access: Permissions) {
-        let ahead = usize::try_from(bytes).unwrap_or(LINE).min(2 * LINE);
-        if let Some(memory) = self.memory.local(iova, ahead, access) {
-            memory.prefetch(0, access);
-            memory.prefetch(LINE, access);
+        let access = if writable { Permissions::WRITE } else { Permissions::READ };
+        *held = usize::try_from(len).ok().and_then(|len| self.memory.held(iova, len, access));
+        if let Some(held) = held {
+            held.memory().prefetch(access);
         }
+        true
     }
 
     /// Adds a buffer to the end of chain `entry`. Those it has no room for are in `more`, where they all are then.

@@ -1,11 +1,12 @@
 //! Work on a queue during one burst.
 
 use crate::area::Areas;
+use crate::batch::{BATCH, Places};
 use crate::chain::{Buffer, Chain};
 use crate::error::{Cause, Halt, Part, RingError};
 use crate::ring::{Marks, Ring};
 use virtio_mdev_api::dirty::{DirtyRecord, RingPart};
-use virtio_mdev_api::dma::{AccessError, Permissions, View};
+use virtio_mdev_api::dma::{AccessError, Held, View};
 
 /// A queue during one burst. Chains are taken in order with [`take`](Self::take), given back used with
 /// [`complete`](Self::complete), and stay so after [`commit`](Self::commit); what is not committed when the burst ends
@@ -15,9 +16,15 @@ pub struct Io<'b> {
     pub(crate) areas: Areas<'b>,
     pub(crate) memory: View<'b>,
     pub(crate) dirty: &'b DirtyRecord,
+    /// Buffers of the chains of this burst.
+    places: Places<'b>,
 }
 
-impl Io<'_> {
+impl<'b> Io<'b> {
+    pub(crate) fn new(ring: &'b mut Ring, areas: Areas<'b>, memory: View<'b>, dirty: &'b DirtyRecord) -> Self {
+        Self { ring, areas, memory, dirty, places: [None; BATCH] }
+    }
+
     #[inline]
     fn halt<T>(&self, result: Result<T, Cause>) -> Result<T, Halt> {
         result.map_err(|cause| Halt { queue: self.ring.index, cause })
@@ -25,7 +32,7 @@ impl Io<'_> {
 
     /// The request in `chain` is not one: the driver broke the rules of the device.
     pub fn refuse(&self, chain: &Chain, reason: &'static str) -> Halt {
-        let error = RingError::Request { head: chain.head, reason };
+        let error = RingError::Request { head: chain.head(), reason };
         Halt { queue: self.ring.index, cause: Cause::Fault(error) }
     }
 
@@ -40,41 +47,77 @@ impl Io<'_> {
     }
 
     /// Takes the next chain, if there is one.
-    #[inline]
+    #[inline(always)]
     pub fn take(&mut self) -> Result<Option<Chain>, Halt> {
-        let taken = self.ring.take(&self.areas, &self.memory);
-        self.halt(taken)
+        let chain = match self.ring.take() {
+            Some(chain) => chain,
+            None => {
+                self.fetch()?;
+                let Some(chain) = self.ring.take() else { return Ok(None) };
+                chain
+            }
+        };
+        if self.held(&chain).is_none() {
+            self.hold(&chain);
+        }
+        Ok(Some(chain))
+    }
+
+    #[inline(never)]
+    fn fetch(&mut self) -> Result<(), Halt> {
+        let fetched = self.ring.fetch(&self.areas, &self.memory, &mut self.places);
+        self.halt(fetched)
+    }
+
+    /// The only buffer of the chain last taken, if it is reached in place.
+    #[inline]
+    fn held(&self, chain: &Chain) -> Option<Held<'b>> {
+        *self.places.get(chain.at())?
+    }
+
+    /// Looks for the buffer of a chain that was fetched in an earlier burst.
+    #[inline(never)]
+    fn hold(&mut self, chain: &Chain) {
+        if let Some(place) = self.places.get_mut(chain.at()) {
+            *place = self.ring.hold(&self.memory, chain);
+        }
+    }
+
+    /// The same, if the device may read it.
+    #[inline]
+    fn held_to_read(&self, chain: &Chain) -> Option<Held<'b>> {
+        self.held(chain).filter(|_| chain.readable > 0)
+    }
+
+    /// The same, if the device may write it.
+    #[inline]
+    fn held_to_write(&self, chain: &Chain) -> Option<Held<'b>> {
+        self.held(chain).filter(|_| chain.writable > 0)
     }
 
     /// Copies from the readable part of the chain last taken, from `offset` on, and says how much that was: less than
     /// `out` holds only at the end of that part.
     #[inline]
     pub fn read(&self, chain: &Chain, offset: u64, out: &mut [u8]) -> Result<usize, Halt> {
-        if let [only] = self.ring.buffers(chain).0
-            && let Some(at) = within(only, offset, out.len())
-            && let Some(memory) = self.memory.local(at, out.len(), Permissions::READ)
-            && memory.read(out)
+        if let Some(buffer) = self.held_to_read(chain)
+            && let Some(part) = part(buffer, offset, out.len())
+            && part.memory().read(out)
         {
-            self.check_in_place(at)?;
+            self.check_kept(part, chain)?;
             return Ok(out.len());
         }
         self.read_parts(chain, offset, out)
     }
 
-    /// The first `N` bytes of the readable part of the chain last taken; zeros where it is shorter.
-    #[inline]
-    pub fn head<const N: usize>(&self, chain: &Chain) -> Result<[u8; N], Halt> {
-        let mut head = [0; N];
-        if let [first, ..] = self.ring.buffers(chain).0
-            && let Some(at) = within(first, 0, N)
-            && let Some(memory) = self.memory.local(at, N, Permissions::READ)
-            && memory.read(&mut head)
+    /// Fills `head` with the beginning of the readable part of the chain last taken. Where that is shorter, the rest is left.
+    #[inline(always)]
+    pub fn head<const N: usize>(&self, chain: &Chain, head: &mut [u8; N]) -> Result<(), Halt> {
+        if let Some(buffer) = self.held_to_read(chain)
+            && buffer.memory().read(head)
         {
-            self.check_in_place(at)?;
-        } else {
-            self.read_parts(chain, 0, &mut head)?;
+            return self.check_kept(buffer, chain);
         }
-        Ok(head)
+        self.read_parts(chain, 0, head).map(drop)
     }
 
     #[inline(never)]
@@ -103,13 +146,12 @@ impl Io<'_> {
     /// all of `data` only when that part is full.
     #[inline]
     pub fn write(&self, chain: &Chain, offset: u64, data: &[u8]) -> Result<usize, Halt> {
-        if let [only] = self.ring.buffers(chain).1
-            && let Some(at) = within(only, offset, data.len())
-            && let Some(memory) = self.memory.local(at, data.len(), Permissions::WRITE)
-            && memory.write(data)
+        if let Some(buffer) = self.held_to_write(chain)
+            && let Some(part) = part(buffer, offset, data.len())
+            && part.memory().write(data)
         {
-            self.dirty.mark(at, data.len() as u64);
-            self.check_in_place(at)?;
+            self.mark(chain, offset, data.len());
+            self.check_kept(part, chain)?;
             return Ok(data.len());
         }
         self.write_parts(chain, offset, data)
@@ -138,36 +180,53 @@ impl Io<'_> {
 
     /// Whether what was just accessed in place was the client's to the end.
     #[inline]
-    fn check_in_place(&self, iova: u64) -> Result<(), Halt> {
-        self.halt(self.memory.check_in_place(iova).map_err(|error| Cause::access(Part::Buffer, error)))
+    fn check_kept(&self, buffer: Held<'_>, chain: &Chain) -> Result<(), Halt> {
+        if buffer.is_kept() { Ok(()) } else { Err(self.lost(chain)) }
+    }
+
+    #[cold]
+    fn lost(&self, chain: &Chain) -> Halt {
+        let (readable, writable) = self.ring.buffers(chain);
+        let iova = readable.first().or(writable.first()).map_or(0, |buffer| buffer.iova);
+        Halt { queue: self.ring.index, cause: Cause::access(Part::Buffer, AccessError::Lost { iova }) }
+    }
+
+    /// So many bytes of the only buffer of a chain were written.
+    #[inline]
+    fn mark(&self, chain: &Chain, offset: u64, len: usize) {
+        if self.dirty.is_active()
+            && let Some(buffer) = self.ring.buffers(chain).1.first()
+        {
+            self.dirty.mark(buffer.iova + offset, len as u64);
+        }
     }
 
     /// Copies the first `len` bytes of the readable part of the chain last taken to the writable part of the chain last
-    /// taken of another queue, without a copy of our own, but for the first `N` bytes: `head` is there instead. `false`, and
-    /// nothing done, where one of the two parts is not one buffer in place, or not so long: then [`write`](Self::write) and
-    /// [`copy`](Self::copy) do it.
+    /// taken of another queue, without a copy of our own, but for the first ones: `head` is there instead, and `number` behind
+    /// it. `false`, and nothing done, where one of the two parts is not one buffer in place, or not so long: then
+    /// [`write`](Self::write) and [`copy`](Self::copy) do it.
     ///
     /// The halt is that of the queue whose memory could not be reached.
-    #[inline]
+    #[inline(always)]
     pub fn forward<const N: usize>(
         &self,
         chain: &Chain,
-        head: &[u8; N],
+        (head, number): (&[u8; N], u16),
         (target, to): (&Io<'_>, &Chain),
         len: usize,
     ) -> Result<bool, Halt> {
-        if let ([from], [into]) = (self.ring.buffers(chain).0, target.ring.buffers(to).1)
-            && let (Some(from), Some(into)) = (within(from, 0, len), within(into, 0, len))
-            && let Some(rest) = len.checked_sub(N)
-            && let Some(source) = self.memory.local(from, len, Permissions::READ)
-            && let Some(place) = target.memory.local(into, len, Permissions::WRITE)
-            && let (Some(source), Some(behind)) = (source.part(N, rest), place.part(N, rest))
-            && source.copy_to(behind)
-            && place.write(head)
+        let behind = N + size_of::<u16>();
+        if let (Some(from), Some(into)) = (self.held_to_read(chain), target.held_to_write(to))
+            && let Some(rest) = len.checked_sub(behind)
+            && let (Some(source), Some(place)) = (from.memory().part(behind, rest), into.memory().part(behind, rest))
+            && source.copy_to(place)
+            && let Some(place) = into.memory().part(N, size_of::<u16>())
+            && place.write(&number.to_le_bytes())
+            && into.memory().write(head)
         {
-            target.dirty.mark(into, len as u64);
-            self.check_in_place(from)?;
-            target.check_in_place(into)?;
+            target.mark(to, 0, len);
+            self.check_kept(from, chain)?;
+            target.check_kept(into, to)?;
             return Ok(true);
         }
         Ok(false)
@@ -180,16 +239,13 @@ impl Io<'_> {
     /// The halt is that of the queue whose memory could not be reached.
     pub fn copy(&self, chain: &Chain, offset: u64, to: (&Io<'_>, &Chain, u64), len: usize) -> Result<usize, Halt> {
         let (target, to_chain, to_offset) = to;
-        if let ([from], [into]) = (self.ring.buffers(chain).0, target.ring.buffers(to_chain).1)
-            && let Some(from) = within(from, offset, len)
-            && let Some(into) = within(into, to_offset, len)
-            && let Some(source) = self.memory.local(from, len, Permissions::READ)
-            && let Some(place) = target.memory.local(into, len, Permissions::WRITE)
-            && source.copy_to(place)
+        if let (Some(from), Some(into)) = (self.held_to_read(chain), target.held_to_write(to_chain))
+            && let (Some(from), Some(into)) = (part(from, offset, len), part(into, to_offset, len))
+            && from.memory().copy_to(into.memory())
         {
-            target.dirty.mark(into, len as u64);
-            self.check_in_place(from)?;
-            target.check_in_place(into)?;
+            target.mark(to_chain, to_offset, len);
+            self.check_kept(from, chain)?;
+            target.check_kept(into, to_chain)?;
             return Ok(len);
         }
         self.copy_through(chain, offset, to, len)
@@ -283,11 +339,10 @@ impl Io<'_> {
     }
 }
 
-/// The address of `len` bytes of a buffer from `offset` on, if it has them.
+/// `len` bytes of a buffer from `offset` on, if it has them.
 #[inline]
-fn within(buffer: &Buffer, offset: u64, len: usize) -> Option<u64> {
-    let end = offset.checked_add(len as u64)?;
-    (end <= u64::from(buffer.len)).then(|| buffer.iova + offset)
+fn part(buffer: Held<'_>, offset: u64, len: usize) -> Option<Held<'_>> {
+    buffer.part(usize::try_from(offset).ok()?, len)
 }
 
 fn marks<'a>(ring: &Ring, dirty: &'a DirtyRecord) -> Marks<'a> {

@@ -1,14 +1,13 @@
 //! Packed rings (virtio 1.3 §2.8).
 
 use crate::area::Areas;
-use crate::batch::{Batch, Entry};
+use crate::batch::{Batch, Entry, Places, Room};
 use crate::chain::{Buffer, Descriptor, INDIRECT, NEXT, Rules, WRITE};
 use crate::error::{Cause, RingError};
 use crate::layout::DESCRIPTOR;
 use crate::ring::{Completed, Marks, Traits};
-use std::sync::atomic::{Ordering, fence};
+use std::sync::atomic::{AtomicU64, Ordering, fence};
 use virtio_mdev_api::QueueState;
-use virtio_mdev_api::dma::Local;
 
 /// Offset of length, buffer id and flags in a descriptor: read and written as one number.
 const REST: usize = 8;
@@ -122,31 +121,32 @@ impl Packed {
     }
 
     /// Fetches chains from `cursor` on. What is wrong with one is said when it is the first.
-    pub fn fetch(
+    pub fn fetch<'b>(
         &mut self,
         areas: &Areas<'_>,
-        rules: &Rules<'_, '_>,
+        rules: &Rules<'_, 'b>,
         cursor: u16,
         batch: &mut Batch,
+        places: &mut Places<'b>,
     ) -> Result<(), Cause> {
         let mut place = Place(cursor);
         // A driver that turns its flags round again shall not make the device take more than there is.
         let mut left = u32::from(self.size).saturating_sub(self.published.distance(place, self.size));
-        if let Some(ring) = areas.desc.in_place() {
-            self.fetch_singles(ring, rules, &mut place, &mut left, batch);
+        if let Some(ring) = areas.desc.pairs() {
+            self.fetch_singles(ring, rules, &mut place, &mut left, batch, places);
         }
         while left > 0 {
-            let Some((entry, more)) = batch.room() else { break };
+            let Some(room) = batch.room(places) else { break };
             let chain = match self.find(areas, place) {
-                Ok(Some(rest)) => self.chain(areas, rules, place, rest, left, entry, more),
+                Ok(Some(rest)) => self.chain(areas, rules, place, rest, left, room),
                 Ok(None) => break,
                 Err(cause) => Err(cause),
             };
             match chain {
-                Ok(()) => {
-                    let entry = batch.push();
-                    place = Place(entry.after);
-                    left -= u32::from(entry.slots);
+                Ok((after, slots)) => {
+                    batch.extend(1);
+                    place = after;
+                    left -= u32::from(slots);
                 }
                 Err(cause) => {
                     batch.give_up();
@@ -158,46 +158,56 @@ impl Packed {
     }
 
     /// Fetches chains of one descriptor, as most are, as long as there are others and nothing is wrong with them.
-    fn fetch_singles(
+    fn fetch_singles<'b>(
         &self,
-        ring: Local<'_>,
-        rules: &Rules<'_, '_>,
+        ring: &[[AtomicU64; 2]],
+        rules: &Rules<'_, 'b>,
         place: &mut Place,
         left: &mut u32,
         batch: &mut Batch,
+        places: &mut Places<'b>,
     ) {
-        while *left > 0 {
-            let Some((entry, _)) = batch.room() else { return };
-            // Acquire: the rest of what the flags make available is read after them.
-            let Some(rest) = ring.load_u64(place.offset() + REST, Ordering::Acquire) else { return };
-            if !place.is_available(rest) {
+        loop {
+            let (begin, wrap) = (*place, if place.wrap() { AVAIL } else { USED });
+            let until_end = u32::from(self.size) - u32::from(begin.index());
+            let run = ring.get(usize::from(begin.index())..).unwrap_or_default();
+            let mut found = 0;
+            for (pair, (entry, held)) in run.iter().zip(batch.rooms(places)).take(until_end.min(*left) as usize) {
+                // Acquire: the rest of what the flags make available is read after them.
+                let rest = u64::from_le(pair[1].load(Ordering::Acquire));
+                let descriptor = Descriptor::packed([u64::from_le(pair[0].load(Ordering::Relaxed)), rest]);
+                let id = descriptor.link;
+                if descriptor.flags & (AVAIL | USED) != wrap
+                    || id >= self.size
+                    || !rules.single(entry, held, (id, 1), &descriptor)
+                {
+                    break;
+                }
+                found += 1;
+                entry.after = place.after(1, self.size).0;
+                *place = Place(entry.after);
+            }
+            batch.extend(found);
+            *left -= u32::try_from(found).unwrap_or(*left);
+            // At the end of the ring it goes on at its beginning.
+            if found == 0 || place.index() != 0 {
                 return;
             }
-            let Some(iova) = ring.load_u64(place.offset(), Ordering::Relaxed) else { return };
-            let found = Descriptor::packed([iova, rest]);
-            if found.link >= self.size || !rules.single(entry, found.link, &found) {
-                return;
-            }
-            *place = place.after(1, self.size);
-            entry.after = place.0;
-            *left -= 1;
-            batch.push();
         }
     }
 
-    /// Copies the chain at `place`, the second half of whose first descriptor is `rest`. It takes up at most `left`
-    /// descriptors.
-    #[allow(clippy::too_many_arguments, reason = "a step of `fetch`")]
-    fn chain(
+    /// Copies the chain at `place`, the second half of whose first descriptor is `rest`; says where the ring goes on, and how
+    /// many descriptors it takes up: at most `left`.
+    fn chain<'b>(
         &self,
         areas: &Areas<'_>,
-        rules: &Rules<'_, '_>,
+        rules: &Rules<'_, 'b>,
         place: Place,
         rest: u64,
         left: u32,
-        entry: &mut Entry,
-        more: &mut Vec<Buffer>,
-    ) -> Result<(), Cause> {
+        room: Room<'_, 'b>,
+    ) -> Result<(Place, u16), Cause> {
+        let Room { entry, held, more } = room;
         let found = Descriptor::packed([areas.desc.load_u64(place.offset(), Ordering::Relaxed)?, rest]);
         *entry = Entry::default();
         let after = self.walk(areas, rules, place, found, left, entry, more)?;
@@ -205,7 +215,8 @@ impl Packed {
             return Err(RingError::Head { head: entry.id, size: self.size }.into());
         }
         entry.after = after.0;
-        Ok(())
+        *held = entry.hold(rules.memory);
+        Ok((after, entry.slots))
     }
 
     /// Copies the rest of the chain at `place`, which begins with `found`; says where it ends.
@@ -306,29 +317,45 @@ impl Packed {
 
     /// The first one last: a driver looks at them in order. A length counts where something was written (virtio 1.3 §2.8.4).
     fn write_used(&mut self, areas: &Areas<'_>, traits: Traits, completed: &Completed) -> Result<(), Cause> {
-        let (size, first, ring) = (self.size, self.used, areas.desc.in_place());
-        let store = |place: Place, id: u16, len: u32, order| {
+        // In order and with no room for writing, one descriptor stands for all (virtio 1.3 §2.8.9).
+        let one = traits.in_order && completed.are_readable();
+        match areas.desc.pairs() {
+            Some(ring) => self.write_all(completed, one, |place, rest, order| {
+                if let Some([_, half]) = ring.get(usize::from(place.index())) {
+                    half.store(rest.to_le(), order);
+                }
+                Ok(())
+            }),
+            None => self.write_all(completed, one, |place, rest, order| {
+                areas.desc.store_u64(place.offset() + REST, rest, order)
+            }),
+        }
+    }
+
+    #[inline]
+    fn write_all(
+        &mut self,
+        completed: &Completed,
+        one: bool,
+        store: impl Fn(Place, u64, Ordering) -> Result<(), Cause>,
+    ) -> Result<(), Cause> {
+        let (size, first) = (self.size, self.used);
+        let half = |place: Place, id: u16, len: u32| {
             let flags = if place.wrap() { AVAIL | USED } else { 0 } | if len > 0 { WRITE } else { 0 };
-            let rest = u64::from(len) | u64::from(id) << 32 | u64::from(flags) << 48;
-            match ring.and_then(|ring| ring.store_u64(place.offset() + REST, rest, order)) {
-                Some(()) => Ok(()),
-                None => areas.desc.store_u64(place.offset() + REST, rest, order),
-            }
+            u64::from(len) | u64::from(id) << 32 | u64::from(flags) << 48
         };
         let mut all = completed.iter();
         let Some((mut id, slots, mut len)) = all.next() else { return Ok(()) };
         self.used = first.after(slots, size);
-        // In order and with no room for writing, one descriptor stands for all (virtio 1.3 §2.8.9).
-        let one = traits.in_order && completed.are_readable();
         for (next_id, slots, next_len) in all {
             if one {
                 (id, len) = (next_id, next_len);
             } else {
-                store(self.used, next_id, next_len, Ordering::Relaxed)?;
+                store(self.used, half(self.used, next_id, next_len), Ordering::Relaxed)?;
             }
             self.used = self.used.after(slots, size);
         }
-        store(first, id, len, Ordering::Release)
+        store(first, half(first, id, len), Ordering::Release)
     }
 
     /// Whether the driver wants to be told of what was published.

@@ -158,7 +158,7 @@ impl Queue {
                 if areas.is_slow() && !std::mem::replace(&mut self.told_slow, true) {
                     warn_slow(&self.health, index);
                 }
-                let mut io = Io { ring: &mut self.ring, areas, memory: burst.view(), dirty: &self.dirty };
+                let mut io = Io::new(&mut self.ring, areas, burst.view(), &self.dirty);
                 let result = work(&mut io);
                 (result, io.publish())
             }

@@ -1,7 +1,7 @@
 //! Where the device stands on a ring: its private half, of either format.
 
 use crate::area::Areas;
-use crate::batch::Batch;
+use crate::batch::{Batch, Places};
 use crate::chain::{Chain, Rules};
 use crate::error::{Cause, RingError};
 use crate::layout::Layout;
@@ -9,7 +9,7 @@ use crate::packed::Packed;
 use crate::split::Split;
 use std::sync::atomic::{Ordering, fence};
 use virtio_mdev_api::dirty::{DirtyRecord, RingPart};
-use virtio_mdev_api::dma::View;
+use virtio_mdev_api::dma::{Held, View};
 use virtio_mdev_api::features::{VIRTIO_F_EVENT_IDX, VIRTIO_F_IN_ORDER, VIRTIO_F_INDIRECT_DESC, VIRTIO_F_RING_PACKED};
 use virtio_mdev_api::{QueueConfig, QueueState};
 
@@ -113,31 +113,31 @@ impl Ring {
         }
     }
 
-    /// Takes the next chain.
-    #[inline]
-    pub fn take(&mut self, areas: &Areas<'_>, memory: &View<'_>) -> Result<Option<Chain>, Cause> {
-        let taken = match self.batch.take() {
-            Some(taken) => taken,
-            None => match self.fetch(areas, memory)? {
-                Some(taken) => taken,
-                None => return Ok(None),
-            },
-        };
-        let (chain, after) = taken;
+    /// Takes the next of the chains that were fetched.
+    // A chain goes from hand to hand in registers: fields that are put in memory and fetched from there together are slow.
+    #[inline(always)]
+    pub fn take(&mut self) -> Option<Chain> {
+        let (chain, after) = self.batch.take()?;
         self.cursor = after;
-        Ok(Some(chain))
+        Some(chain)
     }
 
-    #[inline(never)]
-    fn fetch(&mut self, areas: &Areas<'_>, memory: &View<'_>) -> Result<Option<(Chain, u16)>, Cause> {
+    /// Fetches chains, if there are any, after all of those fetched before were taken. Where the buffer of one is in place it
+    /// is held, in `places`.
+    pub fn fetch<'b>(&mut self, areas: &Areas<'_>, memory: &View<'b>, places: &mut Places<'b>) -> Result<(), Cause> {
         self.batch.renew(self.cursor == self.committed);
         let Self { layout, elsewhere, indirect, format, cursor, batch, .. } = self;
         let rules = Rules { layout, elsewhere: *elsewhere, indirect: *indirect, memory };
         match format {
-            Format::Split(ring) => ring.fetch(areas, &rules, *cursor, batch)?,
-            Format::Packed(ring) => ring.fetch(areas, &rules, *cursor, batch)?,
+            Format::Split(ring) => ring.fetch(areas, &rules, *cursor, batch, places),
+            Format::Packed(ring) => ring.fetch(areas, &rules, *cursor, batch, places),
         }
-        Ok(batch.take())
+    }
+
+    /// Where the buffer of `chain` is, if it has one only and that is reached in place.
+    #[inline]
+    pub fn hold<'b>(&self, memory: &View<'b>, chain: &Chain) -> Option<Held<'b>> {
+        self.batch.entry(chain)?.hold(memory)
     }
 
     /// The buffers of a chain: readable, writable.
@@ -236,8 +236,7 @@ impl Completed {
     #[inline]
     fn push(&mut self, chain: &Chain, written: u32) {
         let Some(place) = self.entries.get_mut(self.len) else { return };
-        let entry = u64::from(chain.head) | u64::from(chain.slots) << 16 | u64::from(written) << 32;
-        *place = entry.to_le_bytes();
+        *place = chain.used(written).to_le_bytes();
         self.len += 1;
         self.room |= chain.writable;
     }

@@ -1,12 +1,12 @@
 //! Split rings (virtio 1.3 §2.7).
 
 use crate::area::Areas;
-use crate::batch::{BATCH, Batch, Entry};
+use crate::batch::{BATCH, Batch, Entry, Places, Room};
 use crate::chain::{Buffer, Descriptor, INDIRECT, NEXT, Rules};
 use crate::error::{Cause, RingError};
 use crate::layout::DESCRIPTOR;
 use crate::ring::{Completed, Marks, Traits};
-use std::sync::atomic::{Ordering, fence};
+use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 /// Offset of `flags` in the available and the used ring.
 const FLAGS: usize = 0;
@@ -88,12 +88,13 @@ impl Split {
     }
 
     /// Fetches chains from `cursor` on. What is wrong with one is said when it is the first.
-    pub fn fetch(
+    pub fn fetch<'b>(
         &mut self,
         areas: &Areas<'_>,
-        rules: &Rules<'_, '_>,
+        rules: &Rules<'_, 'b>,
         cursor: u16,
         batch: &mut Batch,
+        places: &mut Places<'b>,
     ) -> Result<(), Cause> {
         let available = match self.known.wrapping_sub(cursor) {
             0 => self.available(areas, cursor)?,
@@ -109,14 +110,16 @@ impl Split {
         if !rest.is_empty() {
             areas.driver.read(ENTRIES, rest)?;
         }
+        let heads = bytes[..HEAD * count].as_chunks().0;
         let mut after = cursor;
-        for head in bytes[..HEAD * count].as_chunks().0 {
-            let Some((entry, more)) = batch.room() else { break };
+        if let Some(table) = areas.desc.pairs() {
+            fetch_singles(table, rules, heads, &mut after, batch, places);
+        }
+        for head in &heads[usize::from(after.wrapping_sub(cursor))..] {
+            let Some(room) = batch.room(places) else { break };
             after = after.wrapping_add(1);
-            let chain = self.chain(areas, rules, u16::from_le_bytes(*head), entry, more);
-            (entry.after, entry.slots) = (after, 0);
-            match chain {
-                Ok(()) => drop(batch.push()),
+            match self.chain(areas, rules, u16::from_le_bytes(*head), after, room) {
+                Ok(()) => batch.extend(1),
                 Err(cause) => {
                     batch.give_up();
                     return if batch.is_empty() { Err(cause) } else { Ok(()) };
@@ -126,25 +129,24 @@ impl Split {
         Ok(())
     }
 
-    /// Copies the chain at `head`.
-    #[inline]
-    fn chain(
+    /// Copies the chain at `head`, behind which the ring goes on at `after`.
+    fn chain<'b>(
         &self,
         areas: &Areas<'_>,
-        rules: &Rules<'_, '_>,
+        rules: &Rules<'_, 'b>,
         head: u16,
-        entry: &mut Entry,
-        more: &mut Vec<Buffer>,
+        after: u16,
+        room: Room<'_, 'b>,
     ) -> Result<(), Cause> {
         if head >= self.size {
             return Err(RingError::Head { head, size: self.size }.into());
         }
+        let Room { entry, held, more } = room;
         let found = Descriptor::split(areas.desc.load_descriptor(usize::from(head) * DESCRIPTOR)?);
-        if rules.single(entry, head, &found) {
-            return Ok(());
-        }
-        *entry = Entry { id: head, ..Entry::default() };
-        self.walk(areas, rules, found, entry, more)
+        *entry = Entry { id: head, after, ..Entry::default() };
+        self.walk(areas, rules, found, entry, more)?;
+        *held = entry.hold(rules.memory);
+        Ok(())
     }
 
     /// Copies the rest of the chain whose head is the entry's id and begins with `found`.
@@ -248,6 +250,31 @@ impl Split {
         let Some(new) = self.used else { return Ok(false) };
         Ok(self.told.replace(new).is_none_or(|old| crossed(event, old, new)))
     }
+}
+
+/// Fetches chains of one descriptor, as most are, as long as there are others and nothing is wrong with them. `after` goes
+/// on with them.
+fn fetch_singles<'b>(
+    table: &[[AtomicU64; 2]],
+    rules: &Rules<'_, 'b>,
+    heads: &[[u8; HEAD]],
+    after: &mut u16,
+    batch: &mut Batch,
+    places: &mut Places<'b>,
+) {
+    let mut found = 0;
+    for (head, (entry, held)) in heads.iter().zip(batch.rooms(places)) {
+        let head = u16::from_le_bytes(*head);
+        let Some(pair) = table.get(usize::from(head)) else { break };
+        let descriptor = Descriptor::split([0, 1].map(|half: usize| u64::from_le(pair[half].load(Ordering::Relaxed))));
+        if !rules.single(entry, held, (head, 0), &descriptor) {
+            break;
+        }
+        found += 1;
+        *after = after.wrapping_add(1);
+        entry.after = *after;
+    }
+    batch.extend(found);
 }
 
 /// Whether an index that went from `old` to `new` passed `event` (virtio 1.3 §2.7.10). Any value of `event` is fine: at

@@ -8,6 +8,9 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 use vm_memory::VolatileSlice;
 
+/// Bytes of a line of the processor's cache.
+const LINE: usize = 64;
+
 /// A stretch of memory that others read and write as well. What is copied out of it may be torn between two of their
 /// writes; a number that is loaded is not.
 ///
@@ -55,8 +58,8 @@ impl<'a> Local<'a> {
         if out.len() > self.len {
             return false;
         }
-        // SAFETY: both are so long; `out` is ours alone, and client memory is never behind a reference, so they do not
-        // overlap. What a client writes meanwhile makes the bytes others, of a type for which any bits are fine.
+        // SAFETY: both are so long; `out` is ours alone, and client memory is behind no reference but to atomics, so they do
+        // not overlap. What a client writes meanwhile makes the bytes others, of a type for which any bits are fine.
         unsafe { std::ptr::copy_nonoverlapping(self.start.as_ptr(), out.as_mut_ptr(), out.len()) };
         true
     }
@@ -74,36 +77,70 @@ impl<'a> Local<'a> {
     }
 
     /// Copies all of it to the beginning of `to`; `false`, and nothing done, if that is shorter. The two may overlap.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn copy_to(self, to: Local<'_>) -> bool {
         if self.len > to.len {
             return false;
         }
-        // SAFETY: both are so long.
-        unsafe { std::ptr::copy(self.start.as_ptr(), to.start.as_ptr(), self.len) };
-        true
+        match self.len {
+            16..=32 => self.copy_ends::<16>(to),
+            33..=64 => self.copy_ends::<32>(to),
+            len => {
+                // SAFETY: both are so long.
+                unsafe { std::ptr::copy(self.start.as_ptr(), to.start.as_ptr(), len) };
+                true
+            }
+        }
     }
 
-    /// Has the processor fetch what is at `offset`, for reading or for writing, while it does something else. A hint: what
-    /// is not in the memory is not fetched.
+    /// Copies all of it, from `N` bytes to twice as many, to the beginning of `to`, which is no shorter, without a call: the
+    /// first `N` and the last. The two may overlap.
+    #[inline(always)]
+    fn copy_ends<const N: usize>(self, to: Local<'_>) -> bool {
+        let (mut first, mut last) = ([0; N], [0; N]);
+        let behind = self.len.wrapping_sub(N);
+        self.read(&mut first)
+            && self.part(behind, N).is_some_and(|end| end.read(&mut last))
+            && to.write(&first)
+            && to.part(behind, N).is_some_and(|end| end.write(&last))
+    }
+
+    /// Has the processor fetch the beginning, for reading or for writing, while it does something else. A hint.
     #[inline]
-    pub fn prefetch(self, offset: usize, access: Permissions) {
-        let Some(place) = self.part(offset, 1) else { return };
+    pub fn prefetch(self, access: Permissions) {
         #[cfg(target_arch = "x86_64")]
         {
-            use std::arch::x86_64::{_MM_HINT_ET0, _MM_HINT_T0, _mm_prefetch};
-            let place = place.start.as_ptr().cast_const().cast();
-            if access.contains(Permissions::WRITE) {
-                // SAFETY: a hint, which accesses nothing.
-                unsafe { _mm_prefetch::<_MM_HINT_ET0>(place) };
-            } else {
-                // SAFETY: as above.
-                unsafe { _mm_prefetch::<_MM_HINT_T0>(place) };
+            use std::arch::{asm, x86_64::_MM_HINT_T0, x86_64::_mm_prefetch};
+            let first = self.start.as_ptr().cast_const().cast::<i8>();
+            // The second line may be beyond the end: nothing is accessed.
+            for line in [first, first.wrapping_add(LINE)] {
+                if access.contains(Permissions::WRITE) {
+                    // What another processor has changed is to be had for writing at once. There is no intrinsic that comes
+                    // out as this instruction for every processor of 64 bits; those without it take it for none.
+                    // SAFETY: a hint, which accesses nothing.
+                    unsafe { asm!("prefetchw [{}]", in(reg) line, options(nostack, preserves_flags, readonly)) };
+                } else {
+                    // SAFETY: as above.
+                    unsafe { _mm_prefetch::<_MM_HINT_T0>(line) };
+                }
             }
         }
         #[cfg(not(target_arch = "x86_64"))]
-        let _ = (place, access);
+        let _ = access;
+    }
+
+    /// All of it as numbers of 64 bits in the byte order of the specification, for tables that are gone through entry by
+    /// entry; `None` where they would not be aligned.
+    #[inline]
+    pub fn words(self) -> Option<&'a [AtomicU64]> {
+        let start = self.start.cast::<AtomicU64>();
+        if !start.is_aligned() {
+            return None;
+        }
+        // SAFETY: aligned, within the memory, and reached by whoever shares it as atomics or in ways that are no accesses of
+        // this program. Any bits are a number.
+        Some(unsafe { std::slice::from_raw_parts(start.as_ptr(), self.len / size_of::<AtomicU64>()) })
     }
 
     /// Where a number of `size` bytes is; `None` if it is not all in the memory, or not aligned.
@@ -136,14 +173,6 @@ impl<'a> Local<'a> {
         // SAFETY: as in `load_u16`.
         let number = unsafe { AtomicU64::from_ptr(self.place(offset, 8)?.as_ptr().cast()) };
         Some(u64::from_le(number.load(order)))
-    }
-
-    /// Two numbers of 64 bits at `offset`, a multiple of 16, each loaded at once.
-    #[inline]
-    pub fn load_pair(self, offset: usize) -> Option<[u64; 2]> {
-        // The compiler leaves one check of the two places and this one.
-        self.place(offset, 16)?;
-        Some([self.load_u64(offset, Ordering::Relaxed)?, self.load_u64(offset + 8, Ordering::Relaxed)?])
     }
 
     /// Stores a number at `offset`; `None` if that is not all in the memory, or not aligned.
@@ -213,6 +242,20 @@ mod tests {
     }
 
     #[test]
+    fn copies_of_any_length_are_whole() {
+        let bytes: Vec<u8> = (0..100).collect();
+        for len in 0..=100 {
+            let (mut from, mut to) = (bytes.clone(), vec![0xff; 101]);
+            let local = |bytes: &mut [u8]| {
+                // SAFETY: the bytes, of which nothing else is used while it is.
+                Local::new(unsafe { VolatileSlice::new(bytes.as_mut_ptr(), bytes.len()) }).unwrap()
+            };
+            assert!(local(&mut from).part(0, len).unwrap().copy_to(local(&mut to)));
+            assert_eq!((&to[..len], to[len]), (&bytes[..len], 0xff));
+        }
+    }
+
+    #[test]
     fn what_overlaps_is_copied_as_it_was() {
         with(|memory| {
             assert!(memory.write(&[1, 2, 3, 4]));
@@ -220,6 +263,16 @@ mod tests {
             let mut out = [0; 7];
             assert!(memory.read(&mut out));
             assert_eq!(out, [1, 2, 1, 2, 3, 4, 0]);
+        });
+    }
+
+    #[test]
+    fn words_are_those_that_are_whole_and_aligned() {
+        with(|memory| {
+            assert!(memory.store_u64(8, 7, Ordering::Relaxed).is_some());
+            let words = memory.part(8, 23).unwrap().words().unwrap();
+            assert_eq!((words.len(), words[0].load(Ordering::Relaxed)), (2, 7_u64.to_le()));
+            assert!(memory.part(4, 16).unwrap().words().is_none());
         });
     }
 

@@ -16,6 +16,7 @@
 
 mod error;
 mod guest_memory;
+mod held;
 mod limits;
 mod local;
 mod memory;
@@ -35,6 +36,7 @@ mod sync {
 }
 
 pub use error::{AccessError, MapError};
+pub use held::Held;
 pub use limits::Limits;
 pub use local::Local;
 pub use memory::{Backing, RemoteMemory, SharedMemory};

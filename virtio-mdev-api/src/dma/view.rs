@@ -1,9 +1,9 @@
 //! Access to mapped memory, during a burst or a lease.
 
-use super::{AccessError, Backing, Local, Permissions, Region, RemoteMemory, Snapshot};
+use super::{AccessError, Backing, Held, Local, Permissions, Region, RemoteMemory, Snapshot};
 use std::cell::Cell;
 use std::fmt;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::Ordering;
 use vm_memory::{AtomicAccess, ByteValued, Bytes, VolatileSlice};
 
 /// What is found at an address.
@@ -69,7 +69,7 @@ pub struct View<'a> {
     iova: Cell<u64>,
     len: Cell<u64>,
     permissions: Cell<Permissions>,
-    place: Cell<Option<(Local<'a>, &'a AtomicU32)>>,
+    place: Cell<Option<Held<'a>>>,
 }
 
 impl<'a> View<'a> {
@@ -104,29 +104,31 @@ impl<'a> View<'a> {
     /// The `len` bytes at `iova`, if `access` to all of them is to be had in place, in one region. If not,
     /// [`lookup`](Self::lookup) says what there is.
     #[inline]
-    pub fn local(&self, iova: u64, len: usize, access: Permissions) -> Option<Local<'a>> {
-        if iova.wrapping_sub(self.iova.get()) >= self.len.get() {
-            self.find_in_place(iova)?;
+    pub fn held(&self, iova: u64, len: usize, access: Permissions) -> Option<Held<'a>> {
+        let mut offset = iova.wrapping_sub(self.iova.get());
+        if offset >= self.len.get() {
+            offset = self.find_in_place(iova)?;
         }
-        let (memory, faults) = self.place.get()?;
-        if !self.permissions.get().contains(access) || faults.load(Ordering::Acquire) != 0 {
+        let region = self.place.get()?;
+        if !self.permissions.get().contains(access) || !region.is_kept() {
             return None;
         }
-        memory.part(usize::try_from(iova - self.iova.get()).ok()?, len)
+        region.part(usize::try_from(offset).ok()?, len)
     }
 
+    /// Makes the region of `iova` the last one, and says where in it that is.
     #[cold]
-    fn find_in_place(&self, iova: u64) -> Option<()> {
+    fn find_in_place(&self, iova: u64) -> Option<u64> {
         let region = self.find(iova)?;
         let Backing::Shared { memory, offset } = &region.backing else { return None };
         // The region was checked against the window when it was mapped; if that is shorter now, it is a fault like any
         // other.
         let slice = memory.slice().subslice(*offset, usize::try_from(region.len).ok()?).ok()?;
-        self.place.set(Some((Local::new(slice)?, memory.faults())));
+        self.place.set(Some(Held::new(Local::new(slice)?, memory.faults())));
         self.permissions.set(region.permissions);
         self.iova.set(region.iova);
         self.len.set(region.len);
-        Some(())
+        Some(iova - region.iova)
     }
 
     /// The first piece of the `len` bytes at `iova`, for `access`.
@@ -187,8 +189,8 @@ impl<'a> View<'a> {
     /// Fills `buf` from `iova`. After an error its content is unspecified.
     #[inline]
     pub fn read(&self, iova: u64, buf: &mut [u8]) -> Result<(), AccessError> {
-        match self.local(iova, buf.len(), Permissions::READ) {
-            Some(memory) if memory.read(buf) => self.check_in_place(iova),
+        match self.held(iova, buf.len(), Permissions::READ) {
+            Some(held) if held.memory().read(buf) => kept(held, iova),
             _ => self.read_pieces(iova, buf),
         }
     }
@@ -221,8 +223,8 @@ impl<'a> View<'a> {
     /// Reporting the pages to a [`DirtyRecord`](crate::dirty::DirtyRecord) afterwards is the caller's.
     #[inline]
     pub fn write(&self, iova: u64, buf: &[u8]) -> Result<(), AccessError> {
-        match self.local(iova, buf.len(), Permissions::WRITE) {
-            Some(memory) if memory.write(buf) => self.check_in_place(iova),
+        match self.held(iova, buf.len(), Permissions::WRITE) {
+            Some(held) if held.memory().write(buf) => kept(held, iova),
             _ => self.write_pieces(iova, buf),
         }
     }
@@ -308,15 +310,6 @@ impl<'a> View<'a> {
         }
     }
 
-    /// Whether the memory just accessed by [`local`](Self::local) at `iova` was still the client's.
-    #[inline]
-    pub fn check_in_place(&self, iova: u64) -> Result<(), AccessError> {
-        match self.place.get() {
-            Some((_, faults)) if faults.load(Ordering::Acquire) != 0 => Err(AccessError::Lost { iova }),
-            _ => Ok(()),
-        }
-    }
-
     /// Whether the memory just looked up at `iova` was still the client's.
     #[inline]
     fn check_kept(&self, iova: u64) -> Result<(), AccessError> {
@@ -325,6 +318,12 @@ impl<'a> View<'a> {
             _ => Ok(()),
         }
     }
+}
+
+/// Whether the memory just accessed at `iova` was still the client's.
+#[inline]
+fn kept(held: Held<'_>, iova: u64) -> Result<(), AccessError> {
+    if held.is_kept() { Ok(()) } else { Err(AccessError::Lost { iova }) }
 }
 
 impl fmt::Debug for View<'_> {

@@ -247,7 +247,7 @@ fn answer_chain(io: &Io<'_>, chain: &Chain, at: usize, number: usize, fill: u8) 
     let (first, second) = written.split_at(written.len() / 3);
     let mut count = io.write(chain, 0, first)?;
     count += io.write(chain, first.len() as u64, second)?;
-    let &Chain { head: id, readable, writable, .. } = chain;
+    let (&Chain { readable, writable, .. }, id) = (chain, chain.head());
     Ok((Taken { at, id, bytes, readable, writable, written }, count))
 }
 
