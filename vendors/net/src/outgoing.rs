@@ -78,8 +78,8 @@ impl<'q, 'b> Outgoing<'q, 'b> {
         if let Some(halt) = self.halted.take() {
             return Err(halt);
         }
-        while self.left > 0 && !self.busy {
-            let Some(chain) = self.tx.take()? else { break };
+        while self.left > 0 && !self.busy && self.tx.has_next()? {
+            let Some(chain) = self.tx.take_next() else { break };
             if self.left == BURST {
                 self.tx.disable_notifications()?;
             }

@@ -83,10 +83,11 @@ impl<'q, 'b> Receiver<'q, 'b> {
             self.short = short(0);
             return Ok(Delivery::NoBuffers);
         };
-        let Some(chain) = next(io)? else {
+        let Some(chain) = (if io.has_next()? { io.take_next() } else { None }) else {
             self.short = short(0);
             return Ok(Delivery::NoBuffers);
         };
+        check(io, &chain)?;
         let len = head.len() + rest.len();
         if chain.writable >= len as u64 {
             if !rest.forward(head, io, &chain)? {
@@ -247,17 +248,16 @@ enum Fit {
     Never,
 }
 
-/// The next receive buffer. The header has to fit in it (virtio 1.3 §5.1.6.3.1).
-#[inline(always)]
-fn next(io: &mut Io<'_>) -> Result<Option<Chain>, Halt> {
-    let Some(chain) = io.take()? else { return Ok(None) };
+/// Whether a chain is a receive buffer. The header has to fit in it (virtio 1.3 §5.1.6.3.1).
+#[inline]
+fn check(io: &Io<'_>, chain: &Chain) -> Result<(), Halt> {
     if chain.readable > 0 {
-        return Err(io.refuse(&chain, "readable buffer in the receive queue"));
+        return Err(io.refuse(chain, "readable buffer in the receive queue"));
     }
     if chain.writable < HEADER as u64 {
-        return Err(io.refuse(&chain, "receive buffer smaller than the virtio-net header"));
+        return Err(io.refuse(chain, "receive buffer smaller than the virtio-net header"));
     }
-    Ok(Some(chain))
+    Ok(())
 }
 
 /// Spreads `frame` over the buffers from `first` on (virtio 1.3 §5.1.6.4).
@@ -277,7 +277,8 @@ fn merge(io: &mut Io<'_>, first: &Chain, frame: &Parts<'_, '_>) -> Result<Fit, H
         if count == io.size() {
             return Ok(Fit::Never);
         }
-        let Some(next) = next(io)? else { return Ok(Fit::NotNow(count)) };
+        let Some(next) = io.take()? else { return Ok(Fit::NotNow(count)) };
+        check(io, &next)?;
         chain = next;
     }
     for (place, byte) in [low, high].into_iter().zip(count.to_le_bytes()) {

@@ -86,6 +86,7 @@ impl Batch {
     }
 
     /// Whether there is a chain to take.
+    #[inline]
     pub fn has_next(&self) -> bool {
         self.taken < self.len
     }

@@ -31,6 +31,7 @@ impl<'b> Io<'b> {
     }
 
     /// The request in `chain` is not one: the driver broke the rules of the device.
+    #[cold]
     pub fn refuse(&self, chain: &Chain, reason: &'static str) -> Halt {
         let error = RingError::Request { head: chain.head(), reason };
         Halt { queue: self.ring.index, cause: Cause::Fault(error) }
@@ -47,26 +48,35 @@ impl<'b> Io<'b> {
     }
 
     /// Takes the next chain, if there is one.
-    #[inline(always)]
     pub fn take(&mut self) -> Result<Option<Chain>, Halt> {
-        let chain = match self.ring.take() {
-            Some(chain) => chain,
-            None => {
-                self.fetch()?;
-                let Some(chain) = self.ring.take() else { return Ok(None) };
-                chain
-            }
-        };
-        if self.held(&chain).is_none() {
-            self.hold(&chain);
+        Ok(if self.has_next()? { self.take_next() } else { None })
+    }
+
+    /// Whether there is a chain to take.
+    #[inline(always)]
+    pub fn has_next(&mut self) -> Result<bool, Halt> {
+        if !self.ring.has_next() {
+            self.fetch()?;
         }
-        Ok(Some(chain))
+        Ok(self.ring.has_next())
     }
 
     #[inline(never)]
     fn fetch(&mut self) -> Result<(), Halt> {
         let fetched = self.ring.fetch(&self.areas, &self.memory, &mut self.places);
         self.halt(fetched)
+    }
+
+    /// Takes the chain that [`has_next`](Self::has_next) found.
+    // Apart from what can fail, so that chains stay in registers: one that shares its place with an error is put together
+    // from pieces in memory, which is slow.
+    #[inline(always)]
+    pub fn take_next(&mut self) -> Option<Chain> {
+        let chain = self.ring.take()?;
+        if self.held(&chain).is_none() {
+            self.hold(&chain);
+        }
+        Some(chain)
     }
 
     /// The only buffer of the chain last taken, if it is reached in place.

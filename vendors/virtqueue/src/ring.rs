@@ -113,8 +113,13 @@ impl Ring {
         }
     }
 
+    /// Whether there is a chain that was fetched and not taken.
+    #[inline]
+    pub fn has_next(&self) -> bool {
+        self.batch.has_next()
+    }
+
     /// Takes the next of the chains that were fetched.
-    // A chain goes from hand to hand in registers: fields that are put in memory and fetched from there together are slow.
     #[inline(always)]
     pub fn take(&mut self) -> Option<Chain> {
         let (chain, after) = self.batch.take()?;
