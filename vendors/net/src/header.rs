@@ -52,6 +52,12 @@ pub fn is_valid(header: &[u8; HEADER], len: usize, features: u64) -> bool {
     features & feature != 0 && (gso & GSO_ECN == 0 || features & VIRTIO_NET_F_HOST_ECN != 0)
 }
 
+/// Whether the headers of what a driver sends say nothing, by the features in effect: one that hands over no unfinished
+/// checksums hands over nothing unfinished, and what its headers say all the same is ignored (virtio 1.3 §5.1.6.2.2).
+pub fn is_plain(features: u64) -> bool {
+    features & VIRTIO_NET_F_CSUM == 0
+}
+
 /// Whether the header asks for segmentation, so that its frame may be longer than the MTU.
 pub fn is_segmented(header: &[u8; HEADER]) -> bool {
     header[1] != GSO_NONE

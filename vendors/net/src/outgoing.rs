@@ -1,6 +1,6 @@
 //! Frames that a driver sends.
 
-use crate::header::{ETHERNET, HEADER, is_segmented};
+use crate::header::{ETHERNET, HEADER, is_plain, is_segmented};
 use crate::pair::Shared;
 use crate::port::Sent;
 use crate::receiver::{Delivery, Receiver, Rest};
@@ -20,6 +20,8 @@ pub struct Outgoing<'q, 'b> {
     statistics: &'q Statistics,
     /// In effect.
     features: u64,
+    /// By those, headers say nothing.
+    plain: bool,
     /// Room for one frame; its header at least is here.
     buffer: &'q mut [u8],
     /// What is taken: no longer than the buffer.
@@ -41,8 +43,11 @@ impl<'q, 'b> Outgoing<'q, 'b> {
         features: u64,
         buffer: &'q mut [u8],
     ) -> Self {
+        let plain = is_plain(features);
+        tx.skip(if plain { HEADER } else { 0 });
         Self {
             tx,
+            plain,
             shared,
             statistics,
             features,
@@ -209,7 +214,12 @@ impl<'q, 'b> Outgoing<'q, 'b> {
             return Ok(false);
         }
         let Some(header) = self.buffer.first_chunk_mut::<HEADER>() else { return Ok(false) };
-        if copied == HEADER {
+        if self.plain {
+            *header = [0; HEADER];
+            if copied > HEADER {
+                self.tx.read(chain, HEADER as u64, &mut self.buffer[HEADER..len.min(copied)])?;
+            }
+        } else if copied == HEADER {
             self.tx.head(chain, header)?;
         } else {
             self.tx.read(chain, 0, &mut self.buffer[..len.min(copied)])?;
@@ -218,7 +228,7 @@ impl<'q, 'b> Outgoing<'q, 'b> {
         let payload = len - HEADER;
         let dropped = if payload < ETHERNET {
             Some(&statistics.tx.too_short)
-        } else if !accepts(header, payload, self.features) {
+        } else if !self.plain && !accepts(header, payload, self.features) {
             Some(&statistics.tx.bad_header)
         } else if !is_segmented(header) && payload > usize::from(self.shared.config.mtu()) + OVERHEAD {
             Some(&statistics.tx.too_long)

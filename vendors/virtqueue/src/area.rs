@@ -155,6 +155,16 @@ impl<'a> Area<'a> {
         }
     }
 
+    /// These bytes, or as many of them as there are, are going to be written: a hint.
+    #[inline]
+    pub fn prefetch(&self, offset: usize, len: usize) {
+        if let Access::InPlace(memory) = &self.access
+            && let Some(memory) = memory.from(offset)
+        {
+            memory.prefetch(len, Permissions::WRITE);
+        }
+    }
+
     /// The 16 bytes at `offset`, a multiple of 16, each read once: as two numbers, the lower addresses first.
     #[inline]
     pub fn load_descriptor(&self, offset: usize) -> Result<[u64; 2], Cause> {

@@ -139,6 +139,11 @@ impl Batch {
         self.len += chains;
     }
 
+    /// Whether there is room for no other chain.
+    pub fn is_full(&self) -> bool {
+        self.len == BATCH
+    }
+
     pub fn give_up(&mut self) {
         self.more.clear();
     }

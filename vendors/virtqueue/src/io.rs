@@ -47,6 +47,12 @@ impl<'b> Io<'b> {
         self.ring.layout.size
     }
 
+    /// The device does not read the first `bytes` of chains: they are not fetched ahead. What a driver wrote there is nearest
+    /// to itself, and stays there.
+    pub fn skip(&mut self, bytes: usize) {
+        self.ring.skipped = bytes;
+    }
+
     /// Takes the next chain, if there is one.
     pub fn take(&mut self) -> Result<Option<Chain>, Halt> {
         Ok(if self.has_next()? { self.take_next() } else { None })

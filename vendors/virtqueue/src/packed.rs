@@ -1,7 +1,7 @@
 //! Packed rings (virtio 1.3 §2.8).
 
 use crate::area::Areas;
-use crate::batch::{Batch, Entry, Places, Room};
+use crate::batch::{BATCH, Batch, Entry, Places, Room};
 use crate::chain::{Buffer, Descriptor, INDIRECT, NEXT, Rules, WRITE};
 use crate::error::{Cause, RingError};
 use crate::layout::DESCRIPTOR;
@@ -134,6 +134,10 @@ impl Packed {
         let mut left = u32::from(self.size).saturating_sub(self.published.distance(place, self.size));
         if let Some(ring) = areas.desc.pairs() {
             self.fetch_singles(ring, rules, &mut place, &mut left, batch, places);
+            if batch.is_full() {
+                // Of a driver that is so far ahead the next ones are ready as well. They are going to be written as used.
+                areas.desc.prefetch(place.offset(), BATCH * DESCRIPTOR);
+            }
         }
         while left > 0 {
             let Some(room) = batch.room(places) else { break };

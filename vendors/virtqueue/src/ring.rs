@@ -47,6 +47,8 @@ pub struct Ring {
     pub elsewhere: bool,
     traits: Traits,
     indirect: bool,
+    /// Bytes at the beginning of a chain that the device does not read.
+    pub skipped: usize,
     format: Format,
     /// The first chain not used for good.
     committed: u16,
@@ -84,6 +86,7 @@ impl Ring {
             elsewhere,
             traits: Traits { event_idx: has(VIRTIO_F_EVENT_IDX), in_order: has(VIRTIO_F_IN_ORDER) },
             indirect: has(VIRTIO_F_INDIRECT_DESC),
+            skipped: 0,
             format,
             committed: place,
             cursor: place,
@@ -131,8 +134,8 @@ impl Ring {
     /// is held, in `places`.
     pub fn fetch<'b>(&mut self, areas: &Areas<'_>, memory: &View<'b>, places: &mut Places<'b>) -> Result<(), Cause> {
         self.batch.renew(self.cursor == self.committed);
-        let Self { layout, elsewhere, indirect, format, cursor, batch, .. } = self;
-        let rules = Rules { layout, elsewhere: *elsewhere, indirect: *indirect, memory };
+        let Self { layout, elsewhere, indirect, skipped, format, cursor, batch, .. } = self;
+        let rules = Rules { layout, elsewhere: *elsewhere, indirect: *indirect, skipped: *skipped, memory };
         match format {
             Format::Split(ring) => ring.fetch(areas, &rules, *cursor, batch, places),
             Format::Packed(ring) => ring.fetch(areas, &rules, *cursor, batch, places),

@@ -111,6 +111,9 @@ impl Split {
             areas.driver.read(ENTRIES, rest)?;
         }
         let heads = bytes[..HEAD * count].as_chunks().0;
+        if let Some(used) = self.used {
+            areas.device.prefetch(ENTRIES + USED * self.slot(used), USED * count);
+        }
         let mut after = cursor;
         if let Some(table) = areas.desc.pairs() {
             fetch_singles(table, rules, heads, &mut after, batch, places);

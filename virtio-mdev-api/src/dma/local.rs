@@ -51,6 +51,12 @@ impl<'a> Local<'a> {
         Some(Self { start, len, memory: PhantomData })
     }
 
+    /// All from `offset` on; `None` beyond the end.
+    #[inline]
+    pub fn from(self, offset: usize) -> Option<Self> {
+        self.part(offset, self.len.checked_sub(offset)?)
+    }
+
     /// Fills `out` from the beginning; `false`, and nothing done, if it is longer.
     #[inline]
     #[must_use]
@@ -106,15 +112,16 @@ impl<'a> Local<'a> {
             && to.part(behind, N).is_some_and(|end| end.write(&last))
     }
 
-    /// Has the processor fetch the beginning, for reading or for writing, while it does something else. A hint.
+    /// Has the processor fetch the lines of the first `len` bytes, for reading or for writing, while it does something else. A
+    /// hint, for a few lines.
     #[inline]
-    pub fn prefetch(self, access: Permissions) {
+    pub fn prefetch(self, len: usize, access: Permissions) {
         #[cfg(target_arch = "x86_64")]
         {
             use std::arch::{asm, x86_64::_MM_HINT_T0, x86_64::_mm_prefetch};
             let first = self.start.as_ptr().cast_const().cast::<i8>();
-            // The second line may be beyond the end: nothing is accessed.
-            for line in [first, first.wrapping_add(LINE)] {
+            for at in (0..len.min(self.len)).step_by(LINE) {
+                let line = first.wrapping_add(at);
                 if access.contains(Permissions::WRITE) {
                     // What another processor has changed is to be had for writing at once. There is no intrinsic that comes
                     // out as this instruction for every processor of 64 bits; those without it take it for none.
@@ -127,7 +134,7 @@ impl<'a> Local<'a> {
             }
         }
         #[cfg(not(target_arch = "x86_64"))]
-        let _ = access;
+        let _ = (len, access);
     }
 
     /// All of it as numbers of 64 bits in the byte order of the specification, for tables that are gone through entry by
