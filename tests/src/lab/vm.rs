@@ -55,8 +55,10 @@ impl Mdev {
 /// How QEMU allocates the guest's memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Memory {
-    /// As a memfd that others can map.
+    /// As a memfd that others can map. What holds firmware is private still.
     Shared,
+    /// The same, firmware included (QEMU 10.0 alone).
+    AllShared,
     /// As anonymous memory of its own.
     Private,
 }
@@ -162,7 +164,7 @@ impl Vm {
 fn command(options: &VmOptions<'_>) -> LabResult<Vec<String>> {
     let size = options.mebibytes;
     let memory = match options.memory {
-        Memory::Shared => format!("memory-backend-memfd,id=m,size={size}M,share=on"),
+        Memory::Shared | Memory::AllShared => format!("memory-backend-memfd,id=m,size={size}M,share=on"),
         Memory::Private => format!("memory-backend-ram,id=m,size={size}M,share=off"),
     };
     let mut words = match &options.netdev {
@@ -176,7 +178,8 @@ fn command(options: &VmOptions<'_>) -> LabResult<Vec<String>> {
     words.extend(qemu_command(options.qemu)?);
     let mut add = |text: &str| words.extend(text.split_whitespace().map(str::to_owned));
     add("-nodefaults -no-user-config -no-reboot -nographic -serial stdio -accel tcg");
-    add(&format!("-smp {} -m {size} -object {memory} -machine q35,memory-backend=m", options.processors));
+    let firmware = if options.memory == Memory::AllShared { ",aux-ram-share=on" } else { "" };
+    add(&format!("-smp {} -m {size} -object {memory} -machine q35,memory-backend=m{firmware}", options.processors));
     add(&format!("-kernel {} -initrd {}", options.kernel.image().display(), options.initramfs.display()));
     if let Some(mac) = options.mac {
         add(&format!("-global virtio-net-pci.mac={mac}"));
@@ -192,7 +195,8 @@ fn command(options: &VmOptions<'_>) -> LabResult<Vec<String>> {
         add("-device pcie-root-port,id=slot0,chassis=1");
         add(&format!("-device vfio-pci,bus=slot0,sysfsdev=/sys/bus/mdev/devices/{}", mdev.uuid));
     }
-    let mut kernel_words = "console=ttyS0 quiet loglevel=1 panic=-1".to_owned();
+    // Linux counts ticks while it boots and panics when there are too few, as on a busy machine an emulated timer's may be.
+    let mut kernel_words = "console=ttyS0 quiet loglevel=1 panic=-1 no_timer_check".to_owned();
     let card = "-device virtio-net-pci,netdev=n,disable-legacy=on,romfile=";
     match &options.netdev {
         Netdev::None => {}
