@@ -145,14 +145,12 @@ fn two_guests_with_two_packed_pairs_and_all_offloads_exchange_files_through_a_sw
     }
     let kernels = [Kernel::find(KernelName::Newer)?, Kernel::find(KernelName::Stock)?];
     let files = [guest(&kernels[0], 1, 2)?, guest(&kernels[1], 2, 1)?];
-    let card = |uuid: &str| Netdev::VhostVdpa(Vdpa::new(daemon.vhost_file(uuid), VdpaWay::PackedPairs(PAIRS)));
     let boot = |at: usize| {
         let (uuid, mac) = &ports[at];
-        let netdev = card(uuid);
-        let processors = netdev.processors();
-        let options =
-            VmOptions { mac: Some(mac), memory: Memory::AllShared, ..VmOptions::new(&kernels[at], &files[at].1) };
-        Vm::boot(&VmOptions { qemu: QemuName::Newer, netdev, processors, ..options })
+        let netdev = Netdev::VhostVdpa(Vdpa::new(daemon.vhost_file(uuid), VdpaWay::PackedPairs(PAIRS)));
+        let (processors, memory) = (netdev.processors(), Memory::AllShared);
+        let options = VmOptions::new(&kernels[at], &files[at].1);
+        Vm::boot(&VmOptions { qemu: QemuName::Newer, netdev, mac: Some(mac), memory, processors, ..options })
     };
     let vms = [boot(0)?, boot(1)?];
     vms.iter().try_for_each(check_set_up)?;
