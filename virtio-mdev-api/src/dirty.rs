@@ -142,14 +142,19 @@ impl DirtyRecord {
     }
 
     /// All these ranges (address, length) were written: cheaper than one by one.
+    #[inline]
     pub fn mark_all(&self, ranges: impl IntoIterator<Item = (u64, u64)>) {
-        self.tell(ranges, |sink, iova, len| sink.mark(iova, len));
+        if self.is_active() {
+            self.tell(ranges, |sink, iova, len| sink.mark(iova, len));
+        }
     }
 
     /// All these ranges of a ring were written.
     #[inline]
     pub fn mark_ring(&self, ring: RingPart, ranges: impl IntoIterator<Item = (u64, u64)>) {
-        self.tell(ranges, |sink, iova, len| sink.mark_ring(ring, iova, len));
+        if self.is_active() {
+            self.tell(ranges, |sink, iova, len| sink.mark_ring(ring, iova, len));
+        }
     }
 
     /// To be called at the end of every burst, outside of it: listeners may be a client's. An error says that a write
@@ -162,9 +167,6 @@ impl DirtyRecord {
     }
 
     fn tell(&self, ranges: impl IntoIterator<Item = (u64, u64)>, mark: impl Fn(&dyn DirtySink, u64, u64)) {
-        if !self.is_active() {
-            return;
-        }
         word::written();
         let sinks = self.sinks.load();
         for (iova, len) in ranges {

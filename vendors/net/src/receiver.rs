@@ -57,11 +57,13 @@ impl<'q, 'b> Receiver<'q, 'b> {
     }
 
     /// Gives the driver a frame: a header of 12 bytes, and the data. `num_buffers` is set here.
+    #[inline]
     pub fn deliver(&mut self, frame: &mut [u8]) -> Result<Delivery, Halt> {
         self.deliver_parts(frame, &[])
     }
 
     /// The same with a frame in two parts: `head` has the header at least.
+    #[inline]
     pub fn deliver_parts(&mut self, head: &mut [u8], rest: &[u8]) -> Result<Delivery, Halt> {
         self.deliver_frame(head, Rest::Own(rest))
     }
@@ -90,7 +92,10 @@ impl<'q, 'b> Receiver<'q, 'b> {
         check(io, &chain)?;
         let len = head.len() + rest.len();
         if chain.writable >= len as u64 {
-            if !rest.forward(head, io, &chain)? {
+            if rest.len() == 0 {
+                one_buffer(head);
+                io.write(&chain, 0, head)?;
+            } else if !rest.forward(head, io, &chain)? {
                 one_buffer(head);
                 Parts { head, rest }.write(io, &chain, 0)?;
             }
@@ -180,6 +185,7 @@ impl<'f> Rest<'f, '_> {
         Ok(&room[..begun + len])
     }
 
+    #[inline]
     fn len(&self) -> usize {
         match self {
             Self::Own(bytes) => bytes.len(),
@@ -236,6 +242,7 @@ impl Parts<'_, '_> {
 }
 
 /// A frame in one buffer says so.
+#[inline]
 fn one_buffer(head: &mut [u8]) {
     head[NUM_BUFFERS..HEADER].copy_from_slice(&1u16.to_le_bytes());
 }

@@ -113,7 +113,7 @@ impl<'b> Io<'b> {
 
     /// Copies from the readable part of the chain last taken, from `offset` on, and says how much that was: less than
     /// `out` holds only at the end of that part.
-    #[inline]
+    #[inline(always)]
     pub fn read(&self, chain: &Chain, offset: u64, out: &mut [u8]) -> Result<usize, Halt> {
         if let Some(buffer) = self.held_to_read(chain)
             && let Some(part) = part(buffer, offset, out.len())
@@ -160,7 +160,7 @@ impl<'b> Io<'b> {
 
     /// Copies to the writable part of the chain last taken, from `offset` on, and says how much that was: less than
     /// all of `data` only when that part is full.
-    #[inline]
+    #[inline(always)]
     pub fn write(&self, chain: &Chain, offset: u64, data: &[u8]) -> Result<usize, Halt> {
         if let Some(buffer) = self.held_to_write(chain)
             && let Some(part) = part(buffer, offset, data.len())

@@ -71,9 +71,29 @@ impl<'a> Local<'a> {
     }
 
     /// Writes `data` at the beginning; `false`, and nothing done, if it is longer.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn write(self, data: &[u8]) -> bool {
+        if data.len() > self.len {
+            return false;
+        }
+        match data.len() {
+            16..=32 => self.write_ends::<16>(data),
+            33..=64 => self.write_ends::<32>(data),
+            65..=128 => self.write_ends::<64>(data),
+            _ => self.put(data),
+        }
+    }
+
+    /// The same of `N` bytes to twice as many, without a call: the first `N` and the last.
+    #[inline(always)]
+    fn write_ends<const N: usize>(self, data: &[u8]) -> bool {
+        let (Some(first), Some(last)) = (data.first_chunk::<N>(), data.last_chunk::<N>()) else { return false };
+        self.put(first) && self.part(data.len() - N, N).is_some_and(|end| end.put(last))
+    }
+
+    #[inline(always)]
+    fn put(self, data: &[u8]) -> bool {
         if data.len() > self.len {
             return false;
         }
@@ -108,8 +128,8 @@ impl<'a> Local<'a> {
         let behind = self.len.wrapping_sub(N);
         self.read(&mut first)
             && self.part(behind, N).is_some_and(|end| end.read(&mut last))
-            && to.write(&first)
-            && to.part(behind, N).is_some_and(|end| end.write(&last))
+            && to.put(&first)
+            && to.part(behind, N).is_some_and(|end| end.put(&last))
     }
 
     /// Has the processor fetch the lines of the first `len` bytes, for reading or for writing, while it does something else. A
@@ -120,7 +140,8 @@ impl<'a> Local<'a> {
         {
             use std::arch::{asm, x86_64::_MM_HINT_T0, x86_64::_mm_prefetch};
             let first = self.start.as_ptr().cast_const().cast::<i8>();
-            for at in (0..len.min(self.len)).step_by(LINE) {
+            let (len, mut at) = (len.min(self.len), 0);
+            while at < len {
                 let line = first.wrapping_add(at);
                 if access.contains(Permissions::WRITE) {
                     // What another processor has changed is to be had for writing at once. There is no intrinsic that comes
@@ -131,6 +152,7 @@ impl<'a> Local<'a> {
                     // SAFETY: as above.
                     unsafe { _mm_prefetch::<_MM_HINT_T0>(line) };
                 }
+                at += LINE;
             }
         }
         #[cfg(not(target_arch = "x86_64"))]
@@ -250,15 +272,18 @@ mod tests {
 
     #[test]
     fn copies_of_any_length_are_whole() {
-        let bytes: Vec<u8> = (0..100).collect();
-        for len in 0..=100 {
-            let (mut from, mut to) = (bytes.clone(), vec![0xff; 101]);
+        let bytes: Vec<u8> = (0..150).collect();
+        for len in 0..=150 {
+            let (mut from, mut to, mut written) = (bytes.clone(), vec![0xff; 151], vec![0xff; 151]);
             let local = |bytes: &mut [u8]| {
                 // SAFETY: the bytes, of which nothing else is used while it is.
                 Local::new(unsafe { VolatileSlice::new(bytes.as_mut_ptr(), bytes.len()) }).unwrap()
             };
             assert!(local(&mut from).part(0, len).unwrap().copy_to(local(&mut to)));
-            assert_eq!((&to[..len], to[len]), (&bytes[..len], 0xff));
+            assert!(local(&mut written).write(&bytes[..len]));
+            for copy in [to, written] {
+                assert_eq!((&copy[..len], copy[len]), (&bytes[..len], 0xff));
+            }
         }
     }
 
