@@ -6,7 +6,7 @@ use crate::chain::{Buffer, Descriptor, INDIRECT, NEXT, Rules, WRITE};
 use crate::error::{Cause, RingError};
 use crate::layout::DESCRIPTOR;
 use crate::ring::{Completed, Marks, Traits};
-use std::sync::atomic::{AtomicU64, Ordering, fence};
+use crate::sync::{AtomicU64, Ordering, fence};
 use virtio_mdev_api::QueueState;
 
 /// Offset of length, buffer id and flags in a descriptor: read and written as one number.

@@ -3,18 +3,16 @@
 //! Threads start with the tasks they are for and end with them. A task goes to the thread with the fewest, and stays; one
 //! whose memory may keep a thread waiting has a thread of its own as long as that is so.
 
-use crate::PATIENCE;
+use crate::end::End;
+use crate::host::Host;
+use crate::served::Served;
 use crate::service::WorkerError;
-use crate::task::Served;
-use crate::thread::{Host, Thread};
-use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
+use crate::sync::{AtomicU64, Mutex, Ordering};
+use crate::thread::Thread;
 use nix::errno::Errno;
-use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::sched::sched_getaffinity;
 use nix::unistd::Pid;
-use parking_lot::Mutex;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 /// How the tasks of a parent are served.
@@ -58,24 +56,6 @@ struct Running {
     /// Which of those there may be; `None` for one that serves a single task, apart from the others.
     number: Option<usize>,
     end: End,
-}
-
-/// The end of a thread.
-#[derive(Debug)]
-pub struct End {
-    /// Closed when there is nothing more to do.
-    near: Receiver<()>,
-    thread: JoinHandle<()>,
-}
-
-impl End {
-    /// Waits for it, unless the thread is stuck.
-    pub fn wait(self) {
-        if self.near.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Disconnected) {
-            // A panic has been reported.
-            let _ = self.thread.join();
-        }
-    }
 }
 
 /// Where a task is served.
@@ -146,7 +126,6 @@ impl Pool {
 
     fn spawn(self: &Arc<Self>, number: Option<usize>) -> Result<Running, WorkerError> {
         let host = Host::new(number.is_none()).map_err(WorkerError::Start)?;
-        let (done, near) = bounded::<()>(0);
         let thread = Thread::new(Arc::clone(&host), Arc::clone(self), self.options.poll);
         // One that is apart may be anywhere among them.
         let cpus = match number {
@@ -155,25 +134,7 @@ impl Pool {
         };
         let word = number.map_or_else(|| "slow".to_owned(), |number| number.to_string());
         let name = format!("{}/{word}", self.name.chars().take(10).collect::<String>());
-        let run = move || {
-            let _done = done;
-            if let Err(errno) = pin(&cpus) {
-                tracing::warn!(%errno, ?cpus, "a thread of queues runs anywhere");
-            }
-            thread.run();
-        };
-        let spawned = std::thread::Builder::new().name(name).spawn(run);
-        let errno = |error: std::io::Error| error.raw_os_error().map_or(Errno::EAGAIN, Errno::from_raw);
-        let thread = spawned.map_err(|error| WorkerError::Start(errno(error)))?;
-        Ok(Running { host, number, end: End { near, thread } })
+        let end = End::of(name, cpus, move || thread.run()).map_err(WorkerError::Start)?;
+        Ok(Running { host, number, end })
     }
-}
-
-fn pin(cpus: &[usize]) -> Result<(), Errno> {
-    if cpus.is_empty() {
-        return Ok(());
-    }
-    let mut set = CpuSet::new();
-    cpus.iter().try_for_each(|cpu| set.set(*cpu))?;
-    sched_setaffinity(Pid::from_raw(0), &set)
 }

@@ -5,7 +5,7 @@ use crate::error::{Cause, Halt, Part, RingError};
 use crate::health::Health;
 use crate::io::Io;
 use crate::ring::Ring;
-use crate::thread;
+use crate::waiting;
 use crate::waker::Waker;
 use std::fmt;
 use std::sync::Arc;
@@ -146,7 +146,7 @@ impl Queue {
         let burst = self.reader.enter();
         let ring_burst = self.ring_reader.as_mut().map(Reader::enter);
         let slow = |burst: &Burst<'_>| burst.snapshot().has_slow();
-        if (slow(&burst) || ring_burst.as_ref().is_some_and(slow)) && !thread::may_wait() {
+        if (slow(&burst) || ring_burst.as_ref().is_some_and(slow)) && !waiting::may_wait() {
             return Err(halt(Cause::Idle));
         }
         let generations = (burst.generation(), ring_burst.as_ref().map_or(0, Burst::generation));

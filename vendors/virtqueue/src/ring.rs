@@ -7,7 +7,7 @@ use crate::error::{Cause, RingError};
 use crate::layout::Layout;
 use crate::packed::Packed;
 use crate::split::Split;
-use std::sync::atomic::{Ordering, fence};
+use crate::sync::{Ordering, fence};
 use virtio_mdev_api::dirty::{DirtyRecord, RingPart};
 use virtio_mdev_api::dma::{Held, View};
 use virtio_mdev_api::features::{VIRTIO_F_EVENT_IDX, VIRTIO_F_IN_ORDER, VIRTIO_F_INDIRECT_DESC, VIRTIO_F_RING_PACKED};

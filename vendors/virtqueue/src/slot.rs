@@ -3,10 +3,9 @@
 use crate::PATIENCE;
 use crate::queue::Queue;
 use crate::service::WorkerError;
-use crate::thread;
-use parking_lot::{Mutex, MutexGuard};
+use crate::sync::{AtomicBool, Mutex, MutexGuard, Ordering};
+use crate::waiting;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// How long a thread that serves others waits for a slot.
@@ -40,16 +39,16 @@ impl Slot {
     }
 
     fn lock(&self) -> Option<MutexGuard<'_, Option<Queue>>> {
-        if !thread::is_shared() {
+        if !waiting::is_shared() {
             let queue = self.queue.lock();
             let slow = queue.as_ref().is_some_and(Queue::is_slow);
             self.slow.store(slow, Ordering::Relaxed);
             if slow {
-                thread::meet_slow();
+                waiting::meet_slow();
             }
             return Some(queue);
         }
-        if self.slow.load(Ordering::Relaxed) && !thread::may_wait() {
+        if self.slow.load(Ordering::Relaxed) && !waiting::may_wait() {
             return None;
         }
         self.queue.try_lock_for(BRIEF)

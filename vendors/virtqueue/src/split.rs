@@ -6,7 +6,7 @@ use crate::chain::{Buffer, Descriptor, INDIRECT, NEXT, Rules};
 use crate::error::{Cause, RingError};
 use crate::layout::DESCRIPTOR;
 use crate::ring::{Completed, Marks, Traits};
-use std::sync::atomic::{AtomicU64, Ordering, fence};
+use crate::sync::{AtomicU64, Ordering, fence};
 
 /// Offset of `flags` in the available and the used ring.
 const FLAGS: usize = 0;

@@ -4,25 +4,19 @@
 //! asleep until a kick, its waker or a back end wakes it. When all are, the thread is.
 
 use crate::budget::Budget;
+use crate::host::{BELL, Host, drain, unmark};
 use crate::pool::Pool;
+use crate::served::Served;
 use crate::service::Next;
-use crate::task::Served;
+use crate::sync::{Instant, Ordering};
+use crate::waiting;
 use crate::watch::{ALERT, Naps};
 use nix::errno::Errno;
-use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
-use parking_lot::Mutex;
-use std::cell::Cell;
-use std::collections::{BTreeMap, HashMap};
-use std::fmt;
-use std::os::fd::AsFd;
+use nix::sys::epoll::EpollTimeout;
+use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
-use virtio_mdev_api::notify::EventFd;
+use std::time::Duration;
 
-/// Which task an event is of; the low bits say what of it.
-const TASK: u32 = 16;
-const BELL: u64 = u64::MAX;
 /// Rounds without work between two looks at the clock. One with work is longer, and counts as several.
 const LOOK: u32 = 16;
 const ROUND: u32 = 4;
@@ -32,89 +26,6 @@ const POLL: Duration = Duration::from_micros(10);
 /// A task whose memory is fast again for so long needs no thread of its own.
 const FAST: Duration = Duration::from_millis(200);
 
-/// The mark of events of a task.
-pub fn mark(id: u64, what: u16) -> u64 {
-    id << TASK | u64::from(what)
-}
-
-/// Whether a thread may be kept waiting by the memory of a client.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Waiting {
-    /// It serves one client alone, or is none of ours.
-    May,
-    /// It serves others too.
-    Never,
-    /// The same, and it met such memory.
-    Refused,
-}
-
-thread_local! {
-    static WAITING: Cell<Waiting> = const { Cell::new(Waiting::May) };
-    static MET: Cell<bool> = const { Cell::new(false) };
-}
-
-/// Whether this thread serves more than one client.
-#[inline]
-pub fn is_shared() -> bool {
-    WAITING.get() != Waiting::May
-}
-
-/// This thread works on memory that may keep it waiting.
-pub fn meet_slow() {
-    MET.set(true);
-}
-
-/// Whether this thread may work on memory that may keep it waiting. Where it may not, it takes note of having been asked.
-pub fn may_wait() -> bool {
-    let may = WAITING.get() == Waiting::May;
-    if !may {
-        WAITING.set(Waiting::Refused);
-    }
-    may
-}
-
-/// A thread, as those who give it tasks see it.
-pub struct Host {
-    /// It serves one task, whose memory may keep it waiting.
-    apart: bool,
-    pub epoll: Epoll,
-    bell: EventFd,
-    /// The roster is another than the thread knows.
-    changed: AtomicBool,
-    pub roster: Mutex<Roster>,
-}
-
-impl fmt::Debug for Host {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Host").field("tasks", &self.roster.lock().tasks.len()).finish_non_exhaustive()
-    }
-}
-
-/// What a thread has to serve.
-#[derive(Default)]
-pub struct Roster {
-    pub tasks: BTreeMap<u64, Arc<dyn Served>>,
-    /// No task will come any more: the thread ends with the last one.
-    pub closed: bool,
-}
-
-impl Host {
-    /// Without tasks.
-    pub fn new(apart: bool) -> Result<Arc<Self>, Errno> {
-        let (epoll, bell) = (Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?, EventFd::new()?);
-        epoll.add(bell.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, BELL))?;
-        Ok(Arc::new(Self { apart, epoll, bell, changed: AtomicBool::new(false), roster: Mutex::default() }))
-    }
-
-    /// The roster was changed: the thread sees to it.
-    pub fn ring(&self) {
-        self.changed.store(true, Ordering::Release);
-        if let Err(errno) = self.bell.signal() {
-            tracing::error!(%errno, "cannot wake a thread of queues");
-        }
-    }
-}
-
 /// A task as its thread sees it.
 struct Seat {
     id: u64,
@@ -122,6 +33,12 @@ struct Seat {
     /// Since when there is no work.
     idle: Option<Instant>,
     budget: Budget,
+}
+
+impl Seat {
+    fn new(id: u64, task: Arc<dyn Served>, poll: Duration) -> Self {
+        Self { id, task, idle: None, budget: Budget::new(poll) }
+    }
 }
 
 /// The thread itself.
@@ -164,7 +81,7 @@ impl Thread {
     pub fn run(mut self) {
         Naps::prepare();
         if !self.host.apart {
-            WAITING.set(Waiting::Never);
+            waiting::share();
         }
         loop {
             if self.host.changed.load(Ordering::Relaxed) && !self.take_roster() {
@@ -190,15 +107,16 @@ impl Thread {
         let roster = self.host.roster.lock();
         self.awake.retain(|seat| roster.tasks.contains_key(&seat.id));
         self.asleep.retain(|id, _| roster.tasks.contains_key(id));
-        for (&id, task) in &roster.tasks {
-            if !self.asleep.contains_key(&id) && self.awake.iter().all(|seat| seat.id != id) {
-                let (task, budget) = (Arc::clone(task), Budget::new(self.poll));
-                // What happened before was told to whoever had it.
-                task.taken_up();
-                self.awake.push(Seat { id, task, idle: None, budget });
-            }
-        }
-        !(roster.closed && roster.tasks.is_empty())
+        let known = |id| self.asleep.contains_key(id) || self.awake.iter().any(|seat| seat.id == *id);
+        let come = roster.tasks.iter().filter(|(id, _)| !known(id));
+        let come: Vec<_> = come.map(|(&id, task)| Seat::new(id, Arc::clone(task), self.poll)).collect();
+        let over = roster.closed && roster.tasks.is_empty();
+        // Who moves a task to another thread has the task, and then wants the roster.
+        drop(roster);
+        // What happened before was told to whoever had it.
+        come.iter().for_each(|seat| seat.task.taken_up(seat.id));
+        self.awake.extend(come);
+        !over
     }
 
     /// A burst of every task that is awake. Says whether any had work.
@@ -206,8 +124,8 @@ impl Thread {
         let (mut found, mut at) = (false, 0);
         while let Some(seat) = self.awake.get_mut(at) {
             let next = seat.task.serve();
-            if WAITING.get() == Waiting::Refused {
-                WAITING.set(Waiting::Never);
+            if waiting::was_refused() {
+                waiting::forget_refusal();
                 let seat = self.awake.swap_remove(at);
                 seat.task.relocate(&self.pool, true);
                 continue;
@@ -223,7 +141,7 @@ impl Thread {
             let idle = self.now.saturating_duration_since(*seat.idle.get_or_insert(self.now));
             let rings = idle >= seat.budget.now() && seat.task.is_rung_by_stores();
             let budget = if rings { seat.budget.now().max(ALERT) } else { seat.budget.now() };
-            if idle < budget || seat.task.rest() == Next::Again || WAITING.get() == Waiting::Refused {
+            if idle < budget || seat.task.rest() == Next::Again || waiting::was_refused() {
                 at += 1;
                 continue;
             }
@@ -256,7 +174,7 @@ impl Thread {
 
     /// A task that has a thread of its own needs none any more when its memory does not keep it waiting.
     fn come_back(&mut self) {
-        if MET.take() {
+        if waiting::met_slow() {
             self.met_slow = self.now;
         }
         // It may be the memory of others that it has frames for, which is met now and then.
@@ -270,7 +188,7 @@ impl Thread {
         if self.ringing.is_empty() {
             self.take_events(EpollTimeout::NONE)?;
         } else {
-            self.naps.sleep(&self.host.epoll.0)?;
+            self.naps.sleep(&self.host.events)?;
             self.take_rings();
             self.take_events(EpollTimeout::ZERO)?;
         }
@@ -291,34 +209,20 @@ impl Thread {
     }
 
     fn take_events(&mut self, patience: EpollTimeout) -> Result<(), Errno> {
-        let mut events = [EpollEvent::empty(); 32];
-        let count = match self.host.epoll.wait(&mut events, patience) {
-            Ok(count) => count,
-            Err(Errno::EINTR) => 0,
-            Err(errno) => return Err(errno),
-        };
-        for event in &events[..count] {
-            if event.data() == BELL {
+        for mark in self.host.events.wait(patience)? {
+            if mark == BELL {
                 drain(&self.host.bell);
                 continue;
             }
-            let (id, what) = (event.data() >> TASK, event.data() & ((1 << TASK) - 1));
-            let what = u16::try_from(what).unwrap_or(u16::MAX);
+            let (id, what) = unmark(mark);
             if let Some(seat) = self.asleep.remove(&id) {
-                seat.task.happened(what);
+                seat.task.happened(id, what);
                 self.ringing.retain(|ringing| *ringing != id);
                 self.awake.push(seat);
             } else if let Some(seat) = self.awake.iter().find(|seat| seat.id == id) {
-                seat.task.happened(what);
+                seat.task.happened(id, what);
             }
         }
         Ok(())
-    }
-}
-
-/// Empties an eventfd, so that its writer never meets a full one. What cannot be read is no harm here.
-pub fn drain(fd: &EventFd) {
-    if let Err(errno) = fd.drain() {
-        tracing::debug!(%errno, "eventfd");
     }
 }

@@ -1,9 +1,8 @@
 //! What ends the waiting of queues: control, and new mappings for those that miss some.
 
+use crate::sync::{AtomicBool, EventFd, Ordering, fence};
 use nix::errno::Errno;
-use std::sync::atomic::{AtomicBool, Ordering, fence};
 use virtio_mdev_api::dma::{Limits, Region, Subscriber};
-use virtio_mdev_api::notify::EventFd;
 
 /// Wakes the thread of a device.
 #[derive(Debug)]
