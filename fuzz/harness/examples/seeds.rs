@@ -17,6 +17,7 @@ fn main() -> std::io::Result<()> {
         ("migration_stream", migration()),
         ("iommufd", iommufd()),
         ("rings", rings()),
+        ("net_card", net_card()),
         ("create_text", texts()),
     ] {
         let directory = Path::new(&corpus).join(target);
@@ -389,6 +390,32 @@ fn rings() -> Vec<Vec<u8>> {
         }
     }
     seeds
+}
+
+fn net_card() -> Vec<Vec<u8>> {
+    // A command is followed by the length of its pieces and the room for its answer.
+    let command = |body: &[u8]| [&[0][..], body, &[0, 0]].concat();
+    let mode = |mode: u8, on: u8| command(&[0, mode, on]);
+    let tables = command(&[3, 1, 1, 1, 2, 0]);
+    let many = [0, 3, 69, 0, 3, 0, 0, 100, 2];
+    let address = command(&[4, 1]);
+    let vlan = |vlan: u8| command(&[5, 0, vlan, 0]);
+    let (acknowledge, pairs) = (command(&[7, 0]), command(&[8, 3]));
+    // Four entries, three transmit queues, a key of eight bytes.
+    let spread = command(&[9, 0x3f, 9, 2, 1, 0, 0, 0, 1, 0, 2, 0, 0, 0, 3, 8, 0, 0x6d, 0x5a, 0x56, 0xda, 1, 2, 3, 4]);
+    let nothing = command(&[11, 0]);
+    let frame = |port: u8, to: u8, protocol: u8, flow: u8| vec![10, port, to, 0, protocol, flow];
+    let tagged = |vlan: u8| vec![10, 0, 0, 1, vlan, 0, 0, 7];
+    let frames: Vec<u8> = (0..6).flat_map(|to| frame(to, to, to % 5, to * 3)).collect();
+    let bodies = [
+        [mode(0, 0), frames.clone(), mode(1, 1), mode(5, 1), frames.clone(), mode(3, 1), mode(4, 1), frames.clone()],
+        [mode(0, 0), tables, frames.clone(), address, frames.clone(), many.to_vec(), frames.clone(), nothing],
+        [mode(0, 0), vlan(7), tagged(7), tagged(8), vlan(8), tagged(8), vec![15, 0], tagged(9)],
+        [pairs, frames.clone(), spread, frames.clone(), vec![14], acknowledge, frames.clone(), vec![15, 1]],
+    ];
+    // All features, and without some of them.
+    let choices = [0u32, 0x80, 0x04, 0x40];
+    bodies.iter().flat_map(|body| choices.map(|choice| [&choice.to_le_bytes()[..], &body.concat()].concat())).collect()
 }
 
 fn texts() -> Vec<Vec<u8>> {

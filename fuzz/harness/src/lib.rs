@@ -11,6 +11,7 @@ pub mod iommufd;
 pub mod iotlb_message;
 pub mod migration_stream;
 mod model;
+pub mod net_card;
 pub mod rings;
 pub mod vfio_device;
 pub mod vfio_ioctl;
@@ -24,7 +25,7 @@ pub use input::Input;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target.
-pub const TARGETS: [Target; 10] = [
+pub const TARGETS: [Target; 11] = [
     ("vhost_ioctl", vhost_ioctl::run),
     ("vhost_net_ioctl", vhost_net_ioctl::run),
     ("iotlb_message", iotlb_message::run),
@@ -34,6 +35,7 @@ pub const TARGETS: [Target; 10] = [
     ("migration_stream", migration_stream::run),
     ("iommufd", iommufd::run),
     ("rings", rings::run),
+    ("net_card", net_card::run),
     ("create_text", create_text::run),
 ];
 

@@ -76,6 +76,11 @@ fn the_corpus_of_rings_breaks_no_promise() {
 }
 
 #[test]
+fn the_corpus_of_network_cards_breaks_no_promise() {
+    replay("net_card");
+}
+
+#[test]
 fn the_corpus_of_what_operators_write_breaks_no_promise() {
     replay("create_text");
 }
