@@ -136,7 +136,7 @@ impl<'a> Local<'a> {
     /// hint, for a few lines.
     #[inline]
     pub fn prefetch(self, len: usize, access: Permissions) {
-        #[cfg(target_arch = "x86_64")]
+        #[cfg(all(target_arch = "x86_64", not(miri)))]
         {
             use std::arch::{asm, x86_64::_MM_HINT_T0, x86_64::_mm_prefetch};
             let first = self.start.as_ptr().cast_const().cast::<i8>();
@@ -155,7 +155,7 @@ impl<'a> Local<'a> {
                 at += LINE;
             }
         }
-        #[cfg(not(target_arch = "x86_64"))]
+        #[cfg(not(all(target_arch = "x86_64", not(miri))))]
         let _ = (len, access);
     }
 
