@@ -13,6 +13,7 @@ pub mod latency;
 pub mod samples;
 pub mod scale;
 pub mod snapshot;
+pub mod switching;
 pub mod traffic;
 
 use samples::{Figures, Samples, on_one_processor};
@@ -43,6 +44,8 @@ pub struct Report {
     pub scale: scale::Scale,
     /// Frames a second.
     pub loopback: Vec<frames::Frames>,
+    /// A switch, by its ports.
+    pub switching: Vec<switching::Switching>,
     /// Ways to kick.
     pub doorbells: Vec<doorbells::Doorbell>,
     /// Instructions a packet.
@@ -91,6 +94,7 @@ pub fn run(base: Option<&Path>) -> Report {
         snapshot: snapshot::measure(),
         scale: scale::measure(&start(None)),
         loopback,
+        switching: switching::measure(switching::TURNS, switching::TIME),
         doorbells,
         instructions: instructions::count().unwrap_or_else(|error| panic!("{error}")),
         latency: latency::measure(&|| start(None)),
@@ -113,6 +117,7 @@ pub fn print(report: &Report) {
         snapshot,
         scale,
         loopback,
+        switching,
         doorbells,
         instructions,
         latency,
@@ -159,6 +164,7 @@ pub fn print(report: &Report) {
         line(&format!("frames of {} bytes a second", frames.bytes), format!("{rate:.0}"));
         line("and the daemon's processor time for each, ns", format!("{cost:.0}"));
     }
+    switching::print(switching);
     doorbells::print(doorbells);
     println!();
     instructions::print(instructions);

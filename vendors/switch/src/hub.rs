@@ -3,6 +3,7 @@
 use crate::clock::{Clock, seconds};
 use crate::frame::{Address, bytes_of, split};
 use crate::member::{Exit, Member, Settings};
+use crate::secret::Secret;
 use crate::table::{PortId, Table};
 use crate::vlan::Kind;
 use arc_swap::{ArcSwap, Guard};
@@ -23,7 +24,7 @@ pub struct Topology {
     /// Access ports by VLAN.
     access: Vec<(u16, PortId)>,
     /// Whose own address it is, whichever VLAN.
-    stations: HashMap<Address, Vec<PortId>>,
+    stations: HashMap<Address, Vec<PortId>, Secret>,
 }
 
 impl Topology {

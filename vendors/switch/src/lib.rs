@@ -18,6 +18,7 @@ mod member;
 mod offload;
 mod parameters;
 mod port;
+mod secret;
 mod sync;
 mod table;
 mod uplink;

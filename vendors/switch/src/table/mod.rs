@@ -9,10 +9,10 @@ mod slot;
 
 pub use slot::{Key, PortId};
 
+use crate::secret::Secret;
 use ledger::Ledger;
 use parking_lot::Mutex;
 use slot::Slot;
-use std::hash::{BuildHasher, RandomState};
 
 /// Places that one address can be in. A place is 24 bytes, so these are three cache lines.
 const WAYS: usize = 8;
@@ -36,8 +36,7 @@ pub struct Learnt {
 #[derive(Debug)]
 pub struct Table {
     buckets: Box<[Bucket]>,
-    /// Secret, so that nobody can choose addresses that have the same places.
-    seed: [u64; 2],
+    secret: Secret,
     /// How long an address is known after it was a source.
     ageing: u32,
     ledger: Mutex<Ledger>,
@@ -48,21 +47,17 @@ impl Table {
     pub fn new(entries: u32, ports: u32, ageing: u32) -> Self {
         let entries = usize::try_from(entries).unwrap_or(usize::MAX).max(1);
         let buckets = (entries * ROOM / WAYS).next_power_of_two();
-        let random = RandomState::new();
         Self {
             buckets: (0..buckets).map(|_| std::array::from_fn(|_| Slot::new())).collect(),
-            // The second is a factor: odd, so that nothing is lost.
-            seed: [random.hash_one(0), random.hash_one(1) | 1],
+            secret: Secret::new(),
             ageing,
             ledger: Mutex::new(Ledger::new(buckets * WAYS, entries, usize::try_from(ports).unwrap_or(usize::MAX))),
         }
     }
 
     fn bucket_of(&self, key: Key) -> usize {
-        let mixed = (key ^ self.seed[0]).wrapping_mul(self.seed[1]);
-        // The high bits depend on all of the key; twice, so that the factor cannot be told from what collides.
-        let mixed = (mixed ^ mixed >> 32).wrapping_mul(self.seed[1]);
-        usize::try_from(mixed >> 32).unwrap_or(0) & (self.buckets.len() - 1)
+        let mixed = self.secret.mix(key) & u64::from(u32::MAX);
+        usize::try_from(mixed).unwrap_or(0) & (self.buckets.len() - 1)
     }
 
     fn is_known(&self, seen: u32, now: u32) -> bool {
