@@ -150,6 +150,31 @@ fn a_task_that_rests_is_served_beside_busy_ones_when_it_is_kicked() {
     device.stop();
 }
 
+/// The waking of a thread may take longer than it would have had to look.
+#[test]
+fn a_driver_that_goes_on_at_once_is_soon_served_without_kicks() {
+    let pool = Pool::new("eager", PoolOptions { cpus: vec![1], ..PoolOptions::default() });
+    let mut here = nix::sched::CpuSet::new();
+    here.set(0).unwrap();
+    nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &here).unwrap();
+    let mut device = Device::start(&pool);
+    let mut kicks = 0;
+    for _ in 0..5000 {
+        let before = device.rig.driver.used_idx();
+        device.rig.driver.add(&[(DATA, 1, false)]);
+        if device.rig.driver.wants_kick() {
+            kicks += 1;
+            device.kick.signal().unwrap();
+        }
+        while device.rig.driver.used_idx() == before {
+            std::hint::spin_loop();
+        }
+        while device.rig.driver.take_used().is_some() {}
+    }
+    assert!(kicks < 2000, "{kicks} kicks for 5000 chains");
+    device.stop();
+}
+
 #[test]
 fn threads_start_with_the_first_queues_and_end_with_the_last() {
     let pool = pool("lazy", 2);
