@@ -45,8 +45,8 @@ fn what_64_ports_have_learnt_is_at_the_right_one() {
         }
     }
     for step in [1, 7, 63] {
-        for number in 0..PORTS {
-            ports[number].send(&frame(station(number + step), station(number), byte(number)));
+        for (number, port) in ports.iter_mut().enumerate() {
+            port.send(&frame(station(number + step), station(number), byte(number)));
         }
         came(&mut ports, |port| vec![byte((port + PORTS - step) % PORTS)]);
     }
@@ -141,8 +141,8 @@ fn a_port_whose_queue_is_full_holds_up_nobody_else() {
     // Port 0 takes nothing: after its 64 buffers what is for it is dropped.
     let to = ports[0].mac;
     for round in 0..4 {
-        for number in 1..PORTS {
-            ports[number].send(&frame(to, own(number), round));
+        for port in &mut ports[1..] {
+            port.send(&frame(to, port.mac, round));
         }
     }
     for number in (2..PORTS).step_by(2) {
