@@ -242,7 +242,7 @@ fn figures(ports: u8, turns: &[Turn], fewest: &[Turn]) -> Switching {
         frames_per_second: of(|turn| turn.rate),
         thread_ns: of(|turn| turn.thread_ns),
         lost_of_a_thousand: of(|turn| turn.lost),
-        by_fewest: ratios(|turn, fewest| turn.rate / fewest.rate),
+        by_fewest: ratios(|turn, fewest| turn.rate / fewest.rate.max(1.0)),
         by_fewest_for_time: ratios(|turn, fewest| fewest.thread_ns / turn.thread_ns),
     }
 }
