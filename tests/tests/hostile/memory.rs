@@ -35,6 +35,43 @@ fn f33_memory_truncated_behind_the_rings_stops_its_device_alone() {
     assert!(daemon.is_alive());
 }
 
+/// The kernel takes the end of a large frame from where it is, and finds nothing there.
+#[test]
+fn f33_a_frame_for_an_interface_that_is_cut_short_stops_its_device_alone() {
+    use umdev_tests::driver::memory::{BUFFERS, SCRATCH};
+    const CSUM: u64 = 1;
+    const HOST_TSO4: u64 = 1 << 11;
+    let mut daemon = Daemon::with(&["--parent", "tap:tap0"]);
+    let create = daemon.path("sys/class/mdev_bus/tap0/mdev_supported_types/tap-net/create");
+    let uuid = umdev_tests::driver::new_uuid();
+    std::fs::write(create, &uuid).unwrap();
+    let options = Options { features: CSUM | HOST_TSO4, receive_buffers: 0, ..Options::DEFAULT };
+    let mut client = Client::start(daemon.root(), &uuid, options).unwrap();
+    // NEEDS_CSUM, TCPV4, headers of 54 bytes, segments of 1400, checksum at 34 + 16.
+    let header = [1, 1, 54, 0, 0x78, 5, 34, 0, 16, 0, 0, 0];
+    client.memory.write(SCRATCH, &header);
+    let part = |at: usize, flags, next| Descriptor { addr: client.memory.iova(at), len: 3000, flags, next };
+    let parts = [part(SCRATCH, 1, 6), part(BUFFERS + 0x2000, 0, 0)];
+    for (at, part) in (5..).zip(parts) {
+        client.tx.write_descriptor(at, part);
+    }
+    client.tx.offer(5);
+    client.tx.notify().unwrap();
+    assert!(
+        eventually(std::time::Duration::from_secs(10), || client.tx.used_idx() == 1),
+        "{}",
+        daemon.attribute(&uuid, "last_fault")
+    );
+    client.memory.file().set_len(BUFFERS as u64).unwrap();
+    client.tx.offer(5);
+    client.tx.notify().unwrap();
+    daemon.wait_for(&uuid, "state", "needs_reset");
+    assert!(daemon.is_alive());
+    drop(client);
+    let mut again = Client::start(daemon.root(), &uuid, Options { receive_buffers: 0, ..Options::DEFAULT }).unwrap();
+    again.send(&FRAME).unwrap();
+}
+
 #[test]
 fn f33_memory_truncated_under_a_device_that_never_had_work_stops_it_at_its_next_kick() {
     let mut daemon = Daemon::start();

@@ -5,6 +5,7 @@ use crate::pair::Shared;
 use crate::port::Sent;
 use crate::receiver::{Delivery, Receiver, Rest};
 use crate::stats::Statistics;
+use virtio_mdev_api::dma::Local;
 use virtqueue::{Chain, Halt, Io, Next};
 
 /// Chains of one burst: enough to share the cost of a burst, few enough not to keep an unmap waiting.
@@ -152,6 +153,13 @@ impl<'q, 'b> Outgoing<'q, 'b> {
             }
         }
         self.halted.is_none()
+    }
+
+    /// What was copied of the frame taken, while `part` is shown where the rest of it is in the driver's memory, which may
+    /// change. `None`: it is not all in this process, or `part` had enough; it is to be copied.
+    pub fn in_place<'s>(&'s self, part: impl FnMut(Local<'s>) -> bool) -> Option<&'s [u8]> {
+        let chain = self.taken.as_ref().filter(|_| self.halted.is_none())?;
+        self.tx.in_place(chain, self.copied as u64, part).then(|| &self.buffer[..self.copied])
     }
 
     /// What was copied of the frame taken: a checked header of 12 bytes, and, of a frame that was copied as a whole, at least an

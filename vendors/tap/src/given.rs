@@ -109,6 +109,10 @@ impl Frames for GivenTap {
         written.map(drop).map_err(errno)
     }
 
+    fn hidden(&self) -> usize {
+        self.hidden
+    }
+
     fn adapt(&self, _header: &mut [u8; HEADER]) -> bool {
         true
     }

@@ -4,6 +4,7 @@
 //! the guest leave checksums and segmentation to each other as negotiated.
 
 mod controls;
+mod gather;
 mod given;
 mod name;
 mod own;

@@ -1,12 +1,16 @@
 //! Frames between a queue pair and a TAP interface.
 
+use crate::gather::Gather;
 use nix::errno::Errno;
 use std::os::fd::{AsFd, BorrowedFd};
 use virtio_mdev_api::Refusal;
-use virtio_net::{Delivery, HEADER, Halt, Interest, MAX_FRAME, Next, Port, Receiver, Sent, Statistics};
+use virtio_net::{Delivery, HEADER, Halt, Interest, MAX_FRAME, Next, Outgoing, Port, Receiver, Sent, Statistics};
 
 /// Frames of one burst.
 const BURST: usize = 64;
+/// What is copied of a frame that the driver sends: all of most frames, since a short copy costs less than a call with
+/// parts. The rest of a longer one the kernel takes from the driver's memory.
+const COPIED: usize = 2048;
 
 /// A TAP interface as a port uses it: ours, or a client's. No call blocks.
 pub trait Frames: AsFd + Send + 'static {
@@ -22,6 +26,11 @@ pub trait Frames: AsFd + Send + 'static {
     /// Writes a frame with its header of 12 bytes. EAGAIN: not now.
     fn write(&self, frame: &[u8]) -> Result<(), Errno>;
 
+    /// Bytes of the header that the interface does not know of.
+    fn hidden(&self) -> usize {
+        0
+    }
+
     /// Makes the header of a frame that was read one of what is in effect. `false`: the frame is to be dropped.
     fn adapt(&self, header: &mut [u8; HEADER]) -> bool;
 
@@ -36,7 +45,7 @@ pub trait Frames: AsFd + Send + 'static {
     }
 }
 
-/// All frames pass through a buffer of our own, so that no system call can meet the client's memory.
+/// What comes in passes through a buffer of our own: how much it is, and for which pair, is not known before.
 pub struct TapPort<F> {
     interface: F,
     buffer: Box<[u8]>,
@@ -73,8 +82,46 @@ impl<F: Frames> TapPort<F> {
         None
     }
 
+    /// Gives the frame taken to the interface.
+    fn pass(&self, frames: &mut Outgoing<'_, '_>, statistics: &Statistics) -> Sent {
+        let mut written = if frames.frame_len() > COPIED { self.write_in_place(frames) } else { Err(Errno::EFAULT) };
+        // What cannot be taken from where it is is copied. A driver whose memory is gone is told of it then.
+        if written == Err(Errno::EFAULT) {
+            if !frames.copy_to(usize::MAX) {
+                return Sent::Dropped;
+            }
+            written = again(|| self.interface.write(frames.frame()));
+        }
+        match written {
+            Ok(()) => Sent::Taken,
+            Err(Errno::EAGAIN) => Sent::Busy,
+            // EIO: the interface is down. EINVAL: the kernel finds the header wrong.
+            Err(_) => {
+                statistics.tx.errors.add(1);
+                Sent::Dropped
+            }
+        }
+    }
+
+    /// EFAULT: not all of it can be had from where it is.
+    fn write_in_place(&self, frames: &Outgoing<'_, '_>) -> Result<(), Errno> {
+        let mut gather = Gather::new();
+        let head = frames.in_place(|part| gather.add(part)).ok_or(Errno::EFAULT)?;
+        again(|| gather.write(&head[self.interface.hidden()..], self.interface.as_fd()))
+    }
+
     fn adapt_header(&mut self) -> bool {
         self.buffer.first_chunk_mut().is_some_and(|header| self.interface.adapt(header))
+    }
+}
+
+/// A call that a signal interrupts is made again.
+fn again(mut call: impl FnMut() -> Result<(), Errno>) -> Result<(), Errno> {
+    loop {
+        match call() {
+            Err(Errno::EINTR) => {}
+            done => return done,
+        }
     }
 }
 
@@ -90,24 +137,17 @@ impl<F: Frames> Port for TapPort<F> {
         self.interface.accepts(header, len, features)
     }
 
-    fn send(
+    fn transmit(
         &mut self,
-        frame: &mut [u8],
+        frames: &mut Outgoing<'_, '_>,
         _driver: &mut Receiver<'_, '_>,
         statistics: &Statistics,
-    ) -> Result<Sent, Halt> {
-        loop {
-            return Ok(match self.interface.write(frame) {
-                Ok(()) => Sent::Taken,
-                Err(Errno::EINTR) => continue,
-                Err(Errno::EAGAIN) => Sent::Busy,
-                // EIO: the interface is down. EINVAL: the kernel finds the header wrong.
-                Err(_) => {
-                    statistics.tx.errors.add(1);
-                    Sent::Dropped
-                }
-            });
+    ) -> Result<(), Halt> {
+        while frames.take_some(COPIED, |header, len, features| self.accepts(header, len, features))? {
+            let sent = self.pass(frames, statistics);
+            frames.done(sent);
         }
+        Ok(())
     }
 
     fn may_receive(&self) -> bool {

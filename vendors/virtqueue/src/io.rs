@@ -6,7 +6,7 @@ use crate::chain::{Buffer, Chain};
 use crate::error::{Cause, Halt, Part, RingError};
 use crate::ring::{Marks, Ring};
 use virtio_mdev_api::dirty::{DirtyRecord, RingPart};
-use virtio_mdev_api::dma::{AccessError, Held, View};
+use virtio_mdev_api::dma::{AccessError, Held, Local, Permissions, View};
 
 /// A queue during one burst. Chains are taken in order with [`take`](Self::take), given back used with
 /// [`complete`](Self::complete), and stay so after [`commit`](Self::commit); what is not committed when the burst ends
@@ -123,6 +123,26 @@ impl<'b> Io<'b> {
             return Ok(out.len());
         }
         self.read_parts(chain, offset, out)
+    }
+
+    /// Shows where the readable part of the chain last taken is, from `offset` on. `false`: some of it is not in this
+    /// process, or `part` had enough; it is to be copied.
+    pub fn in_place<'s>(&'s self, chain: &Chain, offset: u64, mut part: impl FnMut(Local<'s>) -> bool) -> bool {
+        let mut skip = offset;
+        for buffer in self.ring.buffers(chain).0 {
+            let len = u64::from(buffer.len);
+            if skip >= len {
+                skip -= len;
+                continue;
+            }
+            let Ok(left) = usize::try_from(len - skip) else { return false };
+            let Some(held) = self.memory.held(buffer.iova + skip, left, Permissions::READ) else { return false };
+            if !part(held.memory()) {
+                return false;
+            }
+            skip = 0;
+        }
+        true
     }
 
     /// Fills `head` with the beginning of the readable part of the chain last taken. Where that is shorter, the rest is left.

@@ -40,6 +40,12 @@ impl<'a> Local<'a> {
         self.len == 0
     }
 
+    /// Where it begins, for the kernel to read or write: no reference may point there.
+    #[inline]
+    pub fn start(self) -> NonNull<u8> {
+        self.start
+    }
+
     /// `len` bytes from `offset` on; `None` if they are not all in it.
     #[inline]
     pub fn part(self, offset: usize, len: usize) -> Option<Self> {
