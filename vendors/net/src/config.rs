@@ -1,10 +1,11 @@
 //! Configuration space (virtio 1.3 §5.1.4).
 
-use crate::features::{VIRTIO_NET_F_CTRL_VLAN, VIRTIO_NET_F_RSS, VIRTIO_NET_F_SPEED_DUPLEX};
+use crate::features::{HASHES, VIRTIO_NET_F_CTRL_VLAN, VIRTIO_NET_F_HASH_REPORT, VIRTIO_NET_F_SPEED_DUPLEX};
 use crate::filter::Filter;
+use crate::hash::{HASH_TYPES, Hash, Hashing, MAX_KEY};
 use crate::mac::Mac;
 use crate::parameters::{Duplex, NetParameters};
-use crate::rss::{HASH_TYPES, MAX_KEY, MAX_TABLE, Rss};
+use crate::rss::{MAX_TABLE, Rss};
 use arc_swap::ArcSwap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
@@ -55,14 +56,17 @@ impl LinkState {
 pub struct Wanted {
     /// Which of them.
     pub filter: Filter,
-    /// Where they go, if it says so.
+    /// What of them is hashed.
+    pub hashing: Hashing,
+    /// Where they go by their hashes, if it says so.
     pub rss: Option<Rss>,
 }
 
 impl Wanted {
     /// As after a reset, with `features` in effect.
     fn new(features: u64) -> Self {
-        Self { filter: Filter::new(features & VIRTIO_NET_F_CTRL_VLAN != 0), rss: None }
+        let filter = Filter::new(features & VIRTIO_NET_F_CTRL_VLAN != 0);
+        Self { filter, hashing: Hashing::NONE, rss: None }
     }
 }
 
@@ -84,6 +88,8 @@ pub struct NetConfig {
     /// The driver shall announce where it is.
     announce: AtomicBool,
     wanted: ArcSwap<Wanted>,
+    /// Frames are given to the driver with their hashes.
+    reporting: AtomicBool,
     /// Whether it has to be asked at all.
     choosing: AtomicBool,
 }
@@ -101,6 +107,7 @@ impl NetConfig {
             duplex: card.duplex,
             announce: AtomicBool::new(false),
             wanted: ArcSwap::from_pointee(Wanted::new(0)),
+            reporting: AtomicBool::new(false),
             choosing: AtomicBool::new(false),
         }
     }
@@ -109,6 +116,7 @@ impl NetConfig {
     pub fn begin(&self, features: u64) {
         self.enable(1);
         self.set_announce(false);
+        self.reporting.store(features & VIRTIO_NET_F_HASH_REPORT != 0, Ordering::Relaxed);
         self.set_wanted(Wanted::new(features));
     }
 
@@ -119,12 +127,12 @@ impl NetConfig {
 
     /// Replaces it. By one thread at a time.
     pub fn set_wanted(&self, wanted: Wanted) {
-        let choosing = !wanted.filter.is_promiscuous() || wanted.rss.is_some();
+        let choosing = !wanted.filter.is_promiscuous() || wanted.rss.is_some() || self.reports_hashes();
         self.wanted.store(Arc::new(wanted));
         self.choosing.store(choosing, Ordering::Release);
     }
 
-    /// Whether the driver chooses: until then it wants every frame, and says nothing of pairs.
+    /// Whether the driver chooses: until then it wants every frame as it is, and says nothing of pairs.
     #[inline]
     pub fn chooses(&self) -> bool {
         self.choosing.load(Ordering::Acquire)
@@ -135,9 +143,16 @@ impl NetConfig {
         self.wanted.load().filter.wants(frame, self.mac())
     }
 
-    /// The queue pair that the driver wants a frame on, if it says so.
-    pub fn pair_for(&self, frame: &[u8]) -> Option<u16> {
-        self.wanted.load().rss.as_ref().map(|rss| rss.pair(frame))
+    /// The hash of a frame, and the queue pair that the driver wants it on, if it says so.
+    pub fn place_of(&self, frame: &[u8]) -> (Option<Hash>, Option<u16>) {
+        let wanted = self.wanted.load();
+        let hash = wanted.hashing.of(frame);
+        (hash, wanted.rss.as_ref().map(|rss| rss.pair(hash)))
+    }
+
+    /// Whether the header of a frame for the driver has its hash.
+    pub fn reports_hashes(&self) -> bool {
+        self.reporting.load(Ordering::Relaxed)
     }
 
     /// Whether the driver is asked to announce where it is.
@@ -193,7 +208,7 @@ impl NetConfig {
             bytes[SPEED..SPEED + 4].copy_from_slice(&self.speed.to_le_bytes());
             bytes[DUPLEX] = self.duplex.map_or(u8::MAX, |duplex| duplex as u8);
         }
-        if self.features & VIRTIO_NET_F_RSS != 0 {
+        if self.features & HASHES != 0 {
             bytes[RSS_MAX_KEY_SIZE] = u8::try_from(MAX_KEY).unwrap_or(u8::MAX);
             let table = u16::try_from(MAX_TABLE).unwrap_or(u16::MAX);
             bytes[RSS_MAX_TABLE..RSS_MAX_TABLE + 2].copy_from_slice(&table.to_le_bytes());
@@ -225,6 +240,7 @@ fn number(mac: Mac) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::features::VIRTIO_NET_F_RSS;
     use crate::filter::Mode;
     use crate::parameters::Doorbell;
 

@@ -7,9 +7,11 @@
 use crate::config::{NetConfig, Wanted};
 use crate::features::{
     SEVERAL_PAIRS, VIRTIO_NET_F_CTRL_MAC_ADDR, VIRTIO_NET_F_CTRL_RX, VIRTIO_NET_F_CTRL_RX_EXTRA,
-    VIRTIO_NET_F_CTRL_VLAN, VIRTIO_NET_F_CTRL_VQ, VIRTIO_NET_F_GUEST_ANNOUNCE, VIRTIO_NET_F_MQ, VIRTIO_NET_F_RSS,
+    VIRTIO_NET_F_CTRL_VLAN, VIRTIO_NET_F_CTRL_VQ, VIRTIO_NET_F_GUEST_ANNOUNCE, VIRTIO_NET_F_HASH_REPORT,
+    VIRTIO_NET_F_MQ, VIRTIO_NET_F_RSS,
 };
 use crate::filter::Mode;
+use crate::hash::Hashing;
 use crate::mac::Mac;
 use crate::rss::Rss;
 use std::sync::Arc;
@@ -37,6 +39,7 @@ const ANNOUNCE_ACK: u8 = 0;
 const MQ: u8 = 4;
 const MQ_VQ_PAIRS_SET: u8 = 0;
 const MQ_RSS_CONFIG: u8 = 1;
+const MQ_HASH_CONFIG: u8 = 2;
 
 /// Which queue takes commands, with `features` in effect: the last of those there are then.
 pub fn control_queue(features: u64, pairs: u16) -> Option<u16> {
@@ -165,9 +168,14 @@ impl Class<'_> {
             }
             (MQ, MQ_RSS_CONFIG, data) => {
                 self.needs(VIRTIO_NET_F_RSS)?;
-                let (rss, transmit) = Rss::parse(data, self.config.pairs())?;
+                let (rss, hashing, transmit) = Rss::parse(data, self.config.pairs())?;
                 self.config.enable(transmit);
-                self.change(|wanted| wanted.rss = Some(rss));
+                self.change(|wanted| (wanted.rss, wanted.hashing) = (Some(rss), hashing));
+            }
+            (MQ, MQ_HASH_CONFIG, data) => {
+                self.needs(VIRTIO_NET_F_HASH_REPORT)?;
+                let hashing = Hashing::parse(data)?;
+                self.change(|wanted| (wanted.rss, wanted.hashing) = (None, hashing));
             }
             _ => return None,
         }

@@ -2,7 +2,10 @@
 
 use crate::config::{CONFIG_SIZE, LinkState, NetConfig, Wanted};
 use crate::control::control_queue;
-use crate::features::{SEVERAL_PAIRS, VIRTIO_NET_F_CTRL_VQ, VIRTIO_NET_F_GUEST_ANNOUNCE, VIRTIO_NET_F_MAC, effective};
+use crate::features::{
+    SEVERAL_PAIRS, VIRTIO_NET_F_CTRL_VQ, VIRTIO_NET_F_GUEST_ANNOUNCE, VIRTIO_NET_F_HASH_REPORT, VIRTIO_NET_F_MAC,
+    effective,
+};
 use crate::lane::{Lane, Lanes};
 use crate::mac::Mac;
 use crate::pair::{Pair, Shared};
@@ -77,6 +80,8 @@ impl<P: Port> NetDevice<P> {
         let NetParameters { pairs, queue_size, features, ring_group, doorbell, speed, duplex, .. } = *parameters;
         let (health, statistics) = (Health::new(link), CardStatistics::new(pairs));
         debug_assert_eq!(ports.len(), usize::from(pairs));
+        // Who chooses nothing is told nothing of what it would have chosen by.
+        debug_assert!(P::OUTSIDE || features & VIRTIO_NET_F_HASH_REPORT == 0);
         let config = Arc::new(NetConfig::new(parameters));
         let chooser = || P::OUTSIDE.then(|| Arc::clone(&config));
         let lane = |number| Lane::new(number, Arc::clone(&link_state), Arc::clone(&statistics), chooser());

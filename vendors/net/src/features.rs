@@ -50,6 +50,8 @@ pub const VIRTIO_NET_F_GUEST_USO4: u64 = 1 << 54;
 pub const VIRTIO_NET_F_GUEST_USO6: u64 = 1 << 55;
 /// The device can receive USO of both kinds.
 pub const VIRTIO_NET_F_HOST_USO: u64 = 1 << 56;
+/// The header of a received frame tells the hash of its flow.
+pub const VIRTIO_NET_F_HASH_REPORT: u64 = 1 << 57;
 /// Frames are spread over receive queues as the driver says.
 pub const VIRTIO_NET_F_RSS: u64 = 1 << 60;
 /// The configuration space has speed and duplex.
@@ -69,6 +71,9 @@ pub const ECN: u64 = VIRTIO_NET_F_GUEST_ECN | VIRTIO_NET_F_HOST_ECN;
 /// UDP segmentation, both ways.
 pub const USO: u64 = VIRTIO_NET_F_GUEST_USO4 | VIRTIO_NET_F_GUEST_USO6 | VIRTIO_NET_F_HOST_USO;
 
+/// What its configuration space has the limits of hashes for.
+pub const HASHES: u64 = VIRTIO_NET_F_RSS | VIRTIO_NET_F_HASH_REPORT;
+
 /// What makes a card with several queue pairs.
 pub const SEVERAL_PAIRS: u64 = VIRTIO_NET_F_MQ | VIRTIO_NET_F_RSS;
 
@@ -79,7 +84,7 @@ pub const CONTROL: u64 = VIRTIO_NET_F_CTRL_VQ | VIRTIO_NET_F_CTRL_RX | VIRTIO_NE
 pub const RECEPTION: u64 = VIRTIO_NET_F_CTRL_VLAN | VIRTIO_NET_F_CTRL_RX_EXTRA | VIRTIO_NET_F_RSS;
 
 /// The features these parents know, by the names QEMU has for them.
-pub const NAMES: [(&str, u64); 30] = [
+pub const NAMES: [(&str, u64); 31] = [
     ("csum", VIRTIO_NET_F_CSUM),
     ("guest_csum", VIRTIO_NET_F_GUEST_CSUM),
     ("host_mtu", VIRTIO_NET_F_MTU),
@@ -102,6 +107,7 @@ pub const NAMES: [(&str, u64); 30] = [
     ("guest_uso4", VIRTIO_NET_F_GUEST_USO4),
     ("guest_uso6", VIRTIO_NET_F_GUEST_USO6),
     ("host_uso", VIRTIO_NET_F_HOST_USO),
+    ("hash", VIRTIO_NET_F_HASH_REPORT),
     ("rss", VIRTIO_NET_F_RSS),
     ("speed_duplex", VIRTIO_NET_F_SPEED_DUPLEX),
     ("indirect_desc", VIRTIO_F_INDIRECT_DESC),
@@ -113,7 +119,7 @@ pub const NAMES: [(&str, u64); 30] = [
 ];
 
 /// Features, each with those of which it depends on one (virtio 1.3 §5.1.3.1). What depends on others comes behind them.
-const CONDITIONS: [(u64, u64); 16] = [
+const CONDITIONS: [(u64, u64); 17] = [
     (VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_CSUM),
     (VIRTIO_NET_F_HOST_TSO6, VIRTIO_NET_F_CSUM),
     (VIRTIO_NET_F_GUEST_TSO4, VIRTIO_NET_F_GUEST_CSUM),
@@ -129,6 +135,7 @@ const CONDITIONS: [(u64, u64); 16] = [
     (VIRTIO_NET_F_GUEST_ANNOUNCE, VIRTIO_NET_F_CTRL_VQ),
     (VIRTIO_NET_F_MQ, VIRTIO_NET_F_CTRL_VQ),
     (VIRTIO_NET_F_CTRL_MAC_ADDR, VIRTIO_NET_F_CTRL_VQ),
+    (VIRTIO_NET_F_HASH_REPORT, VIRTIO_NET_F_CTRL_VQ),
     (VIRTIO_NET_F_RSS, VIRTIO_NET_F_CTRL_VQ),
 ];
 
@@ -168,6 +175,14 @@ impl Profile {
         match self {
             Self::Migratable => 0,
             Self::Fast => VIRTIO_NET_F_GUEST_ANNOUNCE,
+        }
+    }
+
+    /// What is offered besides where there is a control queue and frames come from outside.
+    pub const fn reception(self) -> u64 {
+        match self {
+            Self::Migratable => RECEPTION,
+            Self::Fast => RECEPTION | VIRTIO_NET_F_HASH_REPORT,
         }
     }
 }
@@ -230,11 +245,12 @@ mod tests {
 
     #[test]
     fn the_migratable_profile_has_none_of_the_bits_that_stop_qemu_from_migrating() {
-        let with_control = CONTROL | RECEPTION | Profile::Migratable.with_control() | VIRTIO_NET_F_MQ;
-        let offered = Profile::Migratable.features() | OFFLOADS | ECN | with_control | VIRTIO_NET_F_SPEED_DUPLEX;
+        let profile = Profile::Migratable;
+        let with_control = CONTROL | profile.reception() | profile.with_control() | VIRTIO_NET_F_MQ;
+        let offered = profile.features() | OFFLOADS | ECN | with_control | VIRTIO_NET_F_SPEED_DUPLEX;
         assert_eq!([21, 28, 34, 35, 38, 40].iter().fold(0, |bits, bit| bits | offered & 1 << bit), 0);
-        // Coalescing and UDP segmentation: its shadow queues do not know them.
-        assert_eq!([52, 53, 54, 55, 56].iter().fold(0, |bits, bit| bits | offered & 1 << bit), 0);
+        // Coalescing, UDP segmentation, reports of hashes: not all of its shadow queues know them.
+        assert_eq!([52, 53, 54, 55, 56, 57].iter().fold(0, |bits, bit| bits | offered & 1 << bit), 0);
     }
 
     #[test]

@@ -1,11 +1,14 @@
 //! The virtio-net header (virtio 1.3 §5.1.6).
 
 use crate::features::{
-    VIRTIO_NET_F_CSUM, VIRTIO_NET_F_HOST_ECN, VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_HOST_TSO6, VIRTIO_NET_F_HOST_USO,
+    VIRTIO_NET_F_CSUM, VIRTIO_NET_F_HASH_REPORT, VIRTIO_NET_F_HOST_ECN, VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_HOST_TSO6,
+    VIRTIO_NET_F_HOST_USO,
 };
 
-/// Bytes of the header with VIRTIO_F_VERSION_1.
+/// Bytes of the header with VIRTIO_F_VERSION_1, and of that before any frame outside of a driver's memory.
 pub const HEADER: usize = 12;
+/// Bytes it has in a driver's memory with VIRTIO_NET_F_HASH_REPORT, both ways.
+pub const HASH_HEADER: usize = 20;
 /// Offset of `num_buffers`, which the device sets.
 pub const NUM_BUFFERS: usize = 10;
 /// Bytes of an Ethernet header.
@@ -26,6 +29,11 @@ pub const GSO_ECN: u8 = 0x80;
 
 fn u16_at(header: &[u8; HEADER], at: usize) -> usize {
     usize::from(u16::from_le_bytes([header[at], header[at + 1]]))
+}
+
+/// Bytes of the header in the memory of a driver that accepted `features`.
+pub const fn len(features: u64) -> usize {
+    if features & VIRTIO_NET_F_HASH_REPORT == 0 { HEADER } else { HASH_HEADER }
 }
 
 /// Whether the header of a frame of `len` bytes that the driver sends asks only for what it negotiated, and of fields

@@ -8,6 +8,7 @@ mod control;
 mod device;
 pub mod features;
 mod filter;
+mod hash;
 pub mod header;
 mod lane;
 mod mac;

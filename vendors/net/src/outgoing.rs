@@ -1,6 +1,6 @@
 //! Frames that a driver sends.
 
-use crate::header::{ETHERNET, HEADER, is_plain, is_segmented};
+use crate::header::{self, ETHERNET, HEADER, is_plain, is_segmented};
 use crate::pair::Shared;
 use crate::port::Sent;
 use crate::receiver::{Delivery, Receiver, Rest};
@@ -23,6 +23,8 @@ pub struct Outgoing<'q, 'b> {
     features: u64,
     /// By those, headers say nothing.
     plain: bool,
+    /// Bytes that the driver's header has behind those that go on with a frame.
+    behind: usize,
     /// Room for one frame; its header at least is here.
     buffer: &'q mut [u8],
     /// What is taken: no longer than the buffer.
@@ -49,6 +51,7 @@ impl<'q, 'b> Outgoing<'q, 'b> {
         Self {
             tx,
             plain,
+            behind: header::len(features) - HEADER,
             shared,
             statistics,
             features,
@@ -106,8 +109,8 @@ impl<'q, 'b> Outgoing<'q, 'b> {
     pub fn return_to(&mut self, driver: &mut Receiver<'_, '_>) -> Result<(), Halt> {
         let Some(chain) = &self.taken else { return Ok(()) };
         // No shorter than a header: it was looked at.
-        let len = len(chain).saturating_sub(HEADER);
-        let rest = Rest::Chain { tx: &*self.tx, chain, offset: HEADER as u64, len };
+        let len = self.len(chain).saturating_sub(HEADER);
+        let rest = Rest::Chain { tx: &*self.tx, chain, offset: self.place(HEADER), len };
         let sent = match driver.deliver_frame(&mut self.buffer[..HEADER], rest)? {
             Delivery::Delivered => Sent::Taken,
             Delivery::NoBuffers => Sent::Busy,
@@ -126,9 +129,9 @@ impl<'q, 'b> Outgoing<'q, 'b> {
         let Some(chain) = self.taken.as_ref().filter(|_| self.halted.is_none()) else {
             return Ok(Delivery::Dropped);
         };
-        let len = len(chain);
+        let len = self.len(chain);
         let rest = if self.copied < len {
-            Rest::Chain { tx: &*self.tx, chain, offset: from as u64, len: len.saturating_sub(from) }
+            Rest::Chain { tx: &*self.tx, chain, offset: self.place(from), len: len.saturating_sub(from) }
         } else {
             Rest::Own(self.buffer.get(from..len).unwrap_or(&[]))
         };
@@ -145,9 +148,9 @@ impl<'q, 'b> Outgoing<'q, 'b> {
     /// next one is taken.
     pub fn copy_to(&mut self, bytes: usize) -> bool {
         let Some(chain) = &self.taken else { return false };
-        let end = bytes.min(len(chain));
+        let end = bytes.min(self.len(chain));
         if self.copied < end {
-            match self.tx.read(chain, self.copied as u64, &mut self.buffer[self.copied..end]) {
+            match self.tx.read(chain, self.place(self.copied), &mut self.buffer[self.copied..end]) {
                 Ok(_) => self.copied = end,
                 Err(halt) => self.halted = Some(halt),
             }
@@ -171,7 +174,7 @@ impl<'q, 'b> Outgoing<'q, 'b> {
 
     /// Bytes of the frame taken, copied or not, its header included.
     pub fn frame_len(&self) -> usize {
-        self.taken.as_ref().map_or(0, len)
+        self.taken.as_ref().map_or(0, |chain| self.len(chain))
     }
 
     /// What became of the frame taken. After [`Sent::Busy`] no other one is taken in this burst.
@@ -187,7 +190,7 @@ impl<'q, 'b> Outgoing<'q, 'b> {
         match sent {
             Sent::Taken => {
                 self.statistics.tx.packets.add(1);
-                self.statistics.tx.bytes.add((len(chain) - HEADER) as u64);
+                self.statistics.tx.bytes.add((self.len(chain) - HEADER) as u64);
             }
             Sent::Dropped => {}
             Sent::Busy => {
@@ -212,11 +215,11 @@ impl<'q, 'b> Outgoing<'q, 'b> {
         if chain.writable > 0 {
             return Err(self.tx.refuse(chain, "writable buffer in the transmit queue"));
         }
-        if chain.readable < HEADER as u64 {
+        if chain.readable < self.place(HEADER) {
             return Err(self.tx.refuse(chain, "chain shorter than the virtio-net header"));
         }
         let statistics = self.statistics;
-        let len = usize::try_from(chain.readable).unwrap_or(usize::MAX);
+        let (len, behind) = (self.len(chain), self.place(HEADER));
         if len > self.buffer.len() {
             statistics.tx.too_long.add(1);
             return Ok(false);
@@ -225,10 +228,13 @@ impl<'q, 'b> Outgoing<'q, 'b> {
         if self.plain {
             *header = [0; HEADER];
             if copied > HEADER {
-                self.tx.read(chain, HEADER as u64, &mut self.buffer[HEADER..len.min(copied)])?;
+                self.tx.read(chain, behind, &mut self.buffer[HEADER..len.min(copied)])?;
             }
         } else if copied == HEADER {
             self.tx.head(chain, header)?;
+        } else if self.behind > 0 {
+            self.tx.head(chain, header)?;
+            self.tx.read(chain, behind, &mut self.buffer[HEADER..len.min(copied)])?;
         } else {
             self.tx.read(chain, 0, &mut self.buffer[..len.min(copied)])?;
         }
@@ -251,6 +257,18 @@ impl<'q, 'b> Outgoing<'q, 'b> {
         Ok(dropped.is_none())
     }
 
+    /// Bytes of the frame of a chain, whose header is there as a whole, the part of it that goes on with the frame included.
+    #[inline]
+    fn len(&self, chain: &Chain) -> usize {
+        usize::try_from(chain.readable).unwrap_or(usize::MAX) - self.behind
+    }
+
+    /// Where a chain has what is at `at`, behind the header, of its frame.
+    #[inline]
+    fn place(&self, at: usize) -> u64 {
+        (at + self.behind) as u64
+    }
+
     /// Whether a frame waits for the port.
     pub(crate) fn is_busy(&self) -> bool {
         self.busy
@@ -260,10 +278,4 @@ impl<'q, 'b> Outgoing<'q, 'b> {
     pub(crate) fn progress(&self) -> Next {
         if self.left < BURST - usize::from(self.busy) { Next::Again } else { Next::Wait }
     }
-}
-
-/// Bytes of the frame of a chain that was read: no more than there is room for.
-#[inline]
-fn len(chain: &Chain) -> usize {
-    usize::try_from(chain.readable).unwrap_or(usize::MAX)
 }

@@ -1,7 +1,8 @@
 //! The way of a frame to the driver.
 
 use crate::config::{LinkState, NetConfig};
-use crate::header::{HEADER, NUM_BUFFERS};
+use crate::hash::Hash;
+use crate::header::{HASH_HEADER, HEADER, NUM_BUFFERS};
 use crate::stats::RxStatistics;
 use virtqueue::{Chain, Halt, Io};
 
@@ -76,10 +77,16 @@ impl<'q, 'b> Receiver<'q, 'b> {
             return Ok(Delivery::Dropped);
         }
         if let Some(config) = self.chooser.filter(|config| config.chooses())
-            && let Some(refused) = self.choose(config, &head[HEADER..], rest)?
+            && let Some(decided) = self.choose(config, head, rest)?
         {
-            return Ok(refused);
+            return Ok(decided);
         }
+        self.put::<HEADER>(head, rest)
+    }
+
+    /// Fills the next buffers with a frame, whose header has `LEN` bytes here.
+    #[inline(always)]
+    fn put<const LEN: usize>(&mut self, head: &mut [u8], rest: Rest<'_, '_>) -> Result<Delivery, Halt> {
         let short = |chains| Some(Short { chains, delivered: self.statistics.packets.get() });
         let Some(io) = self.io.as_deref_mut() else {
             self.short = short(0);
@@ -89,7 +96,7 @@ impl<'q, 'b> Receiver<'q, 'b> {
             self.short = short(0);
             return Ok(Delivery::NoBuffers);
         };
-        check(io, &chain)?;
+        check(io, &chain, LEN)?;
         let len = head.len() + rest.len();
         if chain.writable >= len as u64 {
             if rest.len() == 0 {
@@ -103,7 +110,7 @@ impl<'q, 'b> Receiver<'q, 'b> {
             io.commit();
         } else {
             one_buffer(head);
-            let fits = if self.merge { merge(io, &chain, &Parts { head, rest })? } else { Fit::Never };
+            let fits = if self.merge { merge(io, &chain, &Parts { head, rest }, LEN)? } else { Fit::Never };
             if fits != Fit::Yes {
                 io.rewind();
             }
@@ -120,21 +127,35 @@ impl<'q, 'b> Receiver<'q, 'b> {
             }
         }
         self.statistics.packets.add(1);
-        self.statistics.bytes.add((len - HEADER) as u64);
+        self.statistics.bytes.add((len - LEN) as u64);
         Ok(Delivery::Delivered)
     }
 
-    /// Asks a driver that chooses; `None`: it wants the frame, and here.
+    /// Asks a driver that chooses; `None`: it wants the frame as it is, and here.
     #[inline(never)]
     fn choose(&mut self, config: &NetConfig, head: &[u8], rest: Rest<'_, '_>) -> Result<Option<Delivery>, Halt> {
         let mut room = [0; START];
-        let frame = rest.after(head, &mut room)?;
+        let frame = rest.after(&head[HEADER..], &mut room)?;
         if !config.wants(frame) {
             self.statistics.filtered.add(1);
             return Ok(Some(Delivery::Dropped));
         }
-        self.elsewhere = self.own.and_then(|own| config.pair_for(frame).filter(|pair| *pair != own));
-        Ok(self.elsewhere.map(|_| Delivery::NoBuffers))
+        let (hash, pair) = config.place_of(frame);
+        self.elsewhere = self.own.and_then(|own| pair.filter(|pair| *pair != own));
+        match self.elsewhere {
+            Some(_) => Ok(Some(Delivery::NoBuffers)),
+            None if config.reports_hashes() => self.put_with(hash, head, rest).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Gives the driver a frame with its hash behind the header that it came with.
+    fn put_with(&mut self, hash: Option<Hash>, head: &[u8], rest: Rest<'_, '_>) -> Result<Delivery, Halt> {
+        let (plain, begun) = head.split_at(HEADER);
+        let mut header = [0; HASH_HEADER];
+        header[..HEADER].copy_from_slice(plain);
+        header[HEADER..].copy_from_slice(&Hash::encode(hash));
+        self.put::<HASH_HEADER>(&mut header, Rest::After { begun, rest: &rest })
     }
 
     /// Counts a frame that whoever delivers had for the driver and dropped.
@@ -163,6 +184,8 @@ pub(crate) enum Rest<'f, 'b> {
     Own(&'f [u8]),
     /// What a chain that a driver sends has behind `offset`.
     Chain { tx: &'f Io<'b>, chain: &'f Chain, offset: u64, len: usize },
+    /// Bytes of our own, and then one of the others.
+    After { begun: &'f [u8], rest: &'f Rest<'f, 'b> },
 }
 
 impl<'f> Rest<'f, '_> {
@@ -178,11 +201,22 @@ impl<'f> Rest<'f, '_> {
         room[..begun].copy_from_slice(&head[..begun]);
         let left = &mut room[begun..];
         let len = left.len().min(self.len());
-        match self {
-            Self::Own(bytes) => left[..len].copy_from_slice(&bytes[..len]),
-            Self::Chain { tx, chain, offset, .. } => drop(tx.read(chain, offset, &mut left[..len])?),
-        }
+        self.read(&mut left[..len])?;
         Ok(&room[..begun + len])
+    }
+
+    /// Copies its beginning, which it has.
+    fn read(&self, out: &mut [u8]) -> Result<(), Halt> {
+        match *self {
+            Self::Own(bytes) => out.copy_from_slice(&bytes[..out.len()]),
+            Self::Chain { tx, chain, offset, .. } => drop(tx.read(chain, offset, out)?),
+            Self::After { begun, rest } => {
+                let (first, then) = out.split_at_mut(begun.len().min(out.len()));
+                first.copy_from_slice(&begun[..first.len()]);
+                rest.read(then)?;
+            }
+        }
+        Ok(())
     }
 
     #[inline]
@@ -190,6 +224,7 @@ impl<'f> Rest<'f, '_> {
         match self {
             Self::Own(bytes) => bytes.len(),
             Self::Chain { len, .. } => *len,
+            Self::After { begun, rest } => begun.len() + rest.len(),
         }
     }
 
@@ -212,6 +247,16 @@ impl<'f> Rest<'f, '_> {
         match *self {
             Self::Own(bytes) => io.write(into, at, &bytes[done..]),
             Self::Chain { tx, chain, offset, len } => tx.copy(chain, offset + done as u64, (io, into, at), len - done),
+            Self::After { begun, rest } => match begun.get(done..).filter(|left| !left.is_empty()) {
+                None => rest.write(done - begun.len(), io, into, at),
+                Some(left) => {
+                    let written = io.write(into, at, left)?;
+                    if written < left.len() || rest.len() == 0 {
+                        return Ok(written);
+                    }
+                    Ok(written + rest.write(0, io, into, at + written as u64)?)
+                }
+            },
         }
     }
 }
@@ -255,13 +300,13 @@ enum Fit {
     Never,
 }
 
-/// Whether a chain is a receive buffer. The header has to fit in it (virtio 1.3 §5.1.6.3.1).
+/// Whether a chain is a receive buffer. The header, which has `header` bytes, has to fit in it (virtio 1.3 §5.1.6.3.1).
 #[inline]
-fn check(io: &Io<'_>, chain: &Chain) -> Result<(), Halt> {
+fn check(io: &Io<'_>, chain: &Chain, header: usize) -> Result<(), Halt> {
     if chain.readable > 0 {
         return Err(io.refuse(chain, "readable buffer in the receive queue"));
     }
-    if chain.writable < HEADER as u64 {
+    if chain.writable < header as u64 {
         return Err(io.refuse(chain, "receive buffer smaller than the virtio-net header"));
     }
     Ok(())
@@ -269,7 +314,7 @@ fn check(io: &Io<'_>, chain: &Chain) -> Result<(), Halt> {
 
 /// Spreads `frame` over the buffers from `first` on (virtio 1.3 §5.1.6.4).
 #[inline(never)]
-fn merge(io: &mut Io<'_>, first: &Chain, frame: &Parts<'_, '_>) -> Result<Fit, Halt> {
+fn merge(io: &mut Io<'_>, first: &Chain, frame: &Parts<'_, '_>, header: usize) -> Result<Fit, Halt> {
     // How many buffers it takes is known last; each byte of the number may be in another descriptor.
     let [low, high] = [NUM_BUFFERS, NUM_BUFFERS + 1].map(|at| io.writable_address(first, at as u64));
     let (mut chain, mut done, mut count) = (*first, 0, 0u16);
@@ -285,7 +330,7 @@ fn merge(io: &mut Io<'_>, first: &Chain, frame: &Parts<'_, '_>) -> Result<Fit, H
             return Ok(Fit::Never);
         }
         let Some(next) = io.take()? else { return Ok(Fit::NotNow(count)) };
-        check(io, &next)?;
+        check(io, &next, header)?;
         chain = next;
     }
     for (place, byte) in [low, high].into_iter().zip(count.to_le_bytes()) {

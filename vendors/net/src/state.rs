@@ -2,17 +2,25 @@
 
 use crate::config::Wanted;
 use crate::filter::Filter;
+use crate::hash::Hashing;
 use crate::rss::Rss;
 use nix::errno::Errno;
 use virtio_mdev_api::Refusal;
 
 /// Of the layout.
-const VERSION: u16 = 2;
+const VERSION: u16 = 3;
+/// Without hashes of frames that are not spread by them.
+const VERSION_2: u16 = 2;
 /// Without what the driver wants of frames: it had no say.
 const VERSION_1: u16 = 1;
 
-/// The state of a card: a version and three numbers, of 16 bits each, the lowest byte first; then filter, whether there
-/// is a spreading of frames, and that.
+/// What of hashes is in a state.
+const NO_HASHES: u8 = 0;
+const SPREAD: u8 = 1;
+const HASHED: u8 = 2;
+
+/// The state of a card: a version and three numbers, of 16 bits each, the lowest byte first; then filter, what there is of
+/// hashes, and that as the command of the driver had it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CardState {
     /// Largest packet, which the driver was told of.
@@ -30,8 +38,14 @@ impl CardState {
         let words = [VERSION, self.mtu, self.pairs, self.enabled];
         let mut bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
         bytes.extend(self.wanted.filter.encode());
-        bytes.push(u8::from(self.wanted.rss.is_some()));
-        bytes.extend(self.wanted.rss.iter().flat_map(|rss| rss.encode(self.enabled)));
+        let Wanted { hashing, rss, .. } = &self.wanted;
+        let (what, hashes) = match rss {
+            Some(rss) => (SPREAD, rss.encode(hashing, self.enabled)),
+            None if *hashing != Hashing::NONE => (HASHED, hashing.encode()),
+            None => (NO_HASHES, Vec::new()),
+        };
+        bytes.push(what);
+        bytes.extend(hashes);
         bytes
     }
 
@@ -40,7 +54,7 @@ impl CardState {
         let refuse = |why: String| Refusal::new(Errno::EINVAL, format!("state of a network card: {why}"));
         let Some((words, rest)) = bytes.split_at_checked(8) else { return Err(refuse("cut off".to_owned())) };
         let words: Vec<u16> = words.as_chunks().0.iter().map(|word| u16::from_le_bytes(*word)).collect();
-        let [version @ (VERSION_1 | VERSION), mtu, pairs, enabled] = words[..] else {
+        let [version @ (VERSION_1 | VERSION_2 | VERSION), mtu, pairs, enabled] = words[..] else {
             return Err(refuse(format!("{words:?} is none")));
         };
         if (mtu, pairs) != (self.mtu, self.pairs) {
@@ -53,21 +67,25 @@ impl CardState {
         let wanted = match (version, rest) {
             (VERSION_1, []) => Some(self.wanted),
             (VERSION_1, _) => None,
-            _ => decode_wanted(rest, pairs),
+            _ => decode_wanted(version, rest, pairs),
         };
         let wanted = wanted.ok_or_else(|| refuse("neither filter nor spreading of frames".to_owned()))?;
         Ok(Self { mtu, pairs, enabled, wanted })
     }
 }
 
-fn decode_wanted(bytes: &[u8], pairs: u16) -> Option<Wanted> {
+fn decode_wanted(version: u16, bytes: &[u8], pairs: u16) -> Option<Wanted> {
     let (filter, rest) = Filter::decode(bytes)?;
-    let rss = match rest {
-        [0] => None,
-        [1, rss @ ..] => Some(Rss::parse(rss, pairs)?.0),
+    let (hashing, rss) = match rest {
+        [NO_HASHES] => (Hashing::NONE, None),
+        [SPREAD, spread @ ..] => {
+            let (rss, hashing, _) = Rss::parse(spread, pairs)?;
+            (hashing, Some(rss))
+        }
+        [HASHED, hashes @ ..] if version > VERSION_2 => (Hashing::parse(hashes)?, None),
         _ => return None,
     };
-    Some(Wanted { filter, rss })
+    Some(Wanted { filter, hashing, rss })
 }
 
 #[cfg(test)]
@@ -78,18 +96,22 @@ mod tests {
     fn card() -> CardState {
         let mut filter = Filter::new(true);
         filter.set_mode(Mode::Promiscuous, false);
-        CardState { mtu: 1500, pairs: 4, enabled: 1, wanted: Wanted { filter, rss: None } }
+        CardState { mtu: 1500, pairs: 4, enabled: 1, wanted: Wanted { filter, hashing: Hashing::NONE, rss: None } }
     }
 
     fn spread() -> CardState {
         let rss = [&[0x3f, 0, 0, 0, 1, 0, 2, 0, 3, 0, 1, 0, 3, 0, 40][..], &[7; 40]].concat();
-        let (rss, enabled) = Rss::parse(&rss, 4).unwrap();
-        CardState { enabled, wanted: Wanted { rss: Some(rss), ..card().wanted }, ..card() }
+        let (rss, hashing, enabled) = Rss::parse(&rss, 4).unwrap();
+        CardState { enabled, wanted: Wanted { rss: Some(rss), hashing, ..card().wanted }, ..card() }
+    }
+
+    fn hashed() -> CardState {
+        CardState { wanted: Wanted { rss: None, ..spread().wanted }, ..card() }
     }
 
     #[test]
     fn a_state_continues_in_a_card_of_the_same_size() {
-        for state in [CardState { enabled: 3, ..card() }, spread()] {
+        for state in [CardState { enabled: 3, ..card() }, spread(), hashed()] {
             assert_eq!(card().decode(&state.encode()), Ok(state));
         }
     }
@@ -102,13 +124,23 @@ mod tests {
     }
 
     #[test]
+    fn a_state_from_before_hashes_were_told_spreads_frames_as_it_did() {
+        let mut old = spread().encode();
+        old[0] = 2;
+        assert_eq!(card().decode(&old), Ok(spread()));
+        let mut new = hashed().encode();
+        new[0] = 2;
+        assert!(card().decode(&new).is_err());
+    }
+
+    #[test]
     fn f41_a_state_that_is_of_no_such_card_is_refused() {
         let good = spread().encode();
         for len in 0..good.len() {
             assert!(card().decode(&good[..len]).is_err(), "{len} bytes");
         }
         assert!(card().decode(&[&good[..], &[0, 0]].concat()).is_err(), "too long");
-        assert!(card().decode(&[&[3, 0], &good[2..]].concat()).is_err(), "of a newer version");
+        assert!(card().decode(&[&[4, 0], &good[2..]].concat()).is_err(), "of a newer version");
         for (wrong, what) in [
             (CardState { mtu: 9000, ..card() }, "another size of packets"),
             (CardState { pairs: 8, ..card() }, "more pairs"),

@@ -37,7 +37,7 @@ use std::sync::{Arc, OnceLock};
 use table::Table;
 use uplink::Uplink;
 use virtio_mdev_api::{AttributeSpec, CreateRequest, Device, DmaModel, Parent, Refusal, TypeInfo};
-use virtio_net::features::{OFFLOADS, Profile, RECEPTION, VIRTIO_NET_F_RSS};
+use virtio_net::features::{OFFLOADS, Profile, VIRTIO_NET_F_RSS};
 use virtio_net::{LinkState, NetDevice, NetParameters, Offer, Pool, PoolOptions, Seats};
 use vlan::Kind;
 
@@ -75,7 +75,7 @@ const TYPES: [Type; 6] = {
 impl Type {
     fn offer(&self) -> Offer {
         // Which of a port's queues gets a frame is the switch's to say.
-        let with_control = RECEPTION & !VIRTIO_NET_F_RSS | self.profile.with_control();
+        let with_control = self.profile.reception() & !VIRTIO_NET_F_RSS | self.profile.with_control();
         let control = self.profile.has_control_queue();
         Offer { features: self.profile.features() | OFFLOADS, with_control, control, ring_group: false }
     }

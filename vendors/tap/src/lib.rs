@@ -20,7 +20,7 @@ use own::OwnTap;
 use std::sync::{Arc, OnceLock};
 use tun::{OFFLOAD_USO4, OFFLOAD_USO6};
 use virtio_mdev_api::{CreateRequest, Device, DmaModel, ParameterSpec, Parent, Refusal, TypeInfo, Values};
-use virtio_net::features::{ECN, OFFLOADS, Profile, RECEPTION, USO};
+use virtio_net::features::{ECN, OFFLOADS, Profile, USO};
 use virtio_net::{LinkState, NetDevice, NetParameters, Offer, Pool, PoolOptions, Seats};
 
 pub use given::{GivenError, GivenTap, Half};
@@ -43,7 +43,8 @@ fn offer(profile: Profile) -> Offer {
     let uso = if profile == Profile::Fast && has_uso() { USO } else { 0 };
     let features = profile.features() | OFFLOADS | ECN | uso;
     let control = profile.has_control_queue();
-    Offer { features, with_control: RECEPTION | profile.with_control(), control, ring_group: false }
+    let with_control = profile.reception() | profile.with_control();
+    Offer { features, with_control, control, ring_group: false }
 }
 
 /// Whether the kernel's interfaces know UDP segmentation, which is since Linux 6.2. One is made to ask it, once.

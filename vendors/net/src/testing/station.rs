@@ -1,6 +1,6 @@
 //! A guest with several queue pairs and a control queue.
 
-use crate::header::HEADER;
+use crate::header;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use virtio_mdev_api::dirty::DirtyRecord;
@@ -99,9 +99,14 @@ impl Station {
 
     /// Posts a receive buffer on a pair.
     pub fn post(&mut self, pair: usize) {
+        self.post_some(pair, BUFFER);
+    }
+
+    /// Posts a receive buffer of so many bytes.
+    pub fn post_some(&mut self, pair: usize, len: u32) {
         let ring = &mut self.rings[2 * pair];
         let addr = Self::buffer(2 * pair, ring.next_head());
-        ring.add(&[(addr, BUFFER, true)]);
+        ring.add(&[(addr, len, true)]);
         self.kick(2 * pair);
     }
 
@@ -110,7 +115,7 @@ impl Station {
         let ring = &mut self.rings[2 * pair + 1];
         while ring.take_used().is_some() {}
         let addr = Self::buffer(2 * pair + 1, ring.next_head());
-        let bytes = [&[0; HEADER], frame].concat();
+        let bytes = [&vec![0; header::len(self.features)][..], frame].concat();
         ring.ram.write(addr, &bytes);
         ring.add(&[(addr, u32::try_from(bytes.len()).expect("a frame"), false)]);
         self.kick(2 * pair + 1);
@@ -118,18 +123,27 @@ impl Station {
 
     /// The next frame a pair received, if there is one.
     pub fn receive(&mut self, pair: usize) -> Option<Vec<u8>> {
+        self.receive_buffer(pair).map(|bytes| bytes[header::len(self.features)..].to_vec())
+    }
+
+    /// What the next buffer that a pair received has, the header included.
+    pub fn receive_buffer(&mut self, pair: usize) -> Option<Vec<u8>> {
         let ring = &mut self.rings[2 * pair];
         let (head, len) = ring.take_used()?;
-        let bytes = ring.ram.read(Self::buffer(2 * pair, head), usize::try_from(len).expect("a frame"));
-        Some(bytes[HEADER..].to_vec())
+        Some(ring.ram.read(Self::buffer(2 * pair, head), usize::try_from(len).expect("a frame")))
     }
 
     /// Waits up to five seconds for a frame on a pair.
     pub fn wait(&mut self, pair: usize) -> Vec<u8> {
+        self.wait_buffer(pair)[header::len(self.features)..].to_vec()
+    }
+
+    /// Waits as long for a buffer on a pair.
+    pub fn wait_buffer(&mut self, pair: usize) -> Vec<u8> {
         let begun = Instant::now();
         loop {
-            if let Some(frame) = self.receive(pair) {
-                return frame;
+            if let Some(bytes) = self.receive_buffer(pair) {
+                return bytes;
             }
             assert!(begun.elapsed() < PATIENCE, "no frame came on pair {pair}");
             std::thread::sleep(Duration::from_micros(100));

@@ -2,6 +2,7 @@
 
 mod crowd;
 mod forwarding;
+mod hashes;
 mod hostile;
 mod lab;
 mod limits;
