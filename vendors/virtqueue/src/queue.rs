@@ -4,6 +4,7 @@ use crate::area::Areas;
 use crate::error::{Cause, Halt, Part, RingError};
 use crate::health::Health;
 use crate::io::Io;
+use crate::moderation::{Held, Moderation};
 use crate::ring::Ring;
 use crate::waiting;
 use crate::waker::Waker;
@@ -35,6 +36,8 @@ pub struct Queue {
     told_slow: bool,
     /// The driver wants to be told of what was published.
     interrupt: bool,
+    /// Interrupts that wait for each other.
+    held: Option<Held>,
     _subscriptions: [Option<SubscriptionGuard>; 2],
 }
 
@@ -72,8 +75,14 @@ impl Queue {
             was_mapped: false,
             told_slow: false,
             interrupt: false,
+            held: None,
             _subscriptions: subscriptions,
         })
+    }
+
+    /// From now on its interrupts wait for each other, as long as is said there.
+    pub fn moderate(&mut self, moderation: Arc<Moderation>) {
+        self.held = Some(Held::new(moderation));
     }
 
     /// Its number.
@@ -173,15 +182,34 @@ impl Queue {
         published.and(result)
     }
 
-    /// Tells the driver of what was published since, if it wants to be told. Not to be called within a burst: the
+    /// Tells the driver of what was published since, if it wants to be told, and now. Not to be called within a burst: the
     /// notifier is the client's, and it may make its writer block for a while.
     pub fn interrupt(&mut self) {
+        self.flush();
+        let due = match &mut self.held {
+            None => self.interrupt,
+            Some(held) => held.is_due(self.interrupt, self.ring.used),
+        };
+        if due {
+            self.signal();
+        }
+    }
+
+    /// The same, whatever it was to wait for: nobody will work on the queue any more.
+    pub(crate) fn release(&mut self) {
+        if self.interrupt {
+            self.signal();
+        }
+    }
+
+    fn flush(&self) {
         if let Err(error) = self.dirty.flush() {
             self.health.fault(Some(self.ring.index), &error.to_string());
         }
-        if !std::mem::take(&mut self.interrupt) {
-            return;
-        }
+    }
+
+    fn signal(&mut self) {
+        self.interrupt = false;
         if let Err(errno) = self.call.signal() {
             self.health.ring_fault(self.ring.index, &RingError::Call(errno));
         }

@@ -56,6 +56,8 @@ pub struct Ring {
     cursor: u16,
     batch: Batch,
     completed: Completed,
+    /// Chains published, by a number that wraps.
+    pub used: u32,
 }
 
 impl Ring {
@@ -92,6 +94,7 @@ impl Ring {
             cursor: place,
             batch: Batch::new(size),
             completed: Completed::new(size),
+            used: 0,
         })
     }
 
@@ -216,6 +219,8 @@ impl Ring {
         if !published {
             return Ok(false);
         }
+        // No more than the size of the ring.
+        self.used = self.used.wrapping_add(u32::try_from(self.completed.len()).unwrap_or(0));
         self.completed.clear();
         match &mut self.format {
             Format::Split(ring) => ring.wants_interrupt(areas, self.traits),

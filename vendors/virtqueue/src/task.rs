@@ -95,7 +95,10 @@ impl<S: Service> Task<S> {
         let taken = self.shared.slots[place].take();
         let queue = self.give_up_on(taken)?;
         self.shared.watched.lock().set_queue(place, None, None);
-        Ok(queue.map(|queue| queue.state()))
+        Ok(queue.map(|mut queue| {
+            queue.release();
+            queue.state()
+        }))
     }
 
     /// Replaces the kick of the queue in slot `place`. The ring is looked at once.
