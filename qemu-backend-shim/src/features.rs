@@ -12,8 +12,9 @@ const ACCESS_PLATFORM: u64 = 1 << 33;
 const HIDDEN: u64 = ACCESS_PLATFORM
     // VHOST_F_LOG_ALL: dirty logging
     | 1 << 26
-    // VIRTIO_NET_F_CTRL_VQ and what needs it (CTRL_RX, CTRL_VLAN, CTRL_RX_EXTRA, MQ, CTRL_MAC_ADDR, HASH_REPORT, RSS): there are two rings
-    | 1 << 17 | 1 << 18 | 1 << 19 | 1 << 20 | 1 << 22 | 1 << 23 | 1 << 57 | 1 << 60
+    // VIRTIO_NET_F_CTRL_VQ and what needs it (CTRL_RX, CTRL_VLAN, CTRL_RX_EXTRA, MQ, CTRL_MAC_ADDR, VQ_NOTF_COAL, NOTF_COAL, HASH_REPORT,
+    // RSS): there are two rings
+    | 1 << 17 | 1 << 18 | 1 << 19 | 1 << 20 | 1 << 22 | 1 << 23 | 1 << 52 | 1 << 53 | 1 << 57 | 1 << 60
     // VIRTIO_F_NOTIFICATION_DATA: a kick is an eventfd and carries none
     | 1 << 38;
 

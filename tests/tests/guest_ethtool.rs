@@ -56,6 +56,18 @@ echo lab: link $(ethtool eth0 | sed -n 's/^[[:space:]]*\\(Speed\\|Duplex\\): //p
 echo lab: spread $(ethtool -x eth0 2>/dev/null | grep -c '^ *[0-9]*: ')
 ";
 
+/// Hashes of frames, and interrupts that wait: how long a ping takes before, while each waits for others, and after.
+const LATER: &str = "\
+ethtool -K eth0 rxhash on
+echo lab: complaints $(dmesg | grep -c 'RSS')
+echo lab: hashing $(ethtool -k eth0 | sed -n 's/^receive-hashing: \\([a-z]*\\).*/\\1/p')
+millis() { ping -c 5 -i 0.2 10.213.0.1 | sed -n 's|^round-trip.*= \\([0-9]*\\).*|\\1|p'; }
+coalesced() { echo lab: $1 $(ethtool -c eth0 | sed -n 's/^rx-\\(usecs\\|frames\\):[^0-9]*//p') $(millis); }
+coalesced told
+ethtool -C eth0 rx-usecs 50000 rx-frames 64; coalesced later
+ethtool -C eth0 rx-usecs 0 rx-frames 0; coalesced at-once
+";
+
 /// Gives the card another address while it runs.
 const ADDRESS: &str = "\
 ip link set eth0 address 02:00:00:00:00:55
@@ -102,10 +114,11 @@ fn check_reception(vm: &Vm) -> LabResult<()> {
     Ok(())
 }
 
-fn set_up(way: VdpaWay, name: KernelName, features: &str, link: &str, spread: bool) -> LabResult<()> {
+/// `whole`: the guest's driver has all that the device offers.
+fn set_up(way: VdpaWay, name: KernelName, features: &str, link: &str, whole: bool) -> LabResult<()> {
     let mut scene = TapScene::build_of("tap-net-fast", 1, "pairs=2 speed=40000 duplex=full")?;
     let kernel = Kernel::find(name)?;
-    let (_files, vm) = guest(&scene, &kernel, way, &[CHANNELS, FEATURES])?;
+    let (_files, vm) = guest(&scene, &kernel, way, &[CHANNELS, FEATURES, LATER])?;
     let vm = follow(vm)?;
     for (key, expected) in [("channels", "2 2"), ("one", "2 1"), ("both", "2 2"), ("counters", "4")] {
         assert_eq!(vm.report(key, STEP)?, expected, "{key}\n{}", vm.console());
@@ -114,7 +127,17 @@ fn set_up(way: VdpaWay, name: KernelName, features: &str, link: &str, spread: bo
     assert!(kicks > 0, "{}", vm.console());
     assert_eq!(vm.report("features", STEP)?, features);
     assert_eq!(vm.report("link", STEP)?, link);
-    assert_eq!(number(&vm, "spread")? > 0, spread, "an indirection table");
+    assert_eq!(number(&vm, "spread")? > 0, whole, "an indirection table");
+    assert_eq!(number(&vm, "complaints")?, 0, "of a command that was refused\n{}", vm.console());
+    assert_eq!(vm.report("hashing", STEP)?, if whole { "on" } else { "off" });
+    if whole {
+        // Limits, and the milliseconds of the fastest of some pings.
+        let told = ["told", "later", "at-once"].map(|key| vm.report(key, STEP).unwrap());
+        let [before, later, after] = told.each_ref().map(|text| text.rsplit_once(' ').expect("numbers"));
+        assert_eq!([before.0, later.0, after.0], ["0 0", "50000 64", "0 0"], "{told:?}");
+        let [before, later, after] = [before, later, after].map(|(_, millis)| millis.parse::<u64>().expect("a time"));
+        assert!(later >= 50 && before < 50 && after < 50, "{told:?}");
+    }
     check_reception(&vm)?;
     let uuid = scene.uuid().to_owned();
     let dir = scene.daemon().instance_dir(&uuid).join("statistics");

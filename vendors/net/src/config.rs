@@ -10,6 +10,7 @@ use arc_swap::ArcSwap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
 use virtio_mdev_api::DeviceLink;
+use virtqueue::{Moderation, Patience};
 
 /// Bytes of `struct virtio_net_config`, all of its optional fields included.
 pub const CONFIG_SIZE: u32 = 24;
@@ -92,6 +93,8 @@ pub struct NetConfig {
     reporting: AtomicBool,
     /// Whether it has to be asked at all.
     choosing: AtomicBool,
+    /// How long the interrupts of queues of frames wait, by queue.
+    moderations: Vec<Arc<Moderation>>,
 }
 
 impl NetConfig {
@@ -109,6 +112,7 @@ impl NetConfig {
             wanted: ArcSwap::from_pointee(Wanted::new(0)),
             reporting: AtomicBool::new(false),
             choosing: AtomicBool::new(false),
+            moderations: (0..2 * card.pairs).map(|_| Arc::default()).collect(),
         }
     }
 
@@ -118,6 +122,12 @@ impl NetConfig {
         self.set_announce(false);
         self.reporting.store(features & VIRTIO_NET_F_HASH_REPORT != 0, Ordering::Relaxed);
         self.set_wanted(Wanted::new(features));
+        self.moderations.iter().for_each(|moderation| moderation.set_patience(Patience::default()));
+    }
+
+    /// How long the interrupts of queues of frames wait for each other, by queue.
+    pub fn moderations(&self) -> &[Arc<Moderation>] {
+        &self.moderations
     }
 
     /// What the driver wants of the frames it receives.

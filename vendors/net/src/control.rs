@@ -8,7 +8,7 @@ use crate::config::{NetConfig, Wanted};
 use crate::features::{
     SEVERAL_PAIRS, VIRTIO_NET_F_CTRL_MAC_ADDR, VIRTIO_NET_F_CTRL_RX, VIRTIO_NET_F_CTRL_RX_EXTRA,
     VIRTIO_NET_F_CTRL_VLAN, VIRTIO_NET_F_CTRL_VQ, VIRTIO_NET_F_GUEST_ANNOUNCE, VIRTIO_NET_F_HASH_REPORT,
-    VIRTIO_NET_F_MQ, VIRTIO_NET_F_RSS,
+    VIRTIO_NET_F_MQ, VIRTIO_NET_F_NOTF_COAL, VIRTIO_NET_F_RSS, VIRTIO_NET_F_VQ_NOTF_COAL,
 };
 use crate::filter::Mode;
 use crate::hash::Hashing;
@@ -16,7 +16,7 @@ use crate::mac::Mac;
 use crate::rss::Rss;
 use std::sync::Arc;
 use virtio_mdev_api::DeviceLink;
-use virtqueue::{Chain, Halt, Io, Next, Queue};
+use virtqueue::{Chain, Halt, Io, Moderation, Next, Patience, Queue};
 
 /// Commands of one burst.
 const BURST: usize = 16;
@@ -40,6 +40,11 @@ const MQ: u8 = 4;
 const MQ_VQ_PAIRS_SET: u8 = 0;
 const MQ_RSS_CONFIG: u8 = 1;
 const MQ_HASH_CONFIG: u8 = 2;
+const COAL: u8 = 6;
+const COAL_TX_SET: u8 = 0;
+const COAL_RX_SET: u8 = 1;
+const COAL_VQ_SET: u8 = 2;
+const COAL_VQ_GET: u8 = 3;
 
 /// Which queue takes commands, with `features` in effect: the last of those there are then.
 pub fn control_queue(features: u64, pairs: u16) -> Option<u16> {
@@ -96,22 +101,31 @@ impl Control {
                 return Err(io.refuse(&chain, "control command without room for its answer"));
             }
             let answer = self.obey(io, &chain, features)?;
-            io.write(&chain, 0, &[answer])?;
-            io.complete(&chain, 1);
+            io.write(&chain, 0, &answer)?;
+            io.complete(&chain, u32::try_from(answer.len()).unwrap_or(1));
             io.commit();
         }
         Ok(next)
     }
 
-    fn obey(&mut self, io: &Io<'_>, chain: &Chain, features: u64) -> Result<u8, Halt> {
-        let Some(len) = usize::try_from(chain.readable).ok().filter(|len| *len <= MAX_COMMAND) else { return Ok(ERR) };
+    /// Does what is in a chain. Its answer is one byte, and then what was asked for.
+    fn obey(&mut self, io: &Io<'_>, chain: &Chain, features: u64) -> Result<Vec<u8>, Halt> {
+        let refused = || Ok(vec![ERR]);
+        let Some(len) = usize::try_from(chain.readable).ok().filter(|len| *len <= MAX_COMMAND) else {
+            return refused();
+        };
         if self.command.len() < len {
             self.command.resize(len, 0);
         }
         let len = io.read(chain, 0, &mut self.command[..len])?;
-        let [class, command, ref data @ ..] = self.command[..len] else { return Ok(ERR) };
-        let done = (Class { class, command, features, config: &self.config }).obey(data, &mut self.changed);
-        Ok(if done.is_some() { OK } else { ERR })
+        let [class, command, ref data @ ..] = self.command[..len] else { return refused() };
+        let class = Class { class, command, features, config: &self.config };
+        let answer = match class.ask(data) {
+            Some(answer) => Some([&[OK], &answer[..]].concat()),
+            None => class.obey(data, &mut self.changed).map(|()| vec![OK]),
+        };
+        // There is no part of an answer.
+        Ok(answer.filter(|answer| answer.len() as u64 <= chain.writable).unwrap_or_else(|| vec![ERR]))
     }
 }
 
@@ -127,6 +141,24 @@ struct Class<'c> {
 impl Class<'_> {
     fn needs(&self, feature: u64) -> Option<()> {
         (self.features & feature != 0).then_some(())
+    }
+
+    /// What it asks for; `None` when it asks for nothing.
+    fn ask(&self, data: &[u8]) -> Option<[u8; 8]> {
+        let (COAL, COAL_VQ_GET, [low, high, _, _, ..]) = (self.class, self.command, data) else { return None };
+        self.needs(VIRTIO_NET_F_VQ_NOTF_COAL)?;
+        let Patience { buffers, micros } = self.moderation([*low, *high])?.patience();
+        let mut answer = [0; 8];
+        answer[..4].copy_from_slice(&buffers.to_le_bytes());
+        answer[4..].copy_from_slice(&micros.to_le_bytes());
+        Some(answer)
+    }
+
+    /// Of a queue of frames.
+    fn moderation(&self, queue: [u8; 2]) -> Option<&Moderation> {
+        let pairs = if self.features & SEVERAL_PAIRS != 0 { self.config.pairs() } else { 1 };
+        let queue = Some(u16::from_le_bytes(queue)).filter(|queue| *queue < 2 * pairs)?;
+        self.config.moderations().get(usize::from(queue)).map(|moderation| &**moderation)
     }
 
     /// Does it; `None` when there is no such command, or it makes no sense.
@@ -177,6 +209,17 @@ impl Class<'_> {
                 let hashing = Hashing::parse(data)?;
                 self.change(|wanted| (wanted.rss, wanted.hashing) = (None, hashing));
             }
+            (COAL, direction @ (COAL_TX_SET | COAL_RX_SET), data) => {
+                self.needs(VIRTIO_NET_F_NOTF_COAL)?;
+                let patience = patience(data)?;
+                let first = usize::from(direction == COAL_TX_SET);
+                let queues = self.config.moderations().iter().skip(first).step_by(2);
+                queues.for_each(|moderation| moderation.set_patience(patience));
+            }
+            (COAL, COAL_VQ_SET, &[low, high, _, _, ref data @ ..]) => {
+                self.needs(VIRTIO_NET_F_VQ_NOTF_COAL)?;
+                self.moderation([low, high])?.set_patience(patience(data)?);
+            }
             _ => return None,
         }
         Some(())
@@ -188,6 +231,13 @@ impl Class<'_> {
         self.config.set_wanted(wanted);
         result
     }
+}
+
+/// How long interrupts shall wait for each other (`struct virtio_net_ctrl_coal`).
+fn patience(bytes: &[u8]) -> Option<Patience> {
+    let (buffers, micros) = bytes.split_first_chunk()?;
+    let micros = micros.try_into().ok()?;
+    Some(Patience { buffers: u32::from_le_bytes(*buffers), micros: u32::from_le_bytes(micros) })
 }
 
 /// A table of addresses, which is their number and as many, and what is behind it.

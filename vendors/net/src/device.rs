@@ -3,8 +3,8 @@
 use crate::config::{CONFIG_SIZE, LinkState, NetConfig, Wanted};
 use crate::control::control_queue;
 use crate::features::{
-    SEVERAL_PAIRS, VIRTIO_NET_F_CTRL_VQ, VIRTIO_NET_F_GUEST_ANNOUNCE, VIRTIO_NET_F_HASH_REPORT, VIRTIO_NET_F_MAC,
-    effective,
+    COALESCING, SEVERAL_PAIRS, VIRTIO_NET_F_CTRL_VQ, VIRTIO_NET_F_GUEST_ANNOUNCE, VIRTIO_NET_F_HASH_REPORT,
+    VIRTIO_NET_F_MAC, effective,
 };
 use crate::lane::{Lane, Lanes};
 use crate::mac::Mac;
@@ -202,7 +202,8 @@ impl<P: Port> NetDevice<P> {
     fn state(&self) -> CardState {
         let config = &self.config;
         let wanted = Wanted::clone(&config.wanted());
-        CardState { mtu: config.mtu(), pairs: config.pairs(), enabled: config.enabled(), wanted }
+        let patience = config.moderations().iter().map(|moderation| moderation.patience()).collect();
+        CardState { mtu: config.mtu(), pairs: config.pairs(), enabled: config.enabled(), wanted, patience }
     }
 }
 
@@ -259,7 +260,13 @@ impl<P: Port> VirtioMdev for NetDevice<P> {
         };
         let (health, waker) = (Arc::clone(&self.health), Arc::clone(self.waker(unit)));
         match Queue::start(index, start, self.queue_size, health, waker) {
-            Ok(queue) => {
+            Ok(mut queue) => {
+                if features & COALESCING != 0
+                    && let Some(moderation) = self.config.moderations().get(usize::from(index))
+                    && !matches!(unit, Unit::Control)
+                {
+                    queue.moderate(Arc::clone(moderation));
+                }
                 if self.running.is_empty() {
                     self.start_service(features)?;
                 }
@@ -327,9 +334,12 @@ impl<P: Port> VirtioMdev for NetDevice<P> {
     }
 
     fn restore_state(&mut self, state: &[u8]) -> Result<(), Refusal> {
-        let CardState { enabled, wanted, .. } = self.state().decode(state)?;
+        let CardState { enabled, wanted, patience, .. } = self.state().decode(state)?;
         self.config.enable(enabled);
         self.config.set_wanted(wanted);
+        for (moderation, patience) in self.config.moderations().iter().zip(patience) {
+            moderation.set_patience(patience);
+        }
         // What is between the driver and its peers learns from its frames where it is now; its interrupt comes with those
         // of all that go on.
         self.config.set_announce(self.accepted & VIRTIO_NET_F_GUEST_ANNOUNCE != 0);

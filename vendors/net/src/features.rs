@@ -44,6 +44,10 @@ pub const VIRTIO_NET_F_GUEST_ANNOUNCE: u64 = 1 << 21;
 pub const VIRTIO_NET_F_MQ: u64 = 1 << 22;
 /// The control queue takes a MAC address.
 pub const VIRTIO_NET_F_CTRL_MAC_ADDR: u64 = 1 << 23;
+/// The control queue takes how long the interrupts of one queue wait for each other.
+pub const VIRTIO_NET_F_VQ_NOTF_COAL: u64 = 1 << 52;
+/// The control queue takes how long interrupts wait for each other.
+pub const VIRTIO_NET_F_NOTF_COAL: u64 = 1 << 53;
 /// The driver can receive USOv4.
 pub const VIRTIO_NET_F_GUEST_USO4: u64 = 1 << 54;
 /// The driver can receive USOv6.
@@ -74,6 +78,9 @@ pub const USO: u64 = VIRTIO_NET_F_GUEST_USO4 | VIRTIO_NET_F_GUEST_USO6 | VIRTIO_
 /// What its configuration space has the limits of hashes for.
 pub const HASHES: u64 = VIRTIO_NET_F_RSS | VIRTIO_NET_F_HASH_REPORT;
 
+/// Interrupts that wait for each other.
+pub const COALESCING: u64 = VIRTIO_NET_F_NOTF_COAL | VIRTIO_NET_F_VQ_NOTF_COAL;
+
 /// What makes a card with several queue pairs.
 pub const SEVERAL_PAIRS: u64 = VIRTIO_NET_F_MQ | VIRTIO_NET_F_RSS;
 
@@ -83,8 +90,8 @@ pub const CONTROL: u64 = VIRTIO_NET_F_CTRL_VQ | VIRTIO_NET_F_CTRL_RX | VIRTIO_NE
 /// What it can do where frames from outside are filtered, and spread over several pairs.
 pub const RECEPTION: u64 = VIRTIO_NET_F_CTRL_VLAN | VIRTIO_NET_F_CTRL_RX_EXTRA | VIRTIO_NET_F_RSS;
 
-/// The features these parents know, by the names QEMU has for them.
-pub const NAMES: [(&str, u64); 31] = [
+/// The features these parents know, by the names QEMU has for them; it has none for coalescing.
+pub const NAMES: [(&str, u64); 33] = [
     ("csum", VIRTIO_NET_F_CSUM),
     ("guest_csum", VIRTIO_NET_F_GUEST_CSUM),
     ("host_mtu", VIRTIO_NET_F_MTU),
@@ -104,6 +111,8 @@ pub const NAMES: [(&str, u64); 31] = [
     ("guest_announce", VIRTIO_NET_F_GUEST_ANNOUNCE),
     ("mq", VIRTIO_NET_F_MQ),
     ("ctrl_mac_addr", VIRTIO_NET_F_CTRL_MAC_ADDR),
+    ("vq_notf_coal", VIRTIO_NET_F_VQ_NOTF_COAL),
+    ("notf_coal", VIRTIO_NET_F_NOTF_COAL),
     ("guest_uso4", VIRTIO_NET_F_GUEST_USO4),
     ("guest_uso6", VIRTIO_NET_F_GUEST_USO6),
     ("host_uso", VIRTIO_NET_F_HOST_USO),
@@ -119,7 +128,7 @@ pub const NAMES: [(&str, u64); 31] = [
 ];
 
 /// Features, each with those of which it depends on one (virtio 1.3 §5.1.3.1). What depends on others comes behind them.
-const CONDITIONS: [(u64, u64); 17] = [
+const CONDITIONS: [(u64, u64); 19] = [
     (VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_CSUM),
     (VIRTIO_NET_F_HOST_TSO6, VIRTIO_NET_F_CSUM),
     (VIRTIO_NET_F_GUEST_TSO4, VIRTIO_NET_F_GUEST_CSUM),
@@ -135,6 +144,8 @@ const CONDITIONS: [(u64, u64); 17] = [
     (VIRTIO_NET_F_GUEST_ANNOUNCE, VIRTIO_NET_F_CTRL_VQ),
     (VIRTIO_NET_F_MQ, VIRTIO_NET_F_CTRL_VQ),
     (VIRTIO_NET_F_CTRL_MAC_ADDR, VIRTIO_NET_F_CTRL_VQ),
+    (VIRTIO_NET_F_VQ_NOTF_COAL, VIRTIO_NET_F_CTRL_VQ),
+    (VIRTIO_NET_F_NOTF_COAL, VIRTIO_NET_F_CTRL_VQ),
     (VIRTIO_NET_F_HASH_REPORT, VIRTIO_NET_F_CTRL_VQ),
     (VIRTIO_NET_F_RSS, VIRTIO_NET_F_CTRL_VQ),
 ];
@@ -174,7 +185,7 @@ impl Profile {
     pub const fn with_control(self) -> u64 {
         match self {
             Self::Migratable => 0,
-            Self::Fast => VIRTIO_NET_F_GUEST_ANNOUNCE,
+            Self::Fast => VIRTIO_NET_F_GUEST_ANNOUNCE | COALESCING,
         }
     }
 

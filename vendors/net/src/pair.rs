@@ -1,6 +1,7 @@
 //! A queue pair and its port.
 
 use crate::config::{LinkState, NetConfig};
+use crate::features::COALESCING;
 use crate::header::HEADER;
 use crate::lane::{Lane, Lanes};
 use crate::outgoing::Outgoing;
@@ -9,7 +10,7 @@ use crate::receiver::Short;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use virtio_mdev_api::Refusal;
-use virtqueue::{Health, Interest, Next, Queue, Service, Slot, Waker};
+use virtqueue::{Health, Interest, Moderation, Next, Queue, Service, Slot, Waker};
 
 /// The longest frame there is: a segmented one (virtio 1.3 §5.1.6.3.1).
 pub const MAX_FRAME: usize = 65_550;
@@ -52,6 +53,10 @@ impl<P: Port> Pair<P> {
     /// The queues of the device are about to start; `features` are in effect.
     pub fn start(&mut self, features: u64) -> Result<(), Refusal> {
         self.features = features;
+        if features & COALESCING != 0 {
+            let prepared = self.moderations().iter().try_for_each(|moderation| moderation.prepare());
+            prepared.map_err(|errno| Refusal::new(errno, "there is no timer for interrupts"))?;
+        }
         self.own_lane().start(features);
         self.port.start(features)
     }
@@ -59,6 +64,12 @@ impl<P: Port> Pair<P> {
     /// Whether there is something to do without queues of its own: frames from elsewhere.
     pub fn has_back_end(&self) -> bool {
         self.port.fd().is_some()
+    }
+
+    /// Of receive and transmit queue.
+    fn moderations(&self) -> &[Arc<Moderation>] {
+        let first = 2 * usize::from(self.number);
+        &self.shared.config.moderations()[first..first + 2]
     }
 
     fn own_lane(&self) -> &Lane {
@@ -162,10 +173,20 @@ impl<P: Port> Service for Pair<P> {
     }
 
     fn backends(&self) -> Vec<(BorrowedFd<'_>, Interest)> {
-        self.port.fd().map(|fd| (fd, self.port.interest())).into_iter().collect()
+        let timers = self.moderations().iter().filter_map(|moderation| moderation.timer());
+        let port = self.port.fd().map(|fd| (fd, self.port.interest()));
+        port.into_iter().chain(timers.map(|timer| (timer, Interest::Input))).collect()
     }
 
-    fn backend_ready(&mut self, _number: usize) {
-        self.port.ready();
+    fn backend_ready(&mut self, number: usize) {
+        match number.checked_sub(usize::from(self.port.fd().is_some())) {
+            None => self.port.ready(),
+            // Interrupts that are due are signalled when their queue has been worked on.
+            Some(timer) => {
+                let slot = if timer == 0 { self.own_lane().slot() } else { &self.tx };
+                self.moderations()[timer].expired();
+                slot.work(|_| ());
+            }
+        }
     }
 }

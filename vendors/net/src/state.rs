@@ -6,10 +6,11 @@ use crate::hash::Hashing;
 use crate::rss::Rss;
 use nix::errno::Errno;
 use virtio_mdev_api::Refusal;
+use virtqueue::Patience;
 
 /// Of the layout.
 const VERSION: u16 = 3;
-/// Without hashes of frames that are not spread by them.
+/// Without the patience of queues, and hashes of frames that are not spread by them.
 const VERSION_2: u16 = 2;
 /// Without what the driver wants of frames: it had no say.
 const VERSION_1: u16 = 1;
@@ -19,8 +20,8 @@ const NO_HASHES: u8 = 0;
 const SPREAD: u8 = 1;
 const HASHED: u8 = 2;
 
-/// The state of a card: a version and three numbers, of 16 bits each, the lowest byte first; then filter, what there is of
-/// hashes, and that as the command of the driver had it.
+/// The state of a card: a version and three numbers, of 16 bits each, the lowest byte first; then filter, two numbers
+/// of 32 bits for each queue of frames, what there is of hashes, and that as the command of the driver had it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CardState {
     /// Largest packet, which the driver was told of.
@@ -31,6 +32,8 @@ pub struct CardState {
     pub enabled: u16,
     /// What it wants of frames.
     pub wanted: Wanted,
+    /// How long interrupts wait for each other, by queue of frames.
+    pub patience: Vec<Patience>,
 }
 
 impl CardState {
@@ -38,6 +41,8 @@ impl CardState {
         let words = [VERSION, self.mtu, self.pairs, self.enabled];
         let mut bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
         bytes.extend(self.wanted.filter.encode());
+        let numbers = self.patience.iter().flat_map(|patience| [patience.buffers, patience.micros]);
+        numbers.for_each(|number| bytes.extend(number.to_le_bytes()));
         let Wanted { hashing, rss, .. } = &self.wanted;
         let (what, hashes) = match rss {
             Some(rss) => (SPREAD, rss.encode(hashing, self.enabled)),
@@ -64,18 +69,28 @@ impl CardState {
         if enabled == 0 || enabled > pairs {
             return Err(refuse(format!("{enabled} of {pairs} pairs enabled")));
         }
-        let wanted = match (version, rest) {
-            (VERSION_1, []) => Some(self.wanted),
+        let decoded = match (version, rest) {
+            (VERSION_1, []) => Some((self.wanted, self.patience)),
             (VERSION_1, _) => None,
-            _ => decode_wanted(version, rest, pairs),
+            _ => decode_rest(version, rest, pairs),
         };
-        let wanted = wanted.ok_or_else(|| refuse("neither filter nor spreading of frames".to_owned()))?;
-        Ok(Self { mtu, pairs, enabled, wanted })
+        let (wanted, patience) =
+            decoded.ok_or_else(|| refuse("neither filter nor what is made of frames".to_owned()))?;
+        Ok(Self { mtu, pairs, enabled, wanted, patience })
     }
 }
 
-fn decode_wanted(version: u16, bytes: &[u8], pairs: u16) -> Option<Wanted> {
-    let (filter, rest) = Filter::decode(bytes)?;
+fn decode_rest(version: u16, bytes: &[u8], pairs: u16) -> Option<(Wanted, Vec<Patience>)> {
+    let (filter, mut rest) = Filter::decode(bytes)?;
+    let mut patience = vec![Patience::default(); 2 * usize::from(pairs)];
+    if version > VERSION_2 {
+        for place in &mut patience {
+            let ([b0, b1, b2, b3, m0, m1, m2, m3], after) = rest.split_first_chunk()?;
+            let (buffers, micros) = ([*b0, *b1, *b2, *b3], [*m0, *m1, *m2, *m3]);
+            *place = Patience { buffers: u32::from_le_bytes(buffers), micros: u32::from_le_bytes(micros) };
+            rest = after;
+        }
+    }
     let (hashing, rss) = match rest {
         [NO_HASHES] => (Hashing::NONE, None),
         [SPREAD, spread @ ..] => {
@@ -85,7 +100,7 @@ fn decode_wanted(version: u16, bytes: &[u8], pairs: u16) -> Option<Wanted> {
         [HASHED, hashes @ ..] if version > VERSION_2 => (Hashing::parse(hashes)?, None),
         _ => return None,
     };
-    Some(Wanted { filter, hashing, rss })
+    Some((Wanted { filter, hashing, rss }, patience))
 }
 
 #[cfg(test)]
@@ -96,7 +111,8 @@ mod tests {
     fn card() -> CardState {
         let mut filter = Filter::new(true);
         filter.set_mode(Mode::Promiscuous, false);
-        CardState { mtu: 1500, pairs: 4, enabled: 1, wanted: Wanted { filter, hashing: Hashing::NONE, rss: None } }
+        let wanted = Wanted { filter, hashing: Hashing::NONE, rss: None };
+        CardState { mtu: 1500, pairs: 4, enabled: 1, wanted, patience: vec![Patience::default(); 8] }
     }
 
     fn spread() -> CardState {
@@ -109,9 +125,14 @@ mod tests {
         CardState { wanted: Wanted { rss: None, ..spread().wanted }, ..card() }
     }
 
+    fn patient() -> CardState {
+        let patience = (1..=8).map(|n| Patience { buffers: n, micros: n << 24 }).collect();
+        CardState { patience, ..spread() }
+    }
+
     #[test]
     fn a_state_continues_in_a_card_of_the_same_size() {
-        for state in [CardState { enabled: 3, ..card() }, spread(), hashed()] {
+        for state in [CardState { enabled: 3, ..card() }, spread(), hashed(), patient()] {
             assert_eq!(card().decode(&state.encode()), Ok(state));
         }
     }
@@ -125,12 +146,12 @@ mod tests {
 
     #[test]
     fn a_state_from_before_hashes_were_told_spreads_frames_as_it_did() {
-        let mut old = spread().encode();
-        old[0] = 2;
-        assert_eq!(card().decode(&old), Ok(spread()));
-        let mut new = hashed().encode();
-        new[0] = 2;
-        assert!(card().decode(&new).is_err());
+        let version_2 = |state: CardState| {
+            let new = CardState { patience: Vec::new(), ..state }.encode();
+            [&[2, 0], &new[2..]].concat()
+        };
+        assert_eq!(card().decode(&version_2(spread())), Ok(spread()));
+        assert!(card().decode(&version_2(hashed())).is_err());
     }
 
     #[test]
@@ -150,7 +171,7 @@ mod tests {
             assert!(card().decode(&wrong.encode()).is_err(), "{what}");
         }
         let two = CardState { pairs: 2, ..card() };
-        let wrong = CardState { pairs: 2, enabled: 2, ..spread() };
+        let wrong = CardState { pairs: 2, enabled: 2, patience: vec![Patience::default(); 4], ..spread() };
         assert!(two.decode(&wrong.encode()).is_err(), "frames spread over pairs that are not there");
     }
 }

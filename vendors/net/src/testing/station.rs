@@ -22,6 +22,8 @@ pub struct Station {
     pub device: Box<dyn VirtioMdev>,
     /// Its rings, by queue.
     pub rings: Vec<Driver>,
+    /// Its interrupts, by queue.
+    pub calls: Vec<EventFd>,
     kicks: Vec<EventFd>,
     features: u64,
     space: Arc<AddressSpace>,
@@ -41,6 +43,7 @@ impl Station {
             rings: (0..queues)
                 .map(|queue| Driver::with_features(ram.clone(), queue * STRIDE, SIZE, features))
                 .collect(),
+            calls: (0..queues).map(|_| EventFd::new().expect("eventfd")).collect(),
             kicks: (0..queues).map(|_| EventFd::new().expect("eventfd")).collect(),
             features,
             space,
@@ -53,6 +56,8 @@ impl Station {
     /// Starts all queues as new ones.
     fn run(&mut self) {
         for (index, (ring, kick)) in (0..).zip(self.rings.iter().zip(&self.kicks)) {
+            let call = CallSlot::default();
+            call.set(Some(self.calls[usize::from(index)].clone()));
             let start = QueueStart {
                 config: ring.config(),
                 state: super::initial(self.features),
@@ -63,7 +68,7 @@ impl Station {
                 ring_space: Arc::clone(&self.space),
                 kick: Some(kick.clone()),
                 doorbell: None,
-                call: Arc::new(CallSlot::default()),
+                call: Arc::new(call),
                 err: Arc::default(),
                 dirty: Arc::clone(&self.dirty),
             };
@@ -152,12 +157,17 @@ impl Station {
 
     /// Gives a command, class and number first, to a queue that takes them; the answer.
     pub fn command(&mut self, queue: usize, command: &[u8]) -> u8 {
+        self.ask(queue, command, 1)[0]
+    }
+
+    /// The same with room for so many bytes of an answer, of which there is at least one.
+    pub fn ask(&mut self, queue: usize, command: &[u8], room: u32) -> Vec<u8> {
         let buffer = Self::buffer(queue, 0);
-        let ack = buffer + u64::from(BUFFER) * u64::from(SIZE) - 1;
+        let ack = buffer + u64::from(BUFFER) * u64::from(SIZE) - u64::from(room);
         let ring = &mut self.rings[queue];
         ring.ram.write(buffer, command);
         ring.ram.write(ack, &[0xff]);
-        let ack_buffer = (ack, 1, true);
+        let ack_buffer = (ack, room, true);
         let len = u32::try_from(command.len()).expect("a command");
         if len == 0 {
             ring.add(&[ack_buffer])
@@ -169,8 +179,8 @@ impl Station {
         loop {
             let ring = &mut self.rings[queue];
             if let Some((_, written)) = ring.take_used() {
-                assert_eq!(written, 1);
-                return ring.ram.read(ack, 1)[0];
+                assert!((1..=room).contains(&written), "{written} bytes of {room}");
+                return ring.ram.read(ack, usize::try_from(written).expect("an answer"));
             }
             assert!(begun.elapsed() < PATIENCE, "no answer to {command:02x?}");
             std::thread::sleep(Duration::from_micros(100));
