@@ -2,6 +2,7 @@
 
 use nix::errno::Errno;
 use std::time::Duration;
+use umdev_tests::driver::abi::{VIRTIO_F_EVENT_IDX, VIRTIO_F_NOTIFICATION_DATA, VIRTIO_F_RING_PACKED};
 use umdev_tests::driver::{Client, Daemon, Options, Via, eventually};
 
 const FRAME: [u8; 300] = [0x3c; 300];
@@ -37,6 +38,36 @@ fn a_driver_that_kicks_by_stores_alone_has_its_frames_passed() {
     client.exchange(&FRAME).unwrap();
     for ring in [&client.rx, &client.tx] {
         assert_eq!(ring.kick.read(), Err(Errno::EAGAIN), "a kick that nobody meant");
+    }
+}
+
+#[test]
+fn doorbells_may_carry_where_the_driver_is() {
+    let daemon = Daemon::start();
+    let uuid = daemon.try_create("loopback-net-fast", "doorbell=page").unwrap();
+    for ring in [0, VIRTIO_F_EVENT_IDX, VIRTIO_F_RING_PACKED, VIRTIO_F_RING_PACKED | VIRTIO_F_EVENT_IDX] {
+        let options = Options { features: VIRTIO_F_NOTIFICATION_DATA | ring, queue_size: 8, ..Options::default() };
+        let mut client = Client::open(daemon.root(), &uuid, options).unwrap();
+        client.map_doorbells().unwrap();
+        client.run().unwrap();
+        // Around the ring, so that the wrap counter, the highest bit, is both.
+        for n in 0..300 {
+            client.exchange(&FRAME[..64 + n % 200]).unwrap_or_else(|error| panic!("{ring:#x}, {n}: {error}"));
+        }
+        assert_eq!(client.tx.kick.read(), Err(Errno::EAGAIN), "a kick that nobody meant");
+        // Whatever it says, what counts is that something is said: where the driver is, its ring says.
+        let page = client.vhost.map_doorbell(1).unwrap();
+        for lie in [0x0001_0007_u32, 0xffff_0001, 0x8000_0001, 0, u32::MAX - 1] {
+            client.queue(&FRAME);
+            page.store_wide(0, lie);
+            assert_eq!(client.receive(Duration::from_secs(10)).unwrap(), FRAME, "{lie:#x}");
+            client.tx.wait(Duration::from_secs(10), "the frame to be used").unwrap();
+        }
+    }
+    for (name, parameters) in [("loopback-net-fast", ""), ("loopback-net", "doorbell=page")] {
+        let uuid = daemon.try_create(name, parameters).unwrap();
+        let client = Client::open(daemon.root(), &uuid, Options::default()).unwrap();
+        assert_eq!(client.vhost.features().unwrap() & VIRTIO_F_NOTIFICATION_DATA, 0, "{name} {parameters}");
     }
 }
 

@@ -1,15 +1,17 @@
 //! What is offered.
 
 use vhost_abi::feature::{VHOST_BACKEND_F_IOTLB_MSG_V2, VHOST_F_LOG_ALL, VHOST_NET_F_VIRTIO_NET_HDR};
-use virtio_mdev_api::features::{VIRTIO_F_EVENT_IDX, VIRTIO_F_INDIRECT_DESC, VIRTIO_F_VERSION_1};
+use virtio_mdev_api::features::{VIRTIO_F_EVENT_IDX, VIRTIO_F_INDIRECT_DESC, VIRTIO_F_RING_RESET, VIRTIO_F_VERSION_1};
 use virtio_net::features::VIRTIO_NET_F_MRG_RXBUF;
 
 /// The features offered. Checksums and segmentation are not among them, as with the kernel: they are between the driver,
-/// the VMM and the interface, and the header that carries them passes as it is.
+/// the VMM and the interface, and the header that carries them passes as it is. A ring that its driver resets is given no
+/// back end until it is set up anew.
 pub const OFFERED: u64 = VHOST_F_LOG_ALL
     | VIRTIO_F_VERSION_1
     | VIRTIO_F_EVENT_IDX
     | VIRTIO_F_INDIRECT_DESC
+    | VIRTIO_F_RING_RESET
     | VIRTIO_NET_F_MRG_RXBUF
     | VHOST_NET_F_VIRTIO_NET_HDR;
 

@@ -16,6 +16,10 @@ pub const VIRTIO_F_ACCESS_PLATFORM: u64 = 1 << 33;
 pub const VIRTIO_F_RING_PACKED: u64 = 1 << 34;
 /// The device uses buffers in the order in which they were made available.
 pub const VIRTIO_F_IN_ORDER: u64 = 1 << 35;
+/// A doorbell says where the driver is besides which queue to look at.
+pub const VIRTIO_F_NOTIFICATION_DATA: u64 = 1 << 38;
+/// A queue can be reset and set up anew while others run.
+pub const VIRTIO_F_RING_RESET: u64 = 1 << 40;
 
 /// What every device of this stack needs from its driver: ring addresses are IOVAs and the interface is the modern one.
 pub const REQUIRED: u64 = VIRTIO_F_VERSION_1 | VIRTIO_F_ACCESS_PLATFORM;

@@ -132,6 +132,7 @@ pub const VIRTIO_F_VERSION_1: u64 = 1 << 32;
 pub const VIRTIO_F_ACCESS_PLATFORM: u64 = 1 << 33;
 pub const VIRTIO_F_RING_PACKED: u64 = 1 << 34;
 pub const VIRTIO_F_IN_ORDER: u64 = 1 << 35;
+pub const VIRTIO_F_NOTIFICATION_DATA: u64 = 1 << 38;
 
 pub const VIRTQ_DESC_F_NEXT: u16 = 1;
 pub const VIRTQ_DESC_F_WRITE: u16 = 2;

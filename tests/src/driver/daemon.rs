@@ -130,8 +130,13 @@ impl Daemon {
 
     /// The same, unless it is refused.
     pub fn try_create_with(&self, parameters: &str) -> io::Result<String> {
+        self.try_create("loopback-net", parameters)
+    }
+
+    /// Creates an instance of a type of `loopback0` with parameters, unless it is refused.
+    pub fn try_create(&self, name: &str, parameters: &str) -> io::Result<String> {
         let uuid = new_uuid();
-        fs::write(self.type_dir("loopback-net").join("create"), format!("{uuid} {parameters}"))?;
+        fs::write(self.type_dir(name).join("create"), format!("{uuid} {parameters}"))?;
         Ok(uuid)
     }
 

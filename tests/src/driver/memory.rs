@@ -19,6 +19,10 @@ pub const QUEUE_ROOM: usize = 0x2_0000;
 pub const SCRATCH: usize = 0x8_0000;
 /// Buffers begin here.
 pub const BUFFERS: usize = 0x10_0000;
+/// Parts of queues with large rings begin here, behind the rest, each with so much room.
+pub const LARGE: usize = SIZE;
+/// Bytes set aside for the parts of one queue there.
+pub const LARGE_ROOM: usize = 1 << 20;
 /// One buffer a descriptor.
 pub const BUFFER_ROOM: usize = 4096;
 

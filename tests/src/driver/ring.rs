@@ -1,7 +1,7 @@
 //! A virtqueue of either format (virtio 1.3 §2.7, §2.8) under the full control of its driver.
 
-use super::abi::{VIRTIO_F_IN_ORDER, VIRTIO_F_RING_PACKED};
-use super::memory::{BUFFER_ROOM, BUFFERS, Memory, QUEUE_ROOM};
+use super::abi::{VIRTIO_F_IN_ORDER, VIRTIO_F_NOTIFICATION_DATA, VIRTIO_F_RING_PACKED};
+use super::memory::{BUFFER_ROOM, BUFFERS, LARGE, LARGE_ROOM, Memory, QUEUE_ROOM};
 use super::packed::Packed;
 use super::sys::Map;
 use super::{CallResult, DriverError};
@@ -12,8 +12,15 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+/// Largest ring that is where others are.
+const SMALL: u16 = 1024;
 const AVAIL: usize = 0x8000;
 const USED: usize = 0x1_0000;
+/// The same in the room of a large one.
+const LARGE_AVAIL: usize = 0x8_0000;
+const LARGE_USED: usize = 0xa_0000;
+/// Buffers of a queue.
+const ITS_BUFFERS: usize = 256;
 const LOOK: Duration = Duration::from_millis(50);
 
 /// `struct virtq_desc`.
@@ -78,7 +85,8 @@ pub struct Ring {
 }
 
 impl Ring {
-    /// A split ring in the memory's room for queue `index`; its size a power of two, at most 1,024.
+    /// A split ring in the memory's room for queue `index`; its size a power of two. For more than 1,024 entries the memory
+    /// has to be larger.
     pub fn new(memory: Arc<Memory>, index: u32, size: u16) -> CallResult<Self> {
         Self::with_features(memory, index, size, 0)
     }
@@ -113,7 +121,7 @@ impl Ring {
 
     /// Makes the ring as new: nothing available, nothing used.
     pub fn restart(&mut self) {
-        self.memory.write(self.base(), &vec![0; QUEUE_ROOM]);
+        self.memory.write(self.base(), &vec![0; if self.is_large() { LARGE_ROOM } else { QUEUE_ROOM }]);
         (self.avail_idx, self.seen, self.offered, self.batch) = (0, 0, 0, None);
         self.heads.clear();
         let packed = || Packed::new(self.desc_offset(), self.size, self.has(VIRTIO_F_IN_ORDER));
@@ -147,8 +155,13 @@ impl Ring {
         self.avail_idx.wrapping_sub(self.seen)
     }
 
+    fn is_large(&self) -> bool {
+        self.size > SMALL
+    }
+
     fn base(&self) -> usize {
-        usize::try_from(self.index).expect("64 bits") * QUEUE_ROOM
+        let queue = usize::try_from(self.index).expect("64 bits");
+        if self.is_large() { LARGE + queue * LARGE_ROOM } else { queue * QUEUE_ROOM }
     }
 
     /// Offset of the descriptor area in memory.
@@ -158,12 +171,12 @@ impl Ring {
 
     /// Offset of the driver area in memory: the available ring, or event suppression.
     pub fn avail_offset(&self) -> usize {
-        self.base() + AVAIL
+        self.base() + if self.is_large() { LARGE_AVAIL } else { AVAIL }
     }
 
     /// Offset of the device area in memory: the used ring, or event suppression.
     pub fn used_offset(&self) -> usize {
-        self.base() + USED
+        self.base() + if self.is_large() { LARGE_USED } else { USED }
     }
 
     /// IOVAs of descriptor, driver and device area.
@@ -171,11 +184,10 @@ impl Ring {
         [self.desc_offset(), self.avail_offset(), self.used_offset()].map(|offset| self.memory.iova(offset)).into()
     }
 
-    /// Offset of the buffer set aside for a descriptor.
+    /// Offset of the buffer set aside for a descriptor; those of larger rings have it together with others.
     pub fn buffer(&self, descriptor: u16) -> usize {
-        // Queues share the buffers' room evenly for rings of up to 256.
-        let queue = usize::try_from(self.index).expect("64 bits") * 256;
-        BUFFERS + (queue + usize::from(descriptor)) * BUFFER_ROOM
+        let queue = usize::try_from(self.index).expect("64 bits") * ITS_BUFFERS;
+        BUFFERS + (queue + usize::from(descriptor) % ITS_BUFFERS) * BUFFER_ROOM
     }
 
     /// Writes a descriptor of the table; that of a packed ring is the driver's own until it is offered.
@@ -215,10 +227,23 @@ impl Ring {
     /// Kicks the device: by the doorbell where there is one.
     pub fn notify(&self) -> CallResult<()> {
         if let Some(doorbell) = &self.doorbell {
-            doorbell.store(0, u16::try_from(self.index).expect("a queue's number"));
+            let index = u16::try_from(self.index).expect("a queue's number");
+            if self.has(VIRTIO_F_NOTIFICATION_DATA) {
+                doorbell.store_wide(0, u32::from(index) | u32::from(self.next_place()) << 16);
+            } else {
+                doorbell.store(0, index);
+            }
             return Ok(());
         }
         self.kick.write(1).map(drop).map_err(DriverError::call("kick"))
+    }
+
+    /// Where the driver goes on, as a doorbell tells it (virtio 1.3 §2.9).
+    fn next_place(&self) -> u16 {
+        match self.packed.as_ref().map(Packed::next_slot) {
+            Some((at, wrap)) => at | u16::from(wrap) << 15,
+            None => self.avail_idx,
+        }
     }
 
     /// Makes one chain available, without a kick.

@@ -13,7 +13,7 @@ use std::ffi::c_void;
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 use std::time::Duration;
 
 /// An ioctl whose argument is a number, or an address that the test knows to be bad.
@@ -241,6 +241,14 @@ impl Map {
     /// Publishes a ring index: what was written before is seen before it.
     pub fn store(&self, offset: usize, value: u16) {
         self.atomic(offset).store(value.to_le(), Ordering::SeqCst);
+    }
+
+    /// The same of a doorbell that carries data.
+    pub fn store_wide(&self, offset: usize, value: u32) {
+        let at = self.at(offset, 4).cast::<u32>();
+        assert!(at.is_aligned());
+        // SAFETY: as for `atomic`.
+        unsafe { AtomicU32::from_ptr(at) }.store(value.to_le(), Ordering::SeqCst);
     }
 }
 

@@ -11,7 +11,8 @@ use super::qemu::QemuName;
 use super::vm::{Memory, Netdev, Vm, VmOptions};
 use super::{LabError, LabResult};
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 use tempfile::TempDir;
 
 const INTERFACE: &str = "vnet0";
@@ -63,10 +64,21 @@ impl VhostNetScene {
     /// Boots a guest in the QEMU `qemu`, which takes an address, pings and downloads. An error if the file it got is
     /// another, or if QEMU served the rings itself.
     pub fn run_guest(&mut self, qemu: QemuName, name: KernelName, memory: Memory) -> LabResult<NetworkReport> {
+        self.run_busy_guest((qemu, name, memory), "", &[])
+    }
+
+    /// The same with a guest that does something else from the beginning, and tells of it under these keys.
+    pub fn run_busy_guest(
+        &mut self,
+        (qemu, name, memory): (QemuName, KernelName, Memory),
+        meanwhile: &str,
+        told: &[&str],
+    ) -> LabResult<NetworkReport> {
         let kernel = Kernel::find(name)?;
         let mut initramfs = Initramfs::new()?;
         initramfs.modules(&kernel, &MODULES)?;
-        let archive = initramfs.finish(&network_script())?;
+        initramfs.program(Path::new("/usr/sbin/ethtool"), "ethtool")?;
+        let archive = initramfs.finish(&[meanwhile, &network_script()].concat())?;
         let file = self.daemon.root().join("dev/vhost-net");
         let netdev = Netdev::VhostNet(VhostNet { file, interface: INTERFACE.into() });
         let netns = Some(&self.netns);
@@ -79,6 +91,7 @@ impl VhostNetScene {
         });
         let with_log = |error| LabError::Wrong(format!("{error}\n--- umdevd:\n{}", self.daemon.log()));
         let report = followed.map_err(with_log)?;
+        told.iter().try_for_each(|key| vm.report(key, Duration::ZERO).map(drop)).map_err(with_log)?;
         println!("it fetched and summed the file in {:.1} s", report.download.took.as_secs_f64());
         if most_threads == 0 {
             let (console, log) = (vm.console(), self.daemon.log());

@@ -136,8 +136,8 @@ fn parameters_are_applied_whole_or_not_at_all_and_refused_in_words() {
         ("mtu=65536", "mtu=65536: not a number in 68..65535"),
         ("pairs=0", "pairs=0: not a number in 1..16"),
         ("pairs=17", "pairs=17: not a number in 1..16"),
-        ("queue-size=96", "queue-size=96: not a power of two in 2..1024"),
-        ("queue-size=2048", "queue-size=2048: not a power of two in 2..1024"),
+        ("queue-size=96", "queue-size=96: not a power of two in 2..32768"),
+        ("queue-size=65536", "queue-size=65536: not a power of two in 2..32768"),
         ("mac=1", "mac=1: a MAC address is six pairs of hexadecimal digits with colons between them"),
         ("mac=03:00:00:00:00:07", "mac=03:00:00:00:00:07: this is the address of a group of stations"),
         ("mac=00:00:00:00:00:00", "mac=00:00:00:00:00:00: an address of zeros belongs to nobody"),
@@ -164,7 +164,7 @@ fn a_type_tells_its_parameters() {
     let lines = runs(&daemon.type_dir("loopback-net"), "cat parameters");
     let names: Vec<_> = lines.lines().map(|line| line.split(' ').next().unwrap()).collect();
     assert_eq!(names, ["mac", "mtu", "pairs", "queue-size", "features", "speed", "duplex", "doorbell", "owner"]);
-    assert!(lines.contains("\nmtu 68..65535 1500 ") && lines.contains("\nqueue-size 2..1024(2^n) 1024 "), "{lines}");
+    assert!(lines.contains("\nmtu 68..65535 1500 ") && lines.contains("\nqueue-size 2..32768(2^n) 1024 "), "{lines}");
 }
 
 #[test]

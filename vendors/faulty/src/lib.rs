@@ -41,8 +41,13 @@ use virtio_net::{LinkState, NetDevice, NetParameters, Offer, Pool, PoolOptions, 
 
 const TYPE: &str = "net";
 const REGISTER: &str = "register";
-const OFFER: Offer =
-    Offer { features: Profile::Migratable.features(), with_control: 0, control: false, ring_group: false };
+const OFFER: Offer = Offer {
+    features: Profile::Migratable.features(),
+    with_control: 0,
+    with_doorbells: 0,
+    control: false,
+    ring_group: false,
+};
 
 /// The parent.
 #[derive(Debug)]

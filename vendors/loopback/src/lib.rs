@@ -48,7 +48,13 @@ const MIGRATABLE: Offer = offer(Profile::Migratable);
 const FAST: Offer = offer(Profile::Fast);
 
 const fn offer(profile: Profile) -> Offer {
-    Offer { features: profile.features(), with_control: profile.with_control(), control: false, ring_group: false }
+    Offer {
+        features: profile.features(),
+        with_control: profile.with_control(),
+        with_doorbells: profile.with_doorbells(),
+        control: false,
+        ring_group: false,
+    }
 }
 
 const TYPES: [Type; 8] = [

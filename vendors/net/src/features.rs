@@ -2,7 +2,7 @@
 
 use virtio_mdev_api::features::{
     REQUIRED, VIRTIO_F_ACCESS_PLATFORM, VIRTIO_F_EVENT_IDX, VIRTIO_F_IN_ORDER, VIRTIO_F_INDIRECT_DESC,
-    VIRTIO_F_RING_PACKED, VIRTIO_F_VERSION_1,
+    VIRTIO_F_NOTIFICATION_DATA, VIRTIO_F_RING_PACKED, VIRTIO_F_VERSION_1,
 };
 
 /// The device handles packets with partial checksum.
@@ -91,7 +91,7 @@ pub const CONTROL: u64 = VIRTIO_NET_F_CTRL_VQ | VIRTIO_NET_F_CTRL_RX | VIRTIO_NE
 pub const RECEPTION: u64 = VIRTIO_NET_F_CTRL_VLAN | VIRTIO_NET_F_CTRL_RX_EXTRA | VIRTIO_NET_F_RSS;
 
 /// The features these parents know, by the names QEMU has for them; it has none for coalescing.
-pub const NAMES: [(&str, u64); 33] = [
+pub const NAMES: [(&str, u64); 34] = [
     ("csum", VIRTIO_NET_F_CSUM),
     ("guest_csum", VIRTIO_NET_F_GUEST_CSUM),
     ("host_mtu", VIRTIO_NET_F_MTU),
@@ -125,6 +125,7 @@ pub const NAMES: [(&str, u64); 33] = [
     ("iommu_platform", VIRTIO_F_ACCESS_PLATFORM),
     ("packed", VIRTIO_F_RING_PACKED),
     ("in_order", VIRTIO_F_IN_ORDER),
+    ("notification_data", VIRTIO_F_NOTIFICATION_DATA),
 ];
 
 /// Features, each with those of which it depends on one (virtio 1.3 §5.1.3.1). What depends on others comes behind them.
@@ -186,6 +187,14 @@ impl Profile {
         match self {
             Self::Migratable => 0,
             Self::Fast => VIRTIO_NET_F_GUEST_ANNOUNCE | COALESCING,
+        }
+    }
+
+    /// What is offered besides where there are doorbells that can carry it: a kick by an eventfd says nothing.
+    pub const fn with_doorbells(self) -> u64 {
+        match self {
+            Self::Migratable => 0,
+            Self::Fast => VIRTIO_F_NOTIFICATION_DATA,
         }
     }
 
@@ -257,8 +266,8 @@ mod tests {
     #[test]
     fn the_migratable_profile_has_none_of_the_bits_that_stop_qemu_from_migrating() {
         let profile = Profile::Migratable;
-        let with_control = CONTROL | profile.reception() | profile.with_control() | VIRTIO_NET_F_MQ;
-        let offered = profile.features() | OFFLOADS | ECN | with_control | VIRTIO_NET_F_SPEED_DUPLEX;
+        let with_control = CONTROL | profile.reception() | profile.with_control() | profile.with_doorbells();
+        let offered = profile.features() | OFFLOADS | ECN | with_control | VIRTIO_NET_F_MQ | VIRTIO_NET_F_SPEED_DUPLEX;
         assert_eq!([21, 28, 34, 35, 38, 40].iter().fold(0, |bits, bit| bits | offered & 1 << bit), 0);
         // Coalescing, UDP segmentation, reports of hashes: not all of its shadow queues know them.
         assert_eq!([52, 53, 54, 55, 56, 57].iter().fold(0, |bits, bit| bits | offered & 1 << bit), 0);

@@ -13,8 +13,10 @@ use virtio_mdev_api::{CreateRequest, ParameterSpec, Refusal, Values};
 pub const MIN_MTU: u16 = 68;
 /// MTU unless said otherwise.
 pub const DEFAULT_MTU: u16 = 1500;
-/// Largest ring: what QEMU and DPDK go up to.
-pub const MAX_QUEUE_SIZE: u16 = 1024;
+/// Largest ring there can be (virtio 1.3 §2.7).
+pub const MAX_QUEUE_SIZE: u16 = 1 << 15;
+/// Largest ring unless said otherwise: what QEMU goes up to.
+pub const DEFAULT_QUEUE_SIZE: u16 = 1024;
 /// Most queue pairs. One thread serves them all, so more would only share it.
 pub const MAX_PAIRS: u16 = 16;
 
@@ -25,6 +27,8 @@ pub struct Offer {
     pub features: u64,
     /// Features that come with a control queue, besides those of all.
     pub with_control: u64,
+    /// Features that come with `doorbell=page`.
+    pub with_doorbells: u64,
     /// A card with one queue pair has a control queue too. One with more always has.
     pub control: bool,
     /// The rings of frames can be given memory of their own.
@@ -157,8 +161,8 @@ impl Offer {
             spec(
                 "queue-size",
                 Values::PowerOfTwo(2..=MAX_QUEUE_SIZE),
-                Some(MAX_QUEUE_SIZE.to_string()),
-                "largest ring",
+                Some(DEFAULT_QUEUE_SIZE.to_string()),
+                "largest ring; QEMU and DPDK take no more than the default",
             ),
             spec(
                 "features",
@@ -197,7 +201,7 @@ impl NetParameters {
             mac: Mac::for_instance(&request.uuid),
             mtu: DEFAULT_MTU,
             pairs: 1,
-            queue_size: MAX_QUEUE_SIZE,
+            queue_size: DEFAULT_QUEUE_SIZE,
             features: 0,
             speed: None,
             duplex: None,
@@ -227,7 +231,9 @@ impl NetParameters {
         }
         // As in QEMU, there is a field for them when one of them is known.
         let is_known = parsed.speed.is_some() || parsed.duplex.is_some();
-        let supported = offer.with_pairs(parsed.pairs) | if is_known { VIRTIO_NET_F_SPEED_DUPLEX } else { 0 };
+        let doorbells = if parsed.doorbell == Doorbell::Page { offer.with_doorbells } else { 0 };
+        let speed = if is_known { VIRTIO_NET_F_SPEED_DUPLEX } else { 0 };
+        let supported = offer.with_pairs(parsed.pairs) | doorbells | speed;
         parsed.features = match features {
             Some((spec, value)) => trim(supported, value).map_err(|why| spec.refuse(value, &why))?,
             None => supported,
@@ -263,9 +269,11 @@ mod tests {
     use crate::features::{Profile, RECEPTION, VIRTIO_NET_F_CTRL_VQ, VIRTIO_NET_F_RSS};
     use uuid::Uuid;
     use virtio_mdev_api::DeviceLink;
+    use virtio_mdev_api::features::VIRTIO_F_NOTIFICATION_DATA;
 
     fn offer() -> Offer {
-        Offer { features: Profile::Migratable.features(), with_control: RECEPTION, control: false, ring_group: false }
+        let (features, with_doorbells) = (Profile::Migratable.features(), VIRTIO_F_NOTIFICATION_DATA);
+        Offer { features, with_control: RECEPTION, with_doorbells, control: false, ring_group: false }
     }
 
     fn parse(pairs: &[(&str, &str)]) -> Result<NetParameters, Refusal> {
@@ -313,7 +321,7 @@ mod tests {
             assert_eq!(refused(&[("mtu", value)]), format!("mtu={value}: not a number in 68..65535"));
         }
         assert_eq!(refused(&[("pairs", "17")]), "pairs=17: not a number in 1..16");
-        assert_eq!(refused(&[("queue-size", "100")]), "queue-size=100: not a power of two in 2..1024");
+        assert_eq!(refused(&[("queue-size", "100")]), "queue-size=100: not a power of two in 2..32768");
         let group = "mac=01:02:03:04:05:06: this is the address of a group of stations";
         assert_eq!(refused(&[("mac", "01:02:03:04:05:06")]), group);
     }
@@ -321,7 +329,9 @@ mod tests {
     #[test]
     fn doorbell_pages_are_had_where_clients_can_map_them() {
         let page = [("doorbell", "page")];
-        assert_eq!(parse(&page).unwrap().doorbell, Doorbell::Page);
+        let (plain, with) = (parse(&[]).unwrap(), parse(&page).unwrap());
+        assert_eq!(with.doorbell, Doorbell::Page);
+        assert_eq!(with.features ^ plain.features, VIRTIO_F_NOTIFICATION_DATA, "an eventfd carries nothing");
         let refusal = parse_where(false, &page).unwrap_err();
         assert_eq!(refusal.errno(), Errno::EOPNOTSUPP);
         assert!(refusal.reason().starts_with("doorbell=page: clients cannot map files here"), "{refusal}");

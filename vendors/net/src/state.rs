@@ -94,10 +94,13 @@ fn decode_rest(version: u16, bytes: &[u8], pairs: u16) -> Option<(Wanted, Vec<Pa
     let (hashing, rss) = match rest {
         [NO_HASHES] => (Hashing::NONE, None),
         [SPREAD, spread @ ..] => {
-            let (rss, hashing, _) = Rss::parse(spread, pairs)?;
-            (hashing, Some(rss))
+            let (rss, hashing, transmit) = Rss::parse(spread, pairs)?;
+            (rss.encode(&hashing, transmit) == spread).then_some((hashing, Some(rss)))?
         }
-        [HASHED, hashes @ ..] if version > VERSION_2 => (Hashing::parse(hashes)?, None),
+        [HASHED, hashes @ ..] if version > VERSION_2 => {
+            let hashing = Hashing::parse(hashes)?;
+            (hashing.encode() == hashes).then_some((hashing, None))?
+        }
         _ => return None,
     };
     Some((Wanted { filter, hashing, rss }, patience))

@@ -77,7 +77,13 @@ impl Type {
         // Which of a port's queues gets a frame is the switch's to say.
         let with_control = self.profile.reception() & !VIRTIO_NET_F_RSS | self.profile.with_control();
         let control = self.profile.has_control_queue();
-        Offer { features: self.profile.features() | OFFLOADS, with_control, control, ring_group: false }
+        Offer {
+            features: self.profile.features() | OFFLOADS,
+            with_control,
+            with_doorbells: self.profile.with_doorbells(),
+            control,
+            ring_group: false,
+        }
     }
 }
 

@@ -44,7 +44,7 @@ fn offer(profile: Profile) -> Offer {
     let features = profile.features() | OFFLOADS | ECN | uso;
     let control = profile.has_control_queue();
     let with_control = profile.reception() | profile.with_control();
-    Offer { features, with_control, control, ring_group: false }
+    Offer { features, with_control, with_doorbells: profile.with_doorbells(), control, ring_group: false }
 }
 
 /// Whether the kernel's interfaces know UDP segmentation, which is since Linux 6.2. One is made to ask it, once.

@@ -36,7 +36,7 @@ pub const SET_FEATURES_ARRAY: u32 = 0x4008_af83;
 pub const VERSION_1: u64 = 1 << 32;
 pub const MRG_RXBUF: u64 = 1 << 15;
 pub const LOG_ALL: u64 = 1 << 26;
-pub const OFFERED: u64 = LOG_ALL | VERSION_1 | MRG_RXBUF | 1 << 27 | 1 << 28 | 1 << 29;
+pub const OFFERED: u64 = LOG_ALL | VERSION_1 | MRG_RXBUF | 1 << 27 | 1 << 28 | 1 << 29 | 1 << 40;
 
 pub const ARG: u64 = BASE;
 /// A bitmap of the client.

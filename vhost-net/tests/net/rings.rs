@@ -47,6 +47,29 @@ fn f28_size_and_base_stand_still_while_the_ring_runs() {
 }
 
 #[test]
+fn a_ring_that_is_reset_begins_anew_with_another_size_while_the_other_runs() {
+    let lab = Lab::ready_with(VERSION_1 | MRG_RXBUF | 1 << 40, IFF_TAP | IFF_NO_PI | IFF_VNET_HDR);
+    lab.backend(RX, TAP).unwrap();
+    lab.backend(TX, TAP).unwrap();
+    let [desc, used, avail, _] = ring(TX);
+    for (turn, size) in [4u32, 2, 8].into_iter().enumerate() {
+        lab.transmit(0);
+        lab.until_used(1);
+        // What a VMM does when its guest resets one queue, sets its size and enables it.
+        lab.backend(TX, -1).unwrap();
+        assert_eq!((lab.base(TX), lab.base(RX)), (1, 0), "turn {turn}");
+        lab.client.put(avail, &[0; 32]);
+        lab.client.put(used, &[0; 128]);
+        lab.client.put(desc, &[0; 128]);
+        lab.vring(SET_VRING_NUM, TX, size).unwrap();
+        lab.vring(SET_VRING_BASE, TX, 0).unwrap();
+        lab.addr(TX, 0, ring(TX)).unwrap();
+        assert_eq!(lab.vring(SET_VRING_NUM, RX, size), Err(Errno::EBUSY), "it runs all the time");
+        lab.backend(TX, TAP).unwrap();
+    }
+}
+
+#[test]
 fn f27_a_back_end_is_a_tap_interface() {
     let lab = Lab::ready();
     let (pipe, _other_end) = nix::unistd::pipe().unwrap();

@@ -10,7 +10,8 @@ use crate::{QueueConfig, QueueStart, QueueState, Refusal, Status};
 use std::sync::Arc;
 
 impl Session {
-    /// Sets the ring size. Refused with EBUSY while the driver runs.
+    /// Sets the ring size: a power of two, or any for a driver that accepted packed rings (virtio 1.3 §2.8.10.1). Refused
+    /// with EBUSY while the driver runs.
     pub fn set_queue_size(&self, index: u32, size: u32) -> Result<(), SessionError> {
         let mut state = self.lock()?;
         let index = self.check_index(index)?;
@@ -18,7 +19,9 @@ impl Session {
             return Err(SessionError::RingLive);
         }
         let max = self.info.queues[index].max_size;
-        let size = u16::try_from(size).ok().filter(|&size| size.is_power_of_two() && size <= max);
+        let any = state.features & VIRTIO_F_RING_PACKED != 0;
+        let size = u16::try_from(size).ok();
+        let size = size.filter(|&size| size > 0 && size <= max && (any || size.is_power_of_two()));
         state.queues[index].config.size = size.ok_or(SessionError::QueueSize { max })?;
         Ok(())
     }
