@@ -207,13 +207,13 @@ fn parse(bytes: &[u8], pairs: u16) -> Option<(Rss, u16)> {
     let table: Vec<u16> = (0..entries).map(|n| half(8 + 2 * n)).collect::<Option<_>>()?;
     let behind = 8 + 2 * entries;
     let enabled = half(behind)?;
-    let key = bytes.get(behind + 3..)?;
+    // What is behind the key is padding.
+    let key = bytes.get(behind + 3..)?.get(..usize::from(bytes[behind + 2]))?;
     let sound = types < 1 << 6
         && [1, 2, 4, 8, 16, 32, 64, 128].contains(&entries)
         && unclassified < pairs
         && table.iter().all(|pair| *pair < pairs)
         && (1..=pairs).contains(&enabled)
-        && usize::from(bytes[behind + 2]) == key.len()
         && key.len() <= 40;
     sound.then(|| (Rss { types, unclassified, table, key: key.to_vec() }, enabled))
 }
