@@ -162,7 +162,7 @@ impl<'q, 'b> Outgoing<'q, 'b> {
     /// change. `None`: it is not all in this process, or `part` had enough; it is to be copied.
     pub fn in_place<'s>(&'s self, part: impl FnMut(Local<'s>) -> bool) -> Option<&'s [u8]> {
         let chain = self.taken.as_ref().filter(|_| self.halted.is_none())?;
-        self.tx.in_place(chain, self.copied as u64, part).then(|| &self.buffer[..self.copied])
+        self.tx.in_place(chain, self.place(self.copied), part).then(|| &self.buffer[..self.copied])
     }
 
     /// What was copied of the frame taken: a checked header of 12 bytes, and, of a frame that was copied as a whole, at least an
