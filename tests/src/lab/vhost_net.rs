@@ -102,7 +102,8 @@ impl VhostNetScene {
         if report.download.sha256 == self.http.sha256() {
             Ok(report)
         } else {
-            Err(LabError::Wrong(format!("the guest got {}, not {}", report.download.sha256, self.http.sha256())))
+            let (got, console) = (&report.download.sha256, vm.console());
+            Err(with_log(LabError::Wrong(format!("the guest got {got}, not {}\n{console}", self.http.sha256()))))
         }
     }
 
