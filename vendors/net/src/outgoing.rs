@@ -1,6 +1,6 @@
 //! Frames that a driver sends.
 
-use crate::header::{self, ETHERNET, HEADER, is_plain, is_segmented};
+use crate::header::{self, ETHERNET, HEADER, is_segmented};
 use crate::pair::Shared;
 use crate::port::Sent;
 use crate::receiver::{Delivery, Receiver, Rest};
@@ -21,7 +21,7 @@ pub struct Outgoing<'q, 'b> {
     statistics: &'q Statistics,
     /// In effect.
     features: u64,
-    /// By those, headers say nothing.
+    /// Headers say nothing.
     plain: bool,
     /// Bytes that the driver's header has behind those that go on with a frame.
     behind: usize,
@@ -44,9 +44,9 @@ impl<'q, 'b> Outgoing<'q, 'b> {
         shared: &'q Shared,
         statistics: &'q Statistics,
         features: u64,
+        plain: bool,
         buffer: &'q mut [u8],
     ) -> Self {
-        let plain = is_plain(features);
         tx.skip(if plain { HEADER } else { 0 });
         Self {
             tx,

@@ -2,7 +2,7 @@
 
 use crate::config::{LinkState, NetConfig};
 use crate::features::COALESCING;
-use crate::header::HEADER;
+use crate::header::{HEADER, is_plain};
 use crate::lane::{Lane, Lanes};
 use crate::outgoing::Outgoing;
 use crate::port::Port;
@@ -116,7 +116,8 @@ impl<P: Port> Pair<P> {
         let sent = tx.work(|queue| {
             let Some(queue) = queue.filter(|queue| !queue.is_parked()) else { return Ok(Next::Wait) };
             queue.burst(|tx| {
-                let mut frames = Outgoing::new(tx, shared, statistics, *features, frame);
+                let plain = !P::CARRIES && is_plain(*features);
+                let mut frames = Outgoing::new(tx, shared, statistics, *features, plain, frame);
                 if !P::RETURNS {
                     port.transmit(&mut frames, &mut own.nobody(), statistics)?;
                 } else {

@@ -31,6 +31,9 @@ pub trait Port: Send + 'static {
     /// filter tables, and how it wants frames spread over its queues.
     const OUTSIDE: bool = false;
 
+    /// Whether what headers may say was negotiated by others: whatever they say is passed on, by features of no such kind too.
+    const CARRIES: bool = false;
+
     /// The queues start; `features` are in effect.
     fn start(&mut self, features: u64) -> Result<(), Refusal>;
 

@@ -88,6 +88,8 @@ impl AsFd for GivenTap {
 impl Frames for GivenTap {
     /// The client has the control queue.
     const OUTSIDE: bool = false;
+    /// Offloads are between the driver, the client and the interface: none of their features comes here.
+    const CARRIES: bool = true;
 
     /// Which offloads were negotiated the client tells the interface itself (TUNSETOFFLOAD).
     fn start(&mut self, _features: u64) -> Result<(), Refusal> {

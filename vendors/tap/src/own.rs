@@ -42,6 +42,7 @@ impl AsFd for OwnTap {
 
 impl Frames for OwnTap {
     const OUTSIDE: bool = true;
+    const CARRIES: bool = false;
 
     fn start(&mut self, features: u64) -> Result<(), Refusal> {
         let wanted = OFFERS.iter().filter(|(needed, _)| features & needed == *needed);

@@ -16,6 +16,8 @@ const COPIED: usize = 2048;
 pub trait Frames: AsFd + Send + 'static {
     /// As of its [`Port`].
     const OUTSIDE: bool;
+    /// The same.
+    const CARRIES: bool;
 
     /// The queues start; `features` are in effect.
     fn start(&mut self, features: u64) -> Result<(), Refusal>;
@@ -127,6 +129,7 @@ fn again(mut call: impl FnMut() -> Result<(), Errno>) -> Result<(), Errno> {
 
 impl<F: Frames> Port for TapPort<F> {
     const OUTSIDE: bool = F::OUTSIDE;
+    const CARRIES: bool = F::CARRIES;
 
     fn start(&mut self, features: u64) -> Result<(), Refusal> {
         self.readable = true;
