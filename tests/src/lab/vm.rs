@@ -195,8 +195,7 @@ fn command(options: &VmOptions<'_>) -> LabResult<Vec<String>> {
         add("-device pcie-root-port,id=slot0,chassis=1");
         add(&format!("-device vfio-pci,bus=slot0,sysfsdev=/sys/bus/mdev/devices/{}", mdev.uuid));
     }
-    // Linux counts ticks while it boots and panics when there are too few, as on a busy machine an emulated timer's may be.
-    let mut kernel_words = "console=ttyS0 quiet loglevel=1 panic=-1 no_timer_check".to_owned();
+    let mut kernel_words = "console=ttyS0 quiet loglevel=1 panic=-1".to_owned();
     let card = "-device virtio-net-pci,netdev=n,disable-legacy=on,romfile=";
     match &options.netdev {
         Netdev::None => {}
