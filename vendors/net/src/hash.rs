@@ -81,7 +81,7 @@ impl Hashing {
         let mut bytes = Bytes(bytes);
         let types = u32::from_le_bytes(bytes.take()?);
         // Reserved. A driver has what another command takes there.
-        let [_, _, _, _] = [bytes.number()?, bytes.number()?, bytes.number()?, bytes.number()?];
+        let [_, _, _, _, _, _, _, _] = bytes.take()?;
         Self::new(types, bytes)
     }
 

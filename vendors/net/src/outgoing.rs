@@ -227,16 +227,11 @@ impl<'q, 'b> Outgoing<'q, 'b> {
         let Some(header) = self.buffer.first_chunk_mut::<HEADER>() else { return Ok(false) };
         if self.plain {
             *header = [0; HEADER];
-            if copied > HEADER {
-                self.tx.read(chain, behind, &mut self.buffer[HEADER..len.min(copied)])?;
-            }
-        } else if copied == HEADER {
-            self.tx.head(chain, header)?;
-        } else if self.behind > 0 {
-            self.tx.head(chain, header)?;
-            self.tx.read(chain, behind, &mut self.buffer[HEADER..len.min(copied)])?;
         } else {
-            self.tx.read(chain, 0, &mut self.buffer[..len.min(copied)])?;
+            self.tx.head(chain, header)?;
+        }
+        if copied > HEADER {
+            self.tx.read(chain, behind, &mut self.buffer[HEADER..len.min(copied)])?;
         }
         let Some(header) = self.buffer.first_chunk::<HEADER>() else { return Ok(false) };
         let payload = len - HEADER;

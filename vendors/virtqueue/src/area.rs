@@ -5,7 +5,7 @@
 //! that publishes it in a later write of its own.
 
 use crate::error::{Cause, Part};
-use crate::layout::{Layout, Place};
+use crate::layout::{DESCRIPTOR, Layout, Place};
 use std::sync::atomic::{AtomicU64, Ordering};
 use virtio_mdev_api::dma::{AccessError, Held, Local, Permissions, View};
 
@@ -168,7 +168,7 @@ impl<'a> Area<'a> {
     /// The 16 bytes at `offset`, a multiple of 16, each read once: as two numbers, the lower addresses first.
     #[inline]
     pub fn load_descriptor(&self, offset: usize) -> Result<[u64; 2], Cause> {
-        if let Some([low, high]) = self.pairs().and_then(|pairs| pairs.get(offset / 16)) {
+        if let Some([low, high]) = self.pairs().and_then(|pairs| pairs.get(offset / DESCRIPTOR)) {
             return Ok([low, high].map(|half| u64::from_le(half.load(Ordering::Relaxed))));
         }
         self.read_descriptor(offset)
