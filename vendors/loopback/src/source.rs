@@ -58,10 +58,14 @@ impl Source {
     }
 }
 
+/// Frames that take turns. What was written to one is out of the processor's queue of stores when its turn comes: a copy of
+/// what is still in there waits for all the stores before it, which are to memory of clients.
+const FRAMES: usize = 8;
+
 /// Frames are numbered from 0 on, so that a driver can tell whether one is missing.
 pub struct SourcePort {
-    /// virtio-net header and frame.
-    frame: Box<[u8]>,
+    /// virtio-net header and frame, of the next frames.
+    frames: [Box<[u8]>; FRAMES],
     next: u64,
 }
 
@@ -70,8 +74,34 @@ impl SourcePort {
         let mut frame = vec![0; HEADER + usize::from(source.len)];
         let (destination, origin) = (source.mac.bytes(), [0x02, 0, 0, 0, 0, 1]);
         frame[HEADER..NUMBER.start].copy_from_slice(&[&destination[..], &origin, &ETHER_TYPE].concat());
-        Self { frame: frame.into_boxed_slice(), next: 0 }
+        let numbered = |number: usize| {
+            let mut frame = frame.clone();
+            number_it(&mut frame, number as u64);
+            frame.into_boxed_slice()
+        };
+        Self { frames: std::array::from_fn(numbered), next: 0 }
     }
+
+    /// The next frame.
+    #[inline]
+    fn frame(&mut self) -> &mut [u8] {
+        // Less than their number.
+        let place = usize::try_from(self.next % FRAMES as u64).unwrap_or(0);
+        &mut self.frames[place]
+    }
+
+    /// The driver has it.
+    #[inline]
+    fn advance(&mut self) {
+        let again = self.next.wrapping_add(FRAMES as u64);
+        number_it(self.frame(), again);
+        self.next = self.next.wrapping_add(1);
+    }
+}
+
+#[inline]
+fn number_it(frame: &mut [u8], number: u64) {
+    frame[NUMBER].copy_from_slice(&number.to_be_bytes());
 }
 
 impl Port for SourcePort {
@@ -91,10 +121,9 @@ impl Port for SourcePort {
     fn receive(&mut self, driver: &mut Receiver<'_, '_>, _: &Statistics) -> Result<Next, Halt> {
         let mut next = Next::Wait;
         for _ in 0..BURST {
-            match driver.deliver(&mut self.frame)? {
+            match driver.deliver(self.frame())? {
                 Delivery::Delivered => {
-                    self.next = self.next.wrapping_add(1);
-                    self.frame[NUMBER].copy_from_slice(&self.next.to_be_bytes());
+                    self.advance();
                     next = Next::Again;
                 }
                 // No buffers, or none that a frame fits: another try would find the same.

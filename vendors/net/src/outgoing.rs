@@ -107,9 +107,9 @@ impl<'q, 'b> Outgoing<'q, 'b> {
     /// Gives the frame taken to a driver, straight from one's memory to the other's, and is done with it.
     #[inline]
     pub fn return_to(&mut self, driver: &mut Receiver<'_, '_>) -> Result<(), Halt> {
-        let Some(chain) = &self.taken else { return Ok(()) };
+        let Some(chain) = self.taken else { return Ok(()) };
         // No shorter than a header: it was looked at.
-        let len = self.len(chain).saturating_sub(HEADER);
+        let len = self.len(&chain).saturating_sub(HEADER);
         let rest = Rest::Chain { tx: &*self.tx, chain, offset: self.place(HEADER), len };
         let sent = match driver.deliver_frame(&mut self.buffer[..HEADER], rest)? {
             Delivery::Delivered => Sent::Taken,
@@ -126,10 +126,10 @@ impl<'q, 'b> Outgoing<'q, 'b> {
     /// An error is the other driver's. That the frame's own memory is out of reach is told when the next one is taken.
     #[inline]
     pub fn give_to(&mut self, driver: &mut Receiver<'_, '_>, head: &mut [u8], from: usize) -> Result<Delivery, Halt> {
-        let Some(chain) = self.taken.as_ref().filter(|_| self.halted.is_none()) else {
+        let Some(chain) = self.taken.filter(|_| self.halted.is_none()) else {
             return Ok(Delivery::Dropped);
         };
-        let len = self.len(chain);
+        let len = self.len(&chain);
         let rest = if self.copied < len {
             Rest::Chain { tx: &*self.tx, chain, offset: self.place(from), len: len.saturating_sub(from) }
         } else {

@@ -110,7 +110,7 @@ impl<'q, 'b> Receiver<'q, 'b> {
             io.commit();
         } else {
             one_buffer(head);
-            let fits = if self.merge { merge(io, &chain, &Parts { head, rest }, LEN)? } else { Fit::Never };
+            let fits = if self.merge { merge(io, chain, &Parts { head, rest }, LEN)? } else { Fit::Never };
             if fits != Fit::Yes {
                 io.rewind();
             }
@@ -183,7 +183,7 @@ pub(crate) enum Rest<'f, 'b> {
     /// Bytes of our own.
     Own(&'f [u8]),
     /// What a chain that a driver sends has behind `offset`.
-    Chain { tx: &'f Io<'b>, chain: &'f Chain, offset: u64, len: usize },
+    Chain { tx: &'f Io<'b>, chain: Chain, offset: u64, len: usize },
     /// Bytes of our own, and then one of the others.
     After { begun: &'f [u8], rest: &'f Rest<'f, 'b> },
 }
@@ -209,7 +209,7 @@ impl<'f> Rest<'f, '_> {
     fn read(&self, out: &mut [u8]) -> Result<(), Halt> {
         match *self {
             Self::Own(bytes) => out.copy_from_slice(&bytes[..out.len()]),
-            Self::Chain { tx, chain, offset, .. } => drop(tx.read(chain, offset, out)?),
+            Self::Chain { tx, chain, offset, .. } => drop(tx.read(&chain, offset, out)?),
             Self::After { begun, rest } => {
                 let (first, then) = out.split_at_mut(begun.len().min(out.len()));
                 first.copy_from_slice(&begun[..first.len()]);
@@ -235,7 +235,7 @@ impl<'f> Rest<'f, '_> {
             (Self::Chain { tx, chain, offset, len }, Some(start))
                 if head.len() == HEADER && offset == HEADER as u64 =>
             {
-                tx.forward(chain, (start, 1), (io, into), HEADER + len)
+                tx.forward(&chain, (start, 1), (io, into), HEADER + len)
             }
             _ => Ok(false),
         }
@@ -246,7 +246,7 @@ impl<'f> Rest<'f, '_> {
     fn write(&self, done: usize, io: &Io<'_>, into: &Chain, at: u64) -> Result<usize, Halt> {
         match *self {
             Self::Own(bytes) => io.write(into, at, &bytes[done..]),
-            Self::Chain { tx, chain, offset, len } => tx.copy(chain, offset + done as u64, (io, into, at), len - done),
+            Self::Chain { tx, chain, offset, len } => tx.copy(&chain, offset + done as u64, (io, into, at), len - done),
             Self::After { begun, rest } => match begun.get(done..).filter(|left| !left.is_empty()) {
                 None => rest.write(done - begun.len(), io, into, at),
                 Some(left) => {
@@ -289,7 +289,11 @@ impl Parts<'_, '_> {
 /// A frame in one buffer says so.
 #[inline]
 fn one_buffer(head: &mut [u8]) {
-    head[NUM_BUFFERS..HEADER].copy_from_slice(&1u16.to_le_bytes());
+    let one = 1u16.to_le_bytes();
+    // What was written a moment ago is not to be had at once as part of something longer: the copy that follows would wait.
+    if head[NUM_BUFFERS..HEADER] != one {
+        head[NUM_BUFFERS..HEADER].copy_from_slice(&one);
+    }
 }
 
 #[derive(PartialEq, Eq)]
@@ -314,10 +318,10 @@ fn check(io: &Io<'_>, chain: &Chain, header: usize) -> Result<(), Halt> {
 
 /// Spreads `frame` over the buffers from `first` on (virtio 1.3 §5.1.6.4).
 #[inline(never)]
-fn merge(io: &mut Io<'_>, first: &Chain, frame: &Parts<'_, '_>, header: usize) -> Result<Fit, Halt> {
+fn merge(io: &mut Io<'_>, first: Chain, frame: &Parts<'_, '_>, header: usize) -> Result<Fit, Halt> {
     // How many buffers it takes is known last; each byte of the number may be in another descriptor.
-    let [low, high] = [NUM_BUFFERS, NUM_BUFFERS + 1].map(|at| io.writable_address(first, at as u64));
-    let (mut chain, mut done, mut count) = (*first, 0, 0u16);
+    let [low, high] = [NUM_BUFFERS, NUM_BUFFERS + 1].map(|at| io.writable_address(&first, at as u64));
+    let (mut chain, mut done, mut count) = (first, 0, 0u16);
     loop {
         let written = frame.write(io, &chain, done)?;
         io.complete(&chain, u32::try_from(written).unwrap_or(u32::MAX));

@@ -76,13 +76,35 @@ impl Batch {
         }
     }
 
-    /// Takes the next chain, and says where the ring goes on behind it.
+    /// Takes the next chain.
     #[inline(always)]
-    pub fn take(&mut self) -> Option<(Chain, u16)> {
-        let entry = self.entries[..self.len].get(self.taken)?;
-        let chain = Chain::new(entry, self.taken);
+    pub fn take(&mut self) -> Option<Chain> {
+        let chain = Chain::new(self.next()?, self.taken);
         self.taken += 1;
-        Some((chain, entry.after))
+        Some(chain)
+    }
+
+    /// What is taken next.
+    #[inline(always)]
+    pub fn next(&self) -> Option<&Entry> {
+        self.entries[..self.len].get(self.taken)
+    }
+
+    /// Where the ring goes on behind those that were taken, if any of this batch were.
+    #[inline]
+    pub fn after(&self) -> Option<u16> {
+        self.behind(self.taken)
+    }
+
+    /// The same of those that were taken for good; `None` when taken ones are among those of an earlier batch.
+    #[inline]
+    pub fn kept(&self) -> Option<Option<u16>> {
+        (self.kept != NONE).then(|| self.behind(self.kept))
+    }
+
+    #[inline]
+    fn behind(&self, chains: usize) -> Option<u16> {
+        Some(self.entries.get(chains.checked_sub(1)?)?.after)
     }
 
     /// Whether there is a chain to take.

@@ -3,14 +3,11 @@
 use crate::batch::{Entry, INLINE};
 use crate::error::{Cause, Part, RingError};
 use crate::layout::{DESCRIPTOR, Layout};
-use virtio_mdev_api::dma::{Held, Local, Permissions, View};
+use virtio_mdev_api::dma::{Held, Permissions, View};
 
 pub const NEXT: u16 = 1;
 pub const WRITE: u16 = 2;
 pub const INDIRECT: u16 = 4;
-
-/// Bytes of a buffer that are fetched ahead: its first two lines.
-const AHEAD: usize = 128;
 
 /// One buffer of a chain: not empty, and within the 64-bit space.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -102,17 +99,12 @@ pub struct Rules<'a, 'b> {
     /// The ring is in other memory than `memory`: no buffer can overlap it.
     pub elsewhere: bool,
     pub indirect: bool,
-    /// Bytes at the beginning of a chain that the device does not read.
-    pub skipped: usize,
     pub memory: &'a View<'b>,
 }
 
 impl<'b> Rules<'_, 'b> {
     /// Makes `entry` the chain of one descriptor called `id`, if it is one and there is nothing wrong with it. It takes up
-    /// `slots` of the ring, where that matters.
-    ///
-    /// Where its buffer is in place it is held, and its beginning is on its way when its turn comes: the driver touched it
-    /// last, on another processor.
+    /// `slots` of the ring, where that matters. Where its buffer is in place it is held.
     #[inline]
     pub fn single(
         &self,
@@ -135,20 +127,7 @@ impl<'b> Rules<'_, 'b> {
         entry.inline[0] = Buffer { iova, len };
         let access = if writable { Permissions::WRITE } else { Permissions::READ };
         *held = usize::try_from(len).ok().and_then(|len| self.memory.held(iova, len, access));
-        if let Some(held) = held {
-            self.prefetch(held.memory(), writable);
-        }
         true
-    }
-
-    /// The beginning of a buffer, as far as it is going to be accessed: of one to read, what is not skipped.
-    #[inline]
-    fn prefetch(&self, buffer: Local<'_>, writable: bool) {
-        if writable {
-            buffer.prefetch(AHEAD, Permissions::WRITE);
-        } else if let Some(read) = buffer.from(self.skipped) {
-            read.prefetch(AHEAD, Permissions::READ);
-        }
     }
 
     /// Adds a buffer to the end of chain `entry`. Those it has no room for are in `more`, where they all are then.

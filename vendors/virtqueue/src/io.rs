@@ -8,6 +8,12 @@ use crate::ring::{Marks, Ring};
 use virtio_mdev_api::dirty::{DirtyRecord, RingPart};
 use virtio_mdev_api::dma::{AccessError, Held, Local, Permissions, View};
 
+/// Bytes of a line of memory.
+const LINE: usize = 64;
+/// Of how many chains buffers are fetched ahead, two lines of each: enough to be there in time, few enough for a processor to wait for all of them at once. It drops what
+/// it cannot wait for.
+const LOOKAHEAD: usize = 24;
+
 /// A queue during one burst. Chains are taken in order with [`take`](Self::take), given back used with
 /// [`complete`](Self::complete), and stay so after [`commit`](Self::commit); what is not committed when the burst ends
 /// was never taken. The driver sees the results when the burst ends, all at once.
@@ -18,11 +24,13 @@ pub struct Io<'b> {
     pub(crate) dirty: &'b DirtyRecord,
     /// Buffers of the chains of this burst.
     places: Places<'b>,
+    /// Bytes at the beginning of a chain that the device does not read.
+    skipped: usize,
 }
 
 impl<'b> Io<'b> {
     pub(crate) fn new(ring: &'b mut Ring, areas: Areas<'b>, memory: View<'b>, dirty: &'b DirtyRecord) -> Self {
-        Self { ring, areas, memory, dirty, places: [None; BATCH] }
+        Self { ring, areas, memory, dirty, places: [None; BATCH], skipped: 0 }
     }
 
     #[inline]
@@ -31,10 +39,14 @@ impl<'b> Io<'b> {
     }
 
     /// The request in `chain` is not one: the driver broke the rules of the device.
-    #[cold]
+    #[inline]
     pub fn refuse(&self, chain: &Chain, reason: &'static str) -> Halt {
-        let error = RingError::Request { head: chain.head(), reason };
-        Halt { queue: self.ring.index, cause: Cause::Fault(error) }
+        self.refused(chain.head(), reason)
+    }
+
+    #[cold]
+    fn refused(&self, head: u16, reason: &'static str) -> Halt {
+        Halt { queue: self.ring.index, cause: Cause::Fault(RingError::Request { head, reason }) }
     }
 
     /// The number of the queue.
@@ -50,7 +62,7 @@ impl<'b> Io<'b> {
     /// The device does not read the first `bytes` of chains: they are not fetched ahead. What a driver wrote there is nearest
     /// to itself, and stays there.
     pub fn skip(&mut self, bytes: usize) {
-        self.ring.skipped = bytes;
+        self.skipped = bytes;
     }
 
     /// Takes the next chain, if there is one.
@@ -70,7 +82,20 @@ impl<'b> Io<'b> {
     #[inline(never)]
     fn fetch(&mut self) -> Result<(), Halt> {
         let fetched = self.ring.fetch(&self.areas, &self.memory, &mut self.places);
+        if let Some(writable) = self.ring.next_is_writable() {
+            (0..LOOKAHEAD).for_each(|at| self.prefetch(at, writable));
+        }
         self.halt(fetched)
+    }
+
+    /// The buffer of the chain fetched as number `at`, as far as it is going to be accessed: the driver touched it last, on
+    /// another processor. Whether it is to be written is guessed from another chain: queues have one direction.
+    #[inline(always)]
+    fn prefetch(&self, at: usize, writable: bool) {
+        let Some(Some(held)) = self.places.get(at) else { return };
+        let (from, access) = if writable { (0, Permissions::WRITE) } else { (self.skipped, Permissions::READ) };
+        held.memory().prefetch_line(from, access);
+        held.memory().prefetch_line(from + LINE, access);
     }
 
     /// Takes the chain that [`has_next`](Self::has_next) found.
@@ -79,8 +104,9 @@ impl<'b> Io<'b> {
     #[inline(always)]
     pub fn take_next(&mut self) -> Option<Chain> {
         let chain = self.ring.take()?;
+        self.prefetch(chain.at() + LOOKAHEAD, chain.writable > 0);
         if self.held(&chain).is_none() {
-            self.hold(&chain);
+            self.hold(chain);
         }
         Some(chain)
     }
@@ -93,9 +119,9 @@ impl<'b> Io<'b> {
 
     /// Looks for the buffer of a chain that was fetched in an earlier burst.
     #[inline(never)]
-    fn hold(&mut self, chain: &Chain) {
+    fn hold(&mut self, chain: Chain) {
         if let Some(place) = self.places.get_mut(chain.at()) {
-            *place = self.ring.hold(&self.memory, chain);
+            *place = self.ring.hold(&self.memory, &chain);
         }
     }
 
@@ -122,7 +148,7 @@ impl<'b> Io<'b> {
             self.check_kept(part, chain)?;
             return Ok(out.len());
         }
-        self.read_parts(chain, offset, out)
+        self.read_parts(*chain, offset, out)
     }
 
     /// Shows where the readable part of the chain last taken is, from `offset` on. `false`: some of it is not in this
@@ -153,14 +179,16 @@ impl<'b> Io<'b> {
         {
             return self.check_kept(buffer, chain);
         }
-        self.read_parts(chain, 0, head).map(drop)
+        self.read_parts(*chain, 0, head).map(drop)
     }
 
+    // What is called seldom takes a chain by value here: one whose address is given away is kept in memory all the time, and
+    // every store waits there behind those to memory of clients.
     #[inline(never)]
-    fn read_parts(&self, chain: &Chain, offset: u64, out: &mut [u8]) -> Result<usize, Halt> {
+    fn read_parts(&self, chain: Chain, offset: u64, out: &mut [u8]) -> Result<usize, Halt> {
         let mut skip = offset;
         let mut done = 0;
-        for buffer in self.ring.buffers(chain).0 {
+        for buffer in self.ring.buffers(&chain).0 {
             let len = u64::from(buffer.len);
             if skip >= len {
                 skip -= len;
@@ -190,14 +218,14 @@ impl<'b> Io<'b> {
             self.check_kept(part, chain)?;
             return Ok(data.len());
         }
-        self.write_parts(chain, offset, data)
+        self.write_parts(*chain, offset, data)
     }
 
     #[inline(never)]
-    fn write_parts(&self, chain: &Chain, offset: u64, data: &[u8]) -> Result<usize, Halt> {
+    fn write_parts(&self, chain: Chain, offset: u64, data: &[u8]) -> Result<usize, Halt> {
         let mut skip = offset;
         let mut done = 0;
-        for &Buffer { iova, len } in self.ring.buffers(chain).1 {
+        for &Buffer { iova, len } in self.ring.buffers(&chain).1 {
             let len = u64::from(len);
             if skip >= len {
                 skip -= len;
@@ -217,12 +245,12 @@ impl<'b> Io<'b> {
     /// Whether what was just accessed in place was the client's to the end.
     #[inline]
     fn check_kept(&self, buffer: Held<'_>, chain: &Chain) -> Result<(), Halt> {
-        if buffer.is_kept() { Ok(()) } else { Err(self.lost(chain)) }
+        if buffer.is_kept() { Ok(()) } else { Err(self.lost(*chain)) }
     }
 
     #[cold]
-    fn lost(&self, chain: &Chain) -> Halt {
-        let (readable, writable) = self.ring.buffers(chain);
+    fn lost(&self, chain: Chain) -> Halt {
+        let (readable, writable) = self.ring.buffers(&chain);
         let iova = readable.first().or(writable.first()).map_or(0, |buffer| buffer.iova);
         Halt { queue: self.ring.index, cause: Cause::access(Part::Buffer, AccessError::Lost { iova }) }
     }
@@ -273,6 +301,7 @@ impl<'b> Io<'b> {
     /// parts ends.
     ///
     /// The halt is that of the queue whose memory could not be reached.
+    #[inline]
     pub fn copy(&self, chain: &Chain, offset: u64, to: (&Io<'_>, &Chain, u64), len: usize) -> Result<usize, Halt> {
         let (target, to_chain, to_offset) = to;
         if let (Some(from), Some(into)) = (self.held_to_read(chain), target.held_to_write(to_chain))
@@ -284,24 +313,24 @@ impl<'b> Io<'b> {
             target.check_kept(into, to_chain)?;
             return Ok(len);
         }
-        self.copy_through(chain, offset, to, len)
+        self.copy_through(*chain, offset, (target, *to_chain, to_offset), len)
     }
 
     /// The same by way of a buffer of our own.
     #[cold]
     fn copy_through(
         &self,
-        chain: &Chain,
+        chain: Chain,
         offset: u64,
-        (target, to_chain, to_offset): (&Io<'_>, &Chain, u64),
+        (target, to_chain, to_offset): (&Io<'_>, Chain, u64),
         len: usize,
     ) -> Result<usize, Halt> {
         let mut bytes = [0; 2048];
         let mut done = 0;
         while done < len {
             let part = bytes.len().min(len - done);
-            let read = self.read(chain, offset + done as u64, &mut bytes[..part])?;
-            let written = target.write(to_chain, to_offset + done as u64, &bytes[..read])?;
+            let read = self.read(&chain, offset + done as u64, &mut bytes[..part])?;
+            let written = target.write(&to_chain, to_offset + done as u64, &bytes[..read])?;
             done += written;
             if written < part {
                 break;

@@ -47,13 +47,11 @@ pub struct Ring {
     pub elsewhere: bool,
     traits: Traits,
     indirect: bool,
-    /// Bytes at the beginning of a chain that the device does not read.
-    pub skipped: usize,
     format: Format,
-    /// The first chain not used for good.
-    committed: u16,
-    /// The next chain to take.
-    cursor: u16,
+    /// Where the chains of the batch begin.
+    begin: u16,
+    /// The first chain not used for good, when it is one of an earlier batch.
+    behind: u16,
     batch: Batch,
     completed: Completed,
     /// Chains published, by a number that wraps.
@@ -88,10 +86,9 @@ impl Ring {
             elsewhere,
             traits: Traits { event_idx: has(VIRTIO_F_EVENT_IDX), in_order: has(VIRTIO_F_IN_ORDER) },
             indirect: has(VIRTIO_F_INDIRECT_DESC),
-            skipped: 0,
             format,
-            committed: place,
-            cursor: place,
+            begin: place,
+            behind: place,
             batch: Batch::new(size),
             completed: Completed::new(size),
             used: 0,
@@ -101,8 +98,23 @@ impl Ring {
     /// Where it stands: what was taken and not committed is not counted.
     pub fn state(&self) -> QueueState {
         match &self.format {
-            Format::Split(_) => QueueState::Split { avail: self.committed },
-            Format::Packed(ring) => ring.state(self.committed),
+            Format::Split(_) => QueueState::Split { avail: self.committed() },
+            Format::Packed(ring) => ring.state(self.committed()),
+        }
+    }
+
+    /// The next chain to take. Nobody keeps it: a place that changes with every chain is one more store for each.
+    #[inline]
+    fn cursor(&self) -> u16 {
+        self.batch.after().unwrap_or(self.begin)
+    }
+
+    /// The first chain not used for good.
+    #[inline]
+    fn committed(&self) -> u16 {
+        match self.batch.kept() {
+            None => self.behind,
+            Some(after) => after.unwrap_or(self.begin),
         }
     }
 
@@ -125,23 +137,29 @@ impl Ring {
         self.batch.has_next()
     }
 
+    /// Whether the device may write to the next of the chains that were fetched, if there is one.
+    #[inline]
+    pub fn next_is_writable(&self) -> Option<bool> {
+        self.batch.next().map(|entry| entry.writable > 0)
+    }
+
     /// Takes the next of the chains that were fetched.
     #[inline(always)]
     pub fn take(&mut self) -> Option<Chain> {
-        let (chain, after) = self.batch.take()?;
-        self.cursor = after;
-        Some(chain)
+        self.batch.take()
     }
 
     /// Fetches chains, if there are any, after all of those fetched before were taken. Where the buffer of one is in place it
     /// is held, in `places`.
     pub fn fetch<'b>(&mut self, areas: &Areas<'_>, memory: &View<'b>, places: &mut Places<'b>) -> Result<(), Cause> {
-        self.batch.renew(self.cursor == self.committed);
-        let Self { layout, elsewhere, indirect, skipped, format, cursor, batch, .. } = self;
-        let rules = Rules { layout, elsewhere: *elsewhere, indirect: *indirect, skipped: *skipped, memory };
+        let (cursor, committed) = (self.cursor(), self.committed());
+        self.batch.renew(cursor == committed);
+        (self.begin, self.behind) = (cursor, committed);
+        let Self { layout, elsewhere, indirect, format, batch, .. } = self;
+        let rules = Rules { layout, elsewhere: *elsewhere, indirect: *indirect, memory };
         match format {
-            Format::Split(ring) => ring.fetch(areas, &rules, *cursor, batch, places),
-            Format::Packed(ring) => ring.fetch(areas, &rules, *cursor, batch, places),
+            Format::Split(ring) => ring.fetch(areas, &rules, cursor, batch, places),
+            Format::Packed(ring) => ring.fetch(areas, &rules, cursor, batch, places),
         }
     }
 
@@ -159,26 +177,27 @@ impl Ring {
 
     #[inline]
     pub fn complete(&mut self, chain: &Chain, written: u32) {
-        self.completed.push(chain, written);
+        self.completed.push(chain, written, self.traits.in_order);
     }
 
     #[inline]
     pub fn commit(&mut self) {
-        self.committed = self.cursor;
         self.batch.commit();
         self.completed.keep();
     }
 
     /// What was not committed was never taken.
     pub fn rewind(&mut self) {
-        self.cursor = self.committed;
+        if self.batch.kept().is_none() {
+            self.begin = self.behind;
+        }
         self.batch.rewind();
         self.completed.rewind();
     }
 
     /// Asks for a notification of the next chain. `true`: there is one already.
     pub fn enable_notifications(&mut self, areas: &Areas<'_>, marks: &Marks<'_>) -> Result<bool, Cause> {
-        let cursor = self.cursor;
+        let cursor = self.cursor();
         match &mut self.format {
             Format::Split(ring) => ring.notify(areas, marks, self.traits, Some(cursor))?,
             Format::Packed(ring) => ring.notify(areas, marks, self.traits, Some(cursor))?,
@@ -211,7 +230,7 @@ impl Ring {
     /// Publishes what was committed. Says whether the driver wants to be told.
     pub fn publish(&mut self, areas: &Areas<'_>, marks: &Marks<'_>) -> Result<bool, Cause> {
         self.rewind();
-        let (completed, end) = (&self.completed, self.committed);
+        let (completed, end) = (&self.completed, self.committed());
         let published = match &mut self.format {
             Format::Split(ring) => ring.publish(areas, marks, self.traits, completed, end)?,
             Format::Packed(ring) => ring.publish(areas, marks, self.traits, completed, end)?,
@@ -236,7 +255,7 @@ pub struct Completed {
     len: usize,
     /// How many of them are committed.
     kept: usize,
-    /// Room for writing in any of them.
+    /// Room for writing in any of them, where that matters: used in order.
     room: u64,
 }
 
@@ -247,11 +266,13 @@ impl Completed {
 
     /// Chains beyond the size of the ring are none: nobody has so many.
     #[inline]
-    fn push(&mut self, chain: &Chain, written: u32) {
+    fn push(&mut self, chain: &Chain, written: u32, in_order: bool) {
         let Some(place) = self.entries.get_mut(self.len) else { return };
         *place = chain.used(written).to_le_bytes();
         self.len += 1;
-        self.room |= chain.writable;
+        if in_order {
+            self.room |= chain.writable;
+        }
     }
 
     #[inline]
@@ -275,7 +296,7 @@ impl Completed {
         self.len
     }
 
-    /// Whether nothing could be written in any of them; `false` may be wrong. A driver takes what is not named one by one
+    /// Whether nothing could be written in any of them, if they are used in order; `false` may be wrong. A driver takes what is not named one by one
     /// as filled (virtio 1.3 §2.7.9).
     pub fn are_readable(&self) -> bool {
         self.room == 0

@@ -80,9 +80,21 @@ impl<'a> Local<'a> {
     #[inline(always)]
     #[must_use]
     pub fn write(self, data: &[u8]) -> bool {
-        if data.len() > self.len {
-            return false;
+        // A store across the end of a line waits for both, one after the other, and everything behind it waits too.
+        let first = self.start.as_ptr().align_offset(LINE);
+        if first == 0 || first >= data.len() {
+            return self.write_run(data);
         }
+        let (head, rest) = data.split_at(first);
+        self.part(first, rest.len()).is_some_and(|place| {
+            let begun = if (8..16).contains(&first) { self.write_ends::<8>(head) } else { self.write_run(head) };
+            begun && place.write_run(rest)
+        })
+    }
+
+    /// The same, wherever lines end.
+    #[inline(always)]
+    fn write_run(self, data: &[u8]) -> bool {
         match data.len() {
             16..=32 => self.write_ends::<16>(data),
             33..=64 => self.write_ends::<32>(data),
@@ -142,27 +154,32 @@ impl<'a> Local<'a> {
     /// hint, for a few lines.
     #[inline]
     pub fn prefetch(self, len: usize, access: Permissions) {
+        let len = len.min(self.len);
+        (0..len).step_by(LINE).for_each(|at| self.prefetch_line(at, access));
+    }
+
+    /// The same of the line of byte `at`, even if that is beyond the end.
+    #[inline(always)]
+    pub fn prefetch_line(self, at: usize, access: Permissions) {
         #[cfg(all(target_arch = "x86_64", not(miri)))]
         {
             use std::arch::{asm, x86_64::_MM_HINT_T0, x86_64::_mm_prefetch};
-            let first = self.start.as_ptr().cast_const().cast::<i8>();
-            let (len, mut at) = (len.min(self.len), 0);
-            while at < len {
-                let line = first.wrapping_add(at);
-                if access.contains(Permissions::WRITE) {
-                    // What another processor has changed is to be had for writing at once. There is no intrinsic that comes
-                    // out as this instruction for every processor of 64 bits; those without it take it for none.
-                    // SAFETY: a hint, which accesses nothing.
-                    unsafe { asm!("prefetchw [{}]", in(reg) line, options(nostack, preserves_flags, readonly)) };
-                } else {
-                    // SAFETY: as above.
-                    unsafe { _mm_prefetch::<_MM_HINT_T0>(line) };
+            let line = self.start.as_ptr().cast_const().cast::<i8>().wrapping_add(at);
+            if access.contains(Permissions::WRITE) {
+                // What another processor has changed is to be had for writing at once. There is no intrinsic that comes
+                // out as this instruction for every processor of 64 bits; those without it take it for none.
+                #[allow(clippy::pointers_in_nomem_asm_block, reason = "only a hint is passed")]
+                // SAFETY: a hint, which accesses nothing.
+                unsafe {
+                    asm!("prefetchw [{}]", in(reg) line, options(nostack, preserves_flags, nomem));
                 }
-                at += LINE;
+            } else {
+                // SAFETY: as above.
+                unsafe { _mm_prefetch::<_MM_HINT_T0>(line) };
             }
         }
         #[cfg(not(all(target_arch = "x86_64", not(miri))))]
-        let _ = (len, access);
+        let _ = (at, access);
     }
 
     /// All of it as numbers of 64 bits in the byte order of the specification, for tables that are gone through entry by

@@ -45,6 +45,28 @@ fn an_access_reaches_no_byte_beyond_its_region() {
 }
 
 #[test]
+fn what_is_written_in_place_is_all_of_it_and_nothing_else_wherever_lines_end() {
+    let window = Window::new(0x1000);
+    let space = AddressSpace::new(Limits::default());
+    space.map(shared(&window, 0x1000, 0x1000, 0, RW)).unwrap();
+    let mut reader = reader(&space);
+    let burst = reader.enter();
+    let data: Vec<u8> = (1..=200).collect();
+    for at in 0..64 {
+        for len in 0..=data.len() {
+            let place = burst.view().held(0x1040 + at as u64, len, RW).unwrap().memory();
+            assert!(place.write(&data[..len]));
+            let mut expected = [0; 0x200];
+            expected[0x40 + at..][..len].copy_from_slice(&data[..len]);
+            assert_eq!(window.bytes::<0x200>(0), expected, "{len} bytes at {at}");
+            assert!(!place.write(&data[..len].repeat(2)) || len == 0);
+            assert_eq!(window.bytes::<0x200>(0), expected, "too many bytes at {at}");
+            window.clear::<0x200>();
+        }
+    }
+}
+
+#[test]
 fn permissions_are_those_of_the_device() {
     let window = Window::new(0x2000);
     let space = AddressSpace::new(Limits::default());
