@@ -8,7 +8,7 @@ use crate::service::{Next, Service, WorkerError};
 use crate::slot::Slot;
 use crate::sync::{AtomicBool, Mutex, MutexGuard, Ordering};
 use crate::waker::Waker;
-use crate::watched::{BACKENDS, WAKER, Watched};
+use crate::watched::{BACKENDS, Watched, is_notifier};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
@@ -115,16 +115,14 @@ impl<S: Service> Served for Shared<S> {
     }
 
     fn happened(&self, id: u64, what: u16) {
-        match what {
-            WAKER | ..BACKENDS => self.watched.lock().drain(id, what),
-            // It can be told more often than it is so.
-            backend => {
-                self.with(|service| {
-                    service.backend_ready(usize::from(backend - BACKENDS));
-                    Next::Again
-                });
-            }
+        if is_notifier(what) {
+            return self.watched.lock().drain(id, what);
         }
+        // It can be told more often than it is so.
+        self.with(|service| {
+            service.backend_ready(usize::from(what - BACKENDS));
+            Next::Again
+        });
     }
 
     fn is_rung_by_stores(&self) -> bool {

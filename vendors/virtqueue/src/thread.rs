@@ -11,6 +11,7 @@ use crate::service::Next;
 use crate::sync::{Instant, Ordering};
 use crate::waiting;
 use crate::watch::{ALERT, Naps};
+use crate::watched::is_notifier;
 use nix::errno::Errno;
 use nix::sys::epoll::EpollTimeout;
 use std::collections::HashMap;
@@ -33,11 +34,29 @@ struct Seat {
     /// Since when there is no work.
     idle: Option<Instant>,
     budget: Budget,
+    /// What told of something, and is to be emptied.
+    full: Vec<u16>,
 }
 
 impl Seat {
     fn new(id: u64, task: Arc<dyn Served>, poll: Duration) -> Self {
-        Self { id, task, idle: None, budget: Budget::new(poll) }
+        Self { id, task, idle: None, budget: Budget::new(poll), full: Vec::new() }
+    }
+
+    /// It was told of `what`. A notifier is emptied when there is time: it tells of whatever is written to it, emptied or not,
+    /// and who wrote to it waits for something else to be done.
+    fn tell(&mut self, what: u16) {
+        if !is_notifier(what) {
+            self.task.happened(self.id, what);
+        } else if !self.full.contains(&what) {
+            self.full.push(what);
+        }
+    }
+
+    /// Empties what told of something. `true`: something was, and what it told of has to be looked for once more.
+    fn empty(&mut self) -> bool {
+        let Self { id, task, full, .. } = self;
+        full.drain(..).map(|what| task.happened(*id, what)).count() > 0
     }
 }
 
@@ -52,8 +71,9 @@ pub struct Thread {
     /// Those of the sleeping that may be rung by a store.
     ringing: Vec<u64>,
     naps: Naps,
-    /// A moment ago.
+    /// A moment ago, unless the thread has slept since and only looked for work.
     now: Instant,
+    has_slept: bool,
     met_slow: Instant,
     next_poll: Instant,
     rounds: u32,
@@ -71,6 +91,7 @@ impl Thread {
             ringing: Vec::new(),
             naps: Naps::new(),
             now,
+            has_slept: false,
             met_slow: now,
             next_poll: now,
             rounds: 0,
@@ -124,6 +145,9 @@ impl Thread {
         let (mut found, mut at) = (false, 0);
         while let Some(seat) = self.awake.get_mut(at) {
             let next = seat.task.serve();
+            if self.has_slept {
+                (self.now, self.has_slept) = (Instant::now(), false);
+            }
             if waiting::was_refused() {
                 waiting::forget_refusal();
                 let seat = self.awake.swap_remove(at);
@@ -141,7 +165,7 @@ impl Thread {
             let idle = self.now.saturating_duration_since(*seat.idle.get_or_insert(self.now));
             let rings = idle >= seat.budget.now() && seat.task.is_rung_by_stores();
             let budget = if rings { seat.budget.now().max(ALERT) } else { seat.budget.now() };
-            if idle < budget || seat.task.rest() == Next::Again || waiting::was_refused() {
+            if idle < budget || seat.empty() || seat.task.rest() == Next::Again || waiting::was_refused() {
                 at += 1;
                 continue;
             }
@@ -192,7 +216,7 @@ impl Thread {
             self.take_rings();
             self.take_events(EpollTimeout::ZERO)?;
         }
-        self.now = Instant::now();
+        self.has_slept = true;
         Ok(())
     }
 
@@ -215,12 +239,12 @@ impl Thread {
                 continue;
             }
             let (id, what) = unmark(mark);
-            if let Some(seat) = self.asleep.remove(&id) {
-                seat.task.happened(id, what);
+            if let Some(mut seat) = self.asleep.remove(&id) {
+                seat.tell(what);
                 self.ringing.retain(|ringing| *ringing != id);
                 self.awake.push(seat);
-            } else if let Some(seat) = self.awake.iter().find(|seat| seat.id == id) {
-                seat.task.happened(id, what);
+            } else if let Some(seat) = self.awake.iter_mut().find(|seat| seat.id == id) {
+                seat.tell(what);
             }
         }
         Ok(())

@@ -14,6 +14,11 @@ use virtio_mdev_api::doorbell::Doorbell;
 pub const BACKENDS: u16 = 1 << 15;
 pub const WAKER: u16 = u16::MAX;
 
+/// Whether it is about a kick or the waker, which are emptied.
+pub fn is_notifier(what: u16) -> bool {
+    matches!(what, WAKER | ..BACKENDS)
+}
+
 /// What wakes a task, and who is woken.
 pub struct Watched {
     /// Who is woken.
