@@ -161,6 +161,13 @@ impl Batch {
         self.len += chains;
     }
 
+    /// Where the ring goes on behind the last one.
+    pub fn end_at(&mut self, after: u16) {
+        if let Some(last) = self.len.checked_sub(1).and_then(|last| self.entries.get_mut(last)) {
+            last.after = after;
+        }
+    }
+
     /// Whether there is room for no other chain.
     pub fn is_full(&self) -> bool {
         self.len == BATCH

@@ -43,11 +43,10 @@ impl Place {
     /// `slots` descriptors further, at most a round.
     #[inline]
     fn after(self, slots: u16, size: u16) -> Self {
-        // Both are at most 2^15.
-        let index = u32::from(self.index()) + u32::from(slots);
-        match u16::try_from(index.wrapping_sub(u32::from(size))) {
-            Ok(index) => Self::new(index, !self.wrap()),
-            Err(_) => Self::new(self.index() + slots, self.wrap()),
+        // Less than 2^15, and no more than that.
+        match (self.index() + slots).checked_sub(size) {
+            Some(index) => Self::new(index, !self.wrap()),
+            None => Self(self.0 + slots),
         }
     }
 
@@ -175,7 +174,7 @@ impl Packed {
             let (begin, wrap) = (*place, if place.wrap() { AVAIL } else { USED });
             let until_end = u32::from(self.size) - u32::from(begin.index());
             let run = ring.get(usize::from(begin.index())..).unwrap_or_default();
-            let mut found = 0;
+            let mut found: u16 = 0;
             for (pair, (entry, held)) in run.iter().zip(batch.rooms(places)).take(until_end.min(*left) as usize) {
                 // Acquire: the rest of what the flags make available is read after them.
                 let rest = u64::from_le(pair[1].load(Ordering::Acquire));
@@ -188,15 +187,17 @@ impl Packed {
                     break;
                 }
                 found += 1;
-                entry.after = place.after(1, self.size).0;
-                *place = Place(entry.after);
+                // Within the ring, or right behind it.
+                entry.after = begin.0.wrapping_add(found);
             }
-            batch.extend(found);
-            *left -= u32::try_from(found).unwrap_or(*left);
-            // At the end of the ring it goes on at its beginning.
+            batch.extend(usize::from(found));
+            *left -= u32::from(found);
+            *place = begin.after(found, self.size);
             if found == 0 || place.index() != 0 {
                 return;
             }
+            // At the end of the ring it goes on at its beginning.
+            batch.end_at(place.0);
         }
     }
 
@@ -309,8 +310,8 @@ impl Packed {
         }
         let first = self.used;
         let written = self.write_used(areas, traits, completed);
-        // What was written before an error was written all the same.
-        let slots = first.distance(self.used, self.size);
+        // What was written before an error was written all the same, whatever that was.
+        let slots = if written.is_ok() { first.distance(self.used, self.size) } else { u32::from(self.size) };
         let until_end = u32::from(self.size - first.index()).min(slots);
         let bytes = |slots: u32| usize::try_from(slots).unwrap_or(0) * DESCRIPTOR;
         marks.mark([areas.desc.range(first.offset(), bytes(until_end)), areas.desc.range(0, bytes(slots - until_end))]);
@@ -350,16 +351,18 @@ impl Packed {
         };
         let mut all = completed.iter();
         let Some((mut id, slots, mut len)) = all.next() else { return Ok(()) };
-        self.used = first.after(slots, size);
+        let mut place = first.after(slots, size);
         for (next_id, slots, next_len) in all {
             if one {
                 (id, len) = (next_id, next_len);
             } else {
-                store(self.used, half(self.used, next_id, next_len), Ordering::Relaxed)?;
+                store(place, half(place, next_id, next_len), Ordering::Relaxed)?;
             }
-            self.used = self.used.after(slots, size);
+            place = place.after(slots, size);
         }
-        store(first, half(first, id, len), Ordering::Release)
+        store(first, half(first, id, len), Ordering::Release)?;
+        self.used = place;
+        Ok(())
     }
 
     /// Whether the driver wants to be told of what was published.
