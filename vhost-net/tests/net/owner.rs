@@ -2,6 +2,7 @@
 
 use crate::lab::*;
 use nix::errno::Errno;
+use std::time::Duration;
 use vfio_container::testing::FakeClient;
 use vhost_net::DEVICES_PER_USER;
 
@@ -94,6 +95,7 @@ fn b1_memory_that_never_comes_costs_a_device_one_thread_a_ring_and_its_place() {
     // Until the thread looked at its ring before it was asked to stop.
     eventually("the thread is stuck", || {
         lab.backend(TX, TAP).unwrap();
+        std::thread::sleep(Duration::from_millis(20));
         lab.backend(TX, -1) == Err(Errno::ETIMEDOUT)
     });
     for _ in 0..2 {
