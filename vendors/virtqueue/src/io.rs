@@ -6,12 +6,10 @@ use crate::chain::{Buffer, Chain};
 use crate::error::{Cause, Halt, Part, RingError};
 use crate::ring::{Marks, Ring};
 use virtio_mdev_api::dirty::{DirtyRecord, RingPart};
-use virtio_mdev_api::dma::{AccessError, Held, Local, Permissions, View};
+use virtio_mdev_api::dma::{AccessError, Held, LINE, Local, Permissions, View};
 
-/// Bytes of a line of memory.
-const LINE: usize = 64;
-/// Of how many chains buffers are fetched ahead, two lines of each: enough to be there in time, few enough for a processor to wait for all of them at once. It drops what
-/// it cannot wait for.
+/// Of how many chains buffers are fetched ahead, two lines of each: enough to be there in time, few enough for a processor
+/// to wait for all of them at once. It drops what it cannot wait for.
 const LOOKAHEAD: usize = 24;
 
 /// A queue during one burst. Chains are taken in order with [`take`](Self::take), given back used with

@@ -296,8 +296,8 @@ impl Completed {
         self.len
     }
 
-    /// Whether nothing could be written in any of them, if they are used in order; `false` may be wrong. A driver takes what is not named one by one
-    /// as filled (virtio 1.3 §2.7.9).
+    /// Whether nothing could be written in any of them, if they are used in order; `false` may be wrong. A driver takes
+    /// what is not named one by one as filled (virtio 1.3 §2.7.9).
     pub fn are_readable(&self) -> bool {
         self.room == 0
     }

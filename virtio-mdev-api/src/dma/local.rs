@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 use vm_memory::VolatileSlice;
 
 /// Bytes of a line of the processor's cache.
-const LINE: usize = 64;
+pub const LINE: usize = 64;
 
 /// A stretch of memory that others read and write as well. What is copied out of it may be torn between two of their
 /// writes; a number that is loaded is not.

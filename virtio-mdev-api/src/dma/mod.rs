@@ -38,7 +38,7 @@ mod sync {
 pub use error::{AccessError, MapError};
 pub use held::Held;
 pub use limits::Limits;
-pub use local::Local;
+pub use local::{LINE, Local};
 pub use memory::{Backing, RemoteMemory, SharedMemory};
 pub use miss::MissHandler;
 pub use reader::{Burst, Lease, Reader, StallHandler};
